@@ -5,6 +5,7 @@
 #   libraries. The declaration is also written to build/modules.txt, which the layering test and the diagram of the docs read.
 set(INGOT_MODULES_FILE ${CMAKE_BINARY_DIR}/modules.txt)
 file(WRITE ${INGOT_MODULES_FILE} "")
+add_custom_target(fuzzers)
 
 function(ingot_module name)
   cmake_parse_arguments(M "" "" "DEPS;LIBS;EXCLUDE" ${ARGN})
@@ -46,6 +47,7 @@ function(ingot_module name)
       target_link_libraries(${target} PRIVATE ingot_${name})
       target_link_options(${target} PRIVATE -fsanitize=fuzzer)
       set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz)
+      add_dependencies(fuzzers ${target})
     endforeach()
   endif()
 endfunction()
