@@ -137,6 +137,13 @@ Status FileWriter::pad_to(size_t alignment) {
   return append(zeros.data(), zeros.size());
 }
 
+Status FileWriter::extend(size_t size) {
+  CHECK(size >= size_, "size ", size, " below ", size_);
+  if (::ftruncate(fd_, static_cast<off_t>(size)) != 0 || ::lseek(fd_, 0, SEEK_END) < 0) return system_error("extend", temporary_);
+  size_ = size;
+  return {};
+}
+
 Status FileWriter::write_at(size_t offset, const void* data, size_t bytes) {
   CHECK(offset + bytes <= size_, "offset ", offset, " bytes ", bytes, " size ", size_);
   const char* p = static_cast<const char*>(data);

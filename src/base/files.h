@@ -45,7 +45,8 @@ class FileWriter {
   ~FileWriter();
   Status append(const void* data, size_t bytes);
   Status pad_to(size_t alignment);  // zero bytes up to the next multiple
-  Status write_at(size_t offset, const void* data, size_t bytes);
+  Status extend(size_t size);  // the file grows to `size`; what write_at() does not fill reads as zero bytes
+  Status write_at(size_t offset, const void* data, size_t bytes);  // within size(); disjoint ranges may be written concurrently
   size_t size() const { return size_; }
   Status finish();
 
