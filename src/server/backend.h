@@ -1,0 +1,106 @@
+// Backend and Model: the seam behind which models run. The core knows no more of a backend than this.
+//
+//   class Echo : public Model {
+//     void execute(int, std::span<Invocation> batch) override {
+//       for (Invocation& i : batch) { InferResponse r; r.outputs = i.request->inputs; r.final = true; i.sink->send(std::move(r)); }
+//     }
+//   };
+//
+// Decoupled by nature: any number of responses, from any thread, at any time; the one with `final` (or finish or fail) ends the
+// request. Thread rule: load, unload and execute as declared by execution(); a sink may be used from any thread, by one at a time.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "server/infer.h"
+#include "server/model_config.h"
+
+namespace ingot::server {
+
+class MetricsRegistry;
+class Server;
+
+// Nanoseconds of the steady clock; 0: not reached. The backend fills the compute marks of what it can tell before its final response;
+// the core completes missing marks, so that the four durations of the statistics always add up.
+struct CallTimes {
+  uint64_t request_start = 0, queue_start = 0, compute_start = 0, compute_input_end = 0, compute_output_start = 0, compute_end = 0;
+};
+uint64_t steady_ns();
+
+// Where the responses of one request go, and how its sender's loss of interest arrives.
+class ResponseSink {
+ public:
+  virtual ~ResponseSink() = default;
+  // Passes one response on. model, version and id are filled by the core. With response.final set it ends the request. Responses after
+  // the end or after a cancel are dropped.
+  virtual void send(InferResponse response) = 0;
+  virtual void fail(Error error) = 0;  // ends the request with an error
+  virtual void finish() = 0;           // ends the request without another response
+  // True once the client has gone or cancelled: stop working, then finish() or fail(kCancelled).
+  virtual bool cancelled() const = 0;
+  // Calls `f` once when the request is cancelled (at once if it is already), from whatever thread cancels. At most one callback; it
+  // must be short and must not call back into the sink.
+  virtual void on_cancel(std::function<void()> f) = 0;
+  virtual CallTimes& times() = 0;
+};
+
+struct Invocation {
+  std::shared_ptr<const InferRequest> request;
+  std::shared_ptr<ResponseSink> sink;
+};
+
+struct MemoryUse {
+  std::string type;  // "CPU", "GPU", "CPU_PINNED"
+  int64_t id = 0;
+  uint64_t bytes = 0;
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;  // joins what it started; called after the last request has ended
+
+  // kDirect: execute() is thread safe, returns soon and answers asynchronously; the core calls it on the caller's thread, one
+  // request at a time. kInstances: execute() may block; the scheduler calls it on one thread for each of instances(), batched as
+  // the config says.
+  enum class Execution { kDirect, kInstances };
+  virtual Execution execution() const { return Execution::kDirect; }
+  virtual int instances() const { return 1; }
+
+  // Ends every invocation of the batch, sooner or later, exactly once. `instance` is 0 .. instances() - 1.
+  virtual void execute(int instance, std::span<Invocation> batch) = 0;
+
+  // Runtime health, asked by readiness routes: an error says what is wrong (a dead child, a stalled step loop). Must not block.
+  virtual Status ready() const { return {}; }
+  // Asks running requests to end (the core cancels those which remain when the time is over), before destruction.
+  virtual void drain() {}
+  virtual std::vector<MemoryUse> memory_use() const { return {}; }
+  // Free-form text for the page and the OpenAI routes: the chat template, say. "" when unknown.
+  virtual std::string attribute(std::string_view name) const { return name.empty() ? "" : ""; }
+};
+
+// What a backend is given to load one version of a model.
+struct ModelLoad {
+  ModelConfig& config;       // may be completed (inputs, outputs, max_batch_size, decoupled) if auto_complete is set
+  int64_t version = 1;
+  std::string directory;     // of the model: <repository>/<name>; "" for a model that lies nowhere
+  std::string version_directory;
+  bool auto_complete = true;
+  StringMap backend_config;  // --backend-config of this backend over the global one
+  MetricsRegistry& metrics;
+  Server& server;            // for ensembles and BLS: infer() into other models
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string name() const = 0;
+  virtual std::string path() const { return "<built in>"; }  // of the start-up table
+  virtual Result<std::shared_ptr<Model>> load(const ModelLoad& load) = 0;
+  // The tensors and defaults of a config are right for this backend? Called before load, for models of this backend.
+  virtual Status check(const ModelConfig& config) const { return (void)config, Status(); }
+};
+
+}  // namespace ingot::server

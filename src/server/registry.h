@@ -1,0 +1,137 @@
+// ModelRegistry: which models exist, their versions and states, loading and unloading them.
+//
+//   registry.add_backend(std::make_shared<EchoBackend>());
+//   TRY(registry.load({.config = config, .versions = {1}}));            // or through the ModelSource: load_by_name("m", {})
+//   std::shared_ptr<LoadedModel> m = TRY(registry.find("m", -1));      // holds the version alive while a request runs
+//
+// A load builds the new version beside the old one and swaps it in when it is ready; requests that run keep the old one until they
+// end. Thread rule: safe from any thread; loads of one name are serialised.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "server/backend.h"
+#include "server/stats.h"
+
+namespace ingot::server {
+
+enum class ModelState { kUnknown, kReady, kUnavailable, kLoading, kUnloading };
+const char* state_name(ModelState state);  // "READY", ...
+
+// What to load: one model with the versions chosen by its policy.
+struct ModelSpec {
+  ModelConfig config;
+  std::vector<int64_t> versions;
+  std::string directory;        // "" for a model without files
+  bool auto_complete = true;
+};
+
+struct LoadParameters {
+  std::string config_json;                         // "": the repository's own
+  std::vector<std::pair<std::string, std::string>> files;  // "<version>/<path>" -> bytes
+};
+
+// Where models come from: the repository of config.pbtxt files, or a table in tests.
+class ModelSource {
+ public:
+  virtual ~ModelSource() = default;
+  virtual Result<ModelSpec> describe(const std::string& name, const LoadParameters& parameters) = 0;
+  virtual std::vector<std::string> names() = 0;  // of everything loadable, loaded or not
+};
+
+// Takes requests of one model version and runs them: straight through (kDirect), on instance threads, batched, in sequence order.
+class Scheduler {
+ public:
+  virtual ~Scheduler() = default;  // ends what is queued with kUnavailable
+  // An error means that nothing was queued ("Exceeds maximum queue size").
+  virtual Status enqueue(Invocation invocation) = 0;
+  virtual size_t queued() const = 0;
+};
+// `make_scheduler` chooses by config and Model::execution(). The default one serves kDirect models and, for kInstances, one first
+// in, first out queue with a thread for each instance, no batching.
+using SchedulerFactory = std::function<Result<std::unique_ptr<Scheduler>>(const ModelConfig&, std::shared_ptr<Model>, ModelStats&)>;
+Result<std::unique_ptr<Scheduler>> make_default_scheduler(const ModelConfig&, std::shared_ptr<Model>, ModelStats&);
+
+// One version that is, or was, ready. Dropped when the last request on it has ended.
+struct LoadedModel {
+  ModelConfig config;
+  int64_t version = 1;
+  std::unique_ptr<ModelStats> stats;
+  std::shared_ptr<Model> model;
+  std::unique_ptr<Scheduler> scheduler;
+  std::atomic<int64_t> in_flight{0};
+  ~LoadedModel();
+};
+
+struct ModelStatus {
+  std::string name;
+  int64_t version = -1;  // -1: no version ("Not loaded: No model version was found")
+  ModelState state = ModelState::kUnknown;
+  std::string reason;
+};
+
+class ModelRegistry {
+ public:
+  ModelRegistry(Server& server, MetricsRegistry& metrics);
+  ~ModelRegistry();
+
+  void add_backend(std::shared_ptr<Backend> backend);
+  std::shared_ptr<Backend> find_backend(const std::string& name) const;
+  std::vector<std::shared_ptr<Backend>> backends() const;
+  void set_backend_config(const std::string& backend, StringMap values);  // "" is the global one
+  void set_source(std::shared_ptr<ModelSource> source);
+  void set_scheduler_factory(SchedulerFactory factory);
+  void set_metrics_options(MetricsOptions options);
+  // Called for each state change (start-up tables, the poller, ensembles).
+  void on_change(std::function<void(const ModelStatus&)> hook);
+
+  Status load(ModelSpec spec);
+  Status load_by_name(const std::string& name, const LoadParameters& parameters);
+  Status unload(const std::string& name, bool dependents);
+  // Stops taking requests, waits for the running ones up to the deadline, cancels the rest, drops everything.
+  void unload_all(std::chrono::steady_clock::time_point deadline);
+
+  // Triton's lookup rules and texts (404 unknown, 503 not ready). version -1: the highest ready one.
+  Result<std::shared_ptr<LoadedModel>> find(const std::string& name, int64_t version) const;
+  // As find, for routes that ask about readiness: kNotFound if unknown, else whether it is ready and healthy.
+  Result<bool> ready(const std::string& name, int64_t version) const;
+  bool all_ready() const;  // strict readiness: every known version READY or unloaded on request, and healthy
+  std::vector<std::shared_ptr<LoadedModel>> loaded(const std::string& name = "") const;
+  std::vector<int64_t> ready_versions(const std::string& name) const;
+  std::vector<ModelStatus> index(bool ready_only) const;
+  int64_t in_flight() const;
+
+ private:
+  struct Version {
+    ModelState state = ModelState::kUnknown;
+    std::string reason;
+    std::shared_ptr<LoadedModel> loaded;
+  };
+  struct Entry {
+    std::mutex loading;                    // serialises load and unload of this name
+    std::map<int64_t, Version> versions;   // guarded by the registry's mutex
+    std::string reason;                    // of a model without versions
+  };
+  Status load_version(const ModelSpec& spec, int64_t version, Entry& entry);
+  void set_state(const std::string& name, Entry& entry, int64_t version, ModelState state, std::string reason);
+  std::shared_ptr<Entry> entry(const std::string& name);
+
+  Server& server_;
+  MetricsRegistry& metrics_;
+  mutable std::mutex mutex_;
+  std::map<std::string, std::shared_ptr<Entry>> entries_;
+  std::vector<std::shared_ptr<Backend>> backends_;
+  std::map<std::string, StringMap> backend_config_;
+  std::shared_ptr<ModelSource> source_;
+  SchedulerFactory make_scheduler_;
+  MetricsOptions metrics_options_;
+  std::vector<std::function<void(const ModelStatus&)>> hooks_;
+};
+
+}  // namespace ingot::server
