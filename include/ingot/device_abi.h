@@ -48,7 +48,7 @@ typedef struct ingot_attrs {
   int32_t activation;    /* ingot_activation */
   int32_t group;         /* rms_norm, slice, concat: columns of one group; 0: the whole row */
   int32_t begin;         /* slice: first column in each group */
-  int32_t width;         /* slice: columns taken from each group */
+  int32_t width;         /* slice: columns taken from each group; concat: columns of b in each group */
   int32_t experts;
   int32_t top_k;
   int32_t normalize;     /* moe_route: the chosen weights are divided by their sum */

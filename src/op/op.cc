@@ -23,7 +23,7 @@ constexpr OpInfo kOps[] = {
     {Op::kShift,        "shift",          1, 1, 1, 0, 0, "layer"},
     {Op::kSegmentBegin, "segment_begin",  1, 1, 1, 0, 0, "layer token"},
     {Op::kSlice,        "slice",          1, 1, 1, 0, 0, "group begin width"},
-    {Op::kConcat,       "concat",         2, 2, 1, 0, 0, "group"},
+    {Op::kConcat,       "concat",         2, 2, 1, 0, 0, "group width"},
     {Op::kLastToken,    "last_token",     1, 1, 1, 0, 0, ""},
     {Op::kMoeRoute,     "moe_route",      1, 1, 2, 0, 1, "experts top_k normalize scoring expert_groups top_groups scale"},
     {Op::kMoeMlp,       "moe_mlp",        3, 3, 1, 3, 3, "activation experts top_k"},

@@ -8,7 +8,9 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 #include "ingot/device_abi.h"
@@ -33,7 +35,7 @@ enum class Op : int32_t {
   kShift = 14,         // (x) -> x of the previous position of the same sequence; zero (or carried state) before the first
   kSegmentBegin = 15,  // (tokens [T]) -> [T] i32: first position visible to the row (after the last `token` before it)
   kSlice = 16,         // (x) -> columns [begin, begin + width) of each group
-  kConcat = 17,        // (a, b) -> for each of a's groups of `group` columns: a's columns, then b's (b has as many groups, or one: broadcast)
+  kConcat = 17,        // (a, b) -> per group: `group` columns of a, then `width` of b (b holds as many groups as a, or one: broadcast)
   kLastToken = 18,     // (x [T, E]) -> [R, E] the rows whose logits are wanted
   kMoeRoute = 19,      // (logits [T, X]; correction bias [X]?) -> weights [T, top_k], ids [T, top_k] i32
   kMoeMlp = 20,        // (x [T, E], weights, ids; fc [X, F, E], gate [X, F, E], proj [X, E, F]) -> [T, E]   proj(act(fc x) * (gate x))
@@ -68,5 +70,36 @@ struct RawSizes {
   size_t total() const { return values + scales + zeros; }
 };
 RawSizes raw_sizes(const WeightDesc& desc);
+
+// Shape rules. The type of a value: which rows it has, its width, and whether it holds integers (ids, positions) or reals.
+struct Type {
+  int32_t rows = INGOT_ROWS_TOKENS;  // ingot_rows
+  int64_t width = 0;
+  bool integer = false;
+  bool operator==(const Type&) const = default;
+};
+// Extents of a weight; a vector of n elements is [1, n].
+struct WeightShape {
+  int64_t experts = 0;  // 0: a plain matrix
+  int64_t n = 0, k = 0;
+  bool operator==(const WeightShape&) const = default;
+};
+std::string str(const Type& type);          // "[T, 64]", "[R, 64]", "[T, 1] i32"
+std::string str(const WeightShape& shape);  // "[64, 32]", "[8, 64, 32]"
+
+// The types of the outputs, or an error that names the op, the operand, what was found and what was wanted. Also checks the
+// attributes: ranges, and that multipliers (scale) are not left zero.
+Result<std::vector<Type>> infer(Op op, const Attrs& attrs, std::span<const Type> in, std::span<const WeightShape> weights);
+// The shape that a vector weight must have by the op's inputs ([1, E] of a norm); k == 0 when the inputs do not decide it.
+WeightShape implied_weight_shape(Op op, const Attrs& attrs, std::span<const Type> in, int index);
+
+// A fused op as core ops. Values are numbered: the op's inputs, then its outputs, then temporaries. All its weights keep their index.
+struct CoreStep {
+  Op op;
+  Attrs attrs{};
+  std::vector<int> in, out, weights;
+};
+// Empty for a core op.
+std::vector<CoreStep> expand(Op op, const Attrs& attrs, std::span<const WeightShape> weights);
 
 }  // namespace ingot::op
