@@ -4,8 +4,8 @@
 //   for (const Slice& s : plan.slices) fill(s.tokens.subspan(s.begin), s.pages);  // s.tokens[p] lives in pages[p / page_tokens]
 //   Ticket ticket = TRY(runner.launch(plan));                                     // launch copies what it needs
 //
-// Steps are executed in the order of their launch. That order is what makes a plan safe while earlier ones are still running: a page,
-// slot or state row released by one plan may be given away by a later one.
+// Steps are executed in the order of their launch. That order is what makes a plan safe while earlier ones are still running: a
+// page, slot or state row released by one plan may be given away by a later one.
 //
 // Thread rule: values owned by the scheduler; spans and pointers stay valid until the next call on it. A runner copies in launch().
 #pragma once
@@ -54,14 +54,15 @@ struct Slice {
   SlotId slot = SlotId::kNone;
   int begin = 0;  // positions [begin, end) are computed: begin < end
   int end = 0;
-  int prompt_tokens = 0;           // positions below this came with the request (never changes)
-  int logits_begin = 0;            // logits are computed for [logits_begin, end); == end: none
-  bool return_logits = false;      // those logits are also copied to StepResult::logits
-  std::span<const Token> tokens;   // [end], from position 0: also the sampler's history
-  std::span<const PageId> pages;   // [ceil(end / page_tokens)]
-  StateId state = StateId::kNone;  // read at begin (all zero if begin == 0: the row is not read), written at end; kNone: no such state
-  int adapter = 0;                 // 0: base weights
-  int rope_regime = 0;             // RoPE variant fixed at submit: 0 or the prompt length that chose it
+  int prompt_tokens = 0;          // positions below this came with the request (never changes)
+  int logits_begin = 0;           // logits are computed for [logits_begin, end); == end: none
+  bool return_logits = false;     // those logits are also copied to StepResult::logits
+  std::span<const Token> tokens;  // [end], from position 0: also the sampler's history
+  std::span<const PageId> pages;  // [ceil(end / page_tokens)]
+  StateId state =
+      StateId::kNone;   // read at begin (all zero if begin == 0: the row is not read), written at end; kNone: no such state
+  int adapter = 0;      // 0: base weights
+  int rope_regime = 0;  // RoPE variant fixed at submit: 0 or the prompt length that chose it
   const EmbeddingTable* embeddings = nullptr;
 };
 
@@ -72,7 +73,7 @@ struct Sample {
   SeqId seq = SeqId::kNone;     // the sequence that gets the id (slices[slice].seq, or a fork of it)
   SlotId slot = SlotId::kNone;  // where the runner keeps the id for a later kSampledInFlight, and the sampler's history
   // The slot changed its owner, or tokens were rolled back: build the sampler's state (counts of the penalties) from
-  // slices[slice].tokens[0, position + 1), which then holds no kSampledInFlight. Otherwise append the slot's last id.
+  // slices[slice].tokens[0, position + 1), which then holds no kSampledInFlight. Otherwise append what the slot's last sample gave.
   bool fresh = false;
   int drafts = 0;  // tokens (position, position + drafts] are guesses to verify: between 1 and drafts + 1 ids come back
   int fork = 0;    // index of the sequence among the n of its request; part of the random stream
@@ -90,7 +91,8 @@ struct StateCopy {
 
 struct StepPlan {
   StepId id = StepId::kNone;
-  // Order of execution: page_copies, state_loads, slices, state_saves. Entries of one list are independent of each other.
+  // Order of execution: page_copies (in list order: a later copy may write to the source of an earlier one), state_loads, slices,
+  // state_saves. Entries of the other lists are independent of each other.
   std::vector<PageCopy> page_copies;
   std::vector<StateCopy> state_loads;  // snapshot -> working row, before the slices
   std::vector<Slice> slices;           // at most one per sequence

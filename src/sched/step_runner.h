@@ -1,4 +1,5 @@
-// StepRunner: executes StepPlans on this rank's devices and samples. Implemented by `runtime`, and by a fake for the engine's tests.
+// StepRunner: executes StepPlans on this rank's devices and samples. Implemented by `runtime`, and by a fake for the engine's
+// tests.
 //
 //   Ticket t = TRY(runner.launch(plan));     // returns before the step is done, if the runner can
 //   TRY(runner.wait(t, result));             // result.ids[result.offsets[i] .. result.offsets[i + 1]) belong to plan.samples[i]
@@ -46,8 +47,8 @@ struct StepResult {
 class StepRunner {
  public:
   virtual ~StepRunner() = default;
-  // Tickets that may be open at once, >= 1. With 1 the engine waits for a step before it launches the next; with more, a plan may hold
-  // kSampledInFlight.
+  // Tickets that may be open at once, >= 1. With 1 the engine waits for a step before it launches the next; with more, a plan may
+  // hold kSampledInFlight.
   virtual int max_in_flight() const = 0;
   virtual int vocab_size() const = 0;
   // Copies what it needs of the plan. An error means that the step did not run: its sequences end with that error.
