@@ -211,7 +211,7 @@ TEST(Scheduler, IdsDoNotDependOnScheduling) {
 
 TEST(Scheduler, IdsDoNotDependOnSchedulingWithState) {
   for (uint64_t seed = 1; seed <= 60 && !testing::Test::HasFailure(); ++seed) run_load({.seed = seed, .states = true});
-  EXPECT_GT(covered.state_loads, 100);
+  EXPECT_GT(covered.state_loads, 50);
 }
 
 TEST(Scheduler, IdsDoNotDependOnGuesses) {
