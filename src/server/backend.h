@@ -45,6 +45,8 @@ class ResponseSink {
   // must be short and must not call back into the sink.
   virtual void on_cancel(std::function<void()> f) = 0;
   virtual CallTimes& times() = 0;
+  // Marks that the request left its queue: sets times().compute_start and ends its part in nv_inference_pending_request_count.
+  virtual void started() = 0;
 };
 
 struct Invocation {

@@ -71,7 +71,7 @@ Result<bool> read_bool(const Tensor& tensor, int64_t index = 0);
 struct RequestedOutput {
   std::string name;
   uint32_t classification = 0;  // > 0: the top classes instead of the values (done by the frontends)
-  Parameters parameters;
+  Parameters parameters{};
 };
 
 struct InferRequest {
@@ -102,7 +102,7 @@ struct InferResponse {
   std::string model;
   int64_t version = 0;
   std::string id;
-  Parameters parameters;
+  Parameters parameters{};
   std::vector<Tensor> outputs;
   bool final = false;    // the last response of the request
   bool empty = false;    // carries only the final flag (a decoupled model finished after its last data)

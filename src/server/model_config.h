@@ -24,11 +24,11 @@ struct TensorReshape {
 };
 
 struct ModelInput {
-  std::string name;
+  std::string name{};
   DataType data_type = DataType::kInvalid;
   enum class Format { kNone, kNhwc, kNchw } format = Format::kNone;
-  std::vector<int64_t> dims;  // without the batch dimension; -1 is any extent
-  std::optional<TensorReshape> reshape;
+  std::vector<int64_t> dims{};  // without the batch dimension; -1 is any extent
+  std::optional<TensorReshape> reshape{};
   bool is_shape_tensor = false;
   bool allow_ragged_batch = false;
   bool optional = false;
@@ -36,11 +36,11 @@ struct ModelInput {
 };
 
 struct ModelOutput {
-  std::string name;
+  std::string name{};
   DataType data_type = DataType::kInvalid;
-  std::vector<int64_t> dims;
-  std::optional<TensorReshape> reshape;
-  std::string label_filename;
+  std::vector<int64_t> dims{};
+  std::optional<TensorReshape> reshape{};
+  std::string label_filename{};
   bool is_shape_tensor = false;
   bool is_non_linear_format_io = false;
 };
@@ -181,7 +181,7 @@ struct EnsembleScheduling {
 };
 
 struct InstanceGroup {
-  std::string name;
+  std::string name{};
   enum class Kind { kAuto, kGpu, kCpu, kModel } kind = Kind::kAuto;
   int32_t count = 0;
   struct Resource {
@@ -212,14 +212,14 @@ struct ModelWarmup {
     bool zero_data = false, random_data = false;
     std::string input_data_file;  // the one of the three that is set
   };
-  std::string name;
+  std::string name{};
   uint32_t batch_size = 0;
   std::map<std::string, Input> inputs;
   uint32_t count = 0;
 };
 
 struct RepositoryAgent {
-  std::string name;
+  std::string name{};
   StringMap parameters;
 };
 
@@ -229,7 +229,7 @@ struct MetricControl {
 };
 
 struct ModelConfig {
-  std::string name;
+  std::string name{};
   std::string platform;
   std::string backend;
   std::string runtime;

@@ -8,12 +8,15 @@
 // end. Thread rule: safe from any thread; loads of one name are serialised.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "server/backend.h"
@@ -58,15 +61,35 @@ class Scheduler {
 using SchedulerFactory = std::function<Result<std::unique_ptr<Scheduler>>(const ModelConfig&, std::shared_ptr<Model>, ModelStats&)>;
 Result<std::unique_ptr<Scheduler>> make_default_scheduler(const ModelConfig&, std::shared_ptr<Model>, ModelStats&);
 
-// One version that is, or was, ready. Dropped when the last request on it has ended.
+// Requests that run on one model version. Retiring refuses new ones; the model is destroyed after the last has ended, never by the
+// backend thread that ends it.
+class InFlight {
+ public:
+  bool begin();  // false: retired
+  void end();
+  void retire();
+  bool wait_idle(std::chrono::steady_clock::time_point deadline);
+  int64_t count() const;
+  void add(void* call, std::function<void()> cancel);  // so that a drain can cancel what is left
+  void remove(void* call);
+  void cancel_all();
+
+ private:
+  mutable std::mutex mutex_;
+  std::condition_variable idle_;
+  int64_t count_ = 0;
+  bool retired_ = false;
+  std::map<void*, std::function<void()>> cancels_;
+};
+
+// One version that is, or was, ready.
 struct LoadedModel {
   ModelConfig config;
   int64_t version = 1;
   std::unique_ptr<ModelStats> stats;
   std::shared_ptr<Model> model;
   std::unique_ptr<Scheduler> scheduler;
-  std::atomic<int64_t> in_flight{0};
-  ~LoadedModel();
+  std::shared_ptr<InFlight> in_flight = std::make_shared<InFlight>();
 };
 
 struct ModelStatus {
@@ -118,9 +141,13 @@ class ModelRegistry {
     std::map<int64_t, Version> versions;   // guarded by the registry's mutex
     std::string reason;                    // of a model without versions
   };
-  Status load_version(const ModelSpec& spec, int64_t version, Entry& entry);
-  void set_state(const std::string& name, Entry& entry, int64_t version, ModelState state, std::string reason);
+  Status load_version(const ModelSpec& spec, int64_t version, const std::shared_ptr<Entry>& entry);
+  void set_state(const std::string& name, Entry& entry, int64_t version, ModelState state, std::string reason,
+                 std::shared_ptr<LoadedModel> loaded = nullptr);
+  void retire(const std::string& name, std::shared_ptr<Entry> entry, int64_t version, std::shared_ptr<LoadedModel> loaded,
+              bool announce);
   std::shared_ptr<Entry> entry(const std::string& name);
+  Status unload_one(const std::string& name);
 
   Server& server_;
   MetricsRegistry& metrics_;
@@ -132,6 +159,8 @@ class ModelRegistry {
   SchedulerFactory make_scheduler_;
   MetricsOptions metrics_options_;
   std::vector<std::function<void(const ModelStatus&)>> hooks_;
+  std::mutex reapers_mutex_;
+  std::vector<std::pair<std::shared_ptr<std::atomic<bool>>, std::thread>> reapers_;  // one for each unload under load
 };
 
 }  // namespace ingot::server

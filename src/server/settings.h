@@ -21,7 +21,7 @@ namespace ingot::server {
 enum class LogLevel { kError, kWarning, kInfo, kVerbose };
 
 struct LogOptions {
-  std::string file;  // "": stderr
+  std::string file{};  // "": stderr
   bool info = true, warning = true, error = true;
   uint32_t verbose_level = 0;
   bool iso8601 = false;
@@ -61,8 +61,8 @@ struct TraceSettings {
 
 // A change as it arrives: absent members stay, a null value returns a model's setting to the global one.
 struct TraceUpdate {
-  std::optional<std::optional<std::vector<std::string>>> level;
-  std::optional<std::optional<std::string>> rate, count, log_frequency;
+  std::optional<std::optional<std::vector<std::string>>> level{};
+  std::optional<std::optional<std::string>> rate{}, count{}, log_frequency{};
 };
 
 class TraceTable {
@@ -73,8 +73,8 @@ class TraceTable {
 
  private:
   struct Override {
-    std::optional<std::vector<std::string>> level;
-    std::optional<std::string> rate, count, log_frequency;
+    std::optional<std::vector<std::string>> level{};
+    std::optional<std::string> rate{}, count{}, log_frequency{};
   };
   TraceSettings merged(const std::string& model) const;
   mutable std::mutex mutex_;

@@ -70,7 +70,7 @@ class ModelStats {
   MetricsOptions options_;
   std::shared_ptr<Metric> success_, failure_[4], count_, executions_, request_us_, queue_us_, input_us_, infer_us_, output_us_,
       pending_, load_seconds_, first_response_ms_, cache_hits_, cache_misses_, cache_hit_us_, cache_miss_us_, request_summary_,
-      queue_summary_, input_summary_, infer_summary_, output_summary_, cancelled_, duration_seconds_;
+      queue_summary_, input_summary_, infer_summary_, output_summary_, duration_seconds_;
 };
 
 }  // namespace ingot::server

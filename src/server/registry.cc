@@ -1,0 +1,450 @@
+#include "server/registry.h"
+
+#include <algorithm>
+
+#include "server/server.h"
+
+namespace ingot::server {
+namespace {
+
+constexpr const char* kUnloaded = "unloaded";
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// "Invalid argument: the text", as in the start-up table and the index.
+std::string reason_of(const Error& e) { return cat(code_name(e.code()), ": ", e.message()); }
+
+Error unknown_model(const std::string& name) {
+  return Error(Code::kNotFound, cat("Request for unknown model: '", name, "' is not found"));
+}
+
+}  // namespace
+
+const char* state_name(ModelState state) {
+  static constexpr const char* kNames[] = {"UNKNOWN", "READY", "UNAVAILABLE", "LOADING", "UNLOADING"};
+  return kNames[static_cast<int>(state)];
+}
+
+bool InFlight::begin() {
+  std::lock_guard lock(mutex_);
+  if (retired_) return false;
+  ++count_;
+  return true;
+}
+
+void InFlight::end() {
+  std::lock_guard lock(mutex_);
+  if (--count_ == 0) idle_.notify_all();
+}
+
+void InFlight::retire() {
+  std::lock_guard lock(mutex_);
+  retired_ = true;
+}
+
+bool InFlight::wait_idle(std::chrono::steady_clock::time_point deadline) {
+  std::unique_lock lock(mutex_);
+  return idle_.wait_until(lock, deadline, [&] { return count_ == 0; });
+}
+
+int64_t InFlight::count() const {
+  std::lock_guard lock(mutex_);
+  return count_;
+}
+
+void InFlight::add(void* call, std::function<void()> cancel) {
+  std::lock_guard lock(mutex_);
+  cancels_.emplace(call, std::move(cancel));
+}
+
+void InFlight::remove(void* call) {
+  std::lock_guard lock(mutex_);
+  cancels_.erase(call);
+}
+
+void InFlight::cancel_all() {
+  std::vector<std::function<void()>> cancels;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [call, cancel] : cancels_) cancels.push_back(cancel);
+  }
+  for (const auto& cancel : cancels) cancel();
+}
+
+ModelRegistry::ModelRegistry(Server& server, MetricsRegistry& metrics)
+    : server_(server), metrics_(metrics), make_scheduler_(make_default_scheduler) {}
+
+ModelRegistry::~ModelRegistry() { unload_all(std::chrono::steady_clock::now() + std::chrono::seconds(10)); }
+
+void ModelRegistry::add_backend(std::shared_ptr<Backend> backend) {
+  std::lock_guard lock(mutex_);
+  backends_.push_back(std::move(backend));
+}
+
+std::shared_ptr<Backend> ModelRegistry::find_backend(const std::string& name) const {
+  std::lock_guard lock(mutex_);
+  for (const auto& b : backends_)
+    if (b->name() == name) return b;
+  return nullptr;
+}
+
+std::vector<std::shared_ptr<Backend>> ModelRegistry::backends() const {
+  std::lock_guard lock(mutex_);
+  return backends_;
+}
+
+void ModelRegistry::set_backend_config(const std::string& backend, StringMap values) {
+  std::lock_guard lock(mutex_);
+  backend_config_[backend] = std::move(values);
+}
+
+void ModelRegistry::set_source(std::shared_ptr<ModelSource> source) {
+  std::lock_guard lock(mutex_);
+  source_ = std::move(source);
+}
+
+void ModelRegistry::set_scheduler_factory(SchedulerFactory factory) {
+  std::lock_guard lock(mutex_);
+  make_scheduler_ = std::move(factory);
+}
+
+void ModelRegistry::set_metrics_options(MetricsOptions options) {
+  std::lock_guard lock(mutex_);
+  metrics_options_ = std::move(options);
+}
+
+void ModelRegistry::on_change(std::function<void(const ModelStatus&)> hook) {
+  std::lock_guard lock(mutex_);
+  hooks_.push_back(std::move(hook));
+}
+
+std::shared_ptr<ModelRegistry::Entry> ModelRegistry::entry(const std::string& name) {
+  std::lock_guard lock(mutex_);
+  auto& e = entries_[name];
+  if (!e) e = std::make_shared<Entry>();
+  return e;
+}
+
+void ModelRegistry::set_state(const std::string& name, Entry& e, int64_t version, ModelState state, std::string reason,
+                              std::shared_ptr<LoadedModel> loaded) {
+  std::vector<std::function<void(const ModelStatus&)>> hooks;
+  std::shared_ptr<LoadedModel> old;  // destroyed outside the lock
+  {
+    std::lock_guard lock(mutex_);
+    Version& v = e.versions[version];
+    v.state = state;
+    v.reason = reason;
+    old = std::move(v.loaded);
+    v.loaded = std::move(loaded);
+    hooks = hooks_;
+  }
+  const ModelStatus status{name, version, state, std::move(reason)};
+  for (const auto& hook : hooks) hook(status);
+}
+
+Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const std::shared_ptr<Entry>& e) {
+  const std::string& name = spec.config.name;
+  const auto start = std::chrono::steady_clock::now();
+  INGOT_LOG(kInfo, cat("loading: ", name, ":", version));
+  auto loaded = std::make_shared<LoadedModel>();
+  loaded->config = spec.config;
+  loaded->version = version;
+  StringMap backend_config;
+  SchedulerFactory make_scheduler;
+  MetricsOptions metrics_options;
+  std::string backend_name = spec.config.backend.empty() ? spec.config.platform : spec.config.backend;
+  {
+    std::lock_guard lock(mutex_);
+    if (auto it = backend_config_.find(""); it != backend_config_.end()) backend_config = it->second;
+    if (auto it = backend_config_.find(backend_name); it != backend_config_.end())
+      for (const auto& [key, value] : it->second) backend_config[key] = value;
+    make_scheduler = make_scheduler_;
+    metrics_options = metrics_options_;
+  }
+  auto build = [&]() -> Status {
+    std::shared_ptr<Backend> backend = find_backend(backend_name);
+    if (!backend) {
+      std::string known;
+      for (const auto& b : backends()) known += (known.empty() ? "" : ", ") + b->name();
+      return Error(Code::kInvalidArgument,
+                   cat("unable to find backend '", backend_name, "' for model '", name, "', the backends here are ", known));
+    }
+    TRY(backend->check(loaded->config));
+    const std::string version_directory = spec.directory.empty() ? "" : cat(spec.directory, "/", version);
+    loaded->model = TRY(backend->load(ModelLoad{loaded->config, version, spec.directory, version_directory, spec.auto_complete,
+                                                backend_config, metrics_, server_}));
+    loaded->stats = std::make_unique<ModelStats>(loaded->config, version, metrics_, metrics_options);
+    loaded->scheduler = TRY(make_scheduler(loaded->config, loaded->model, *loaded->stats));
+    return {};
+  };
+  if (Status s = build(); !s.ok()) {
+    INGOT_LOG(kError, cat("failed to load '", name, "' version ", version, ": ", reason_of(s.error())));
+    return s;
+  }
+  loaded->stats->loaded(seconds_since(start));
+  std::shared_ptr<LoadedModel> old;
+  {
+    std::lock_guard lock(mutex_);
+    old = e->versions[version].loaded;
+  }
+  set_state(name, *e, version, ModelState::kReady, "", loaded);
+  INGOT_LOG(kInfo, cat("successfully loaded '", name, "'"));
+  if (old) retire(name, e, version, std::move(old), false);
+  return {};
+}
+
+// Waits for the last request on this thread if there is none, else on a thread of its own; then destroys the model.
+void ModelRegistry::retire(const std::string& name, std::shared_ptr<Entry> e, int64_t version, std::shared_ptr<LoadedModel> loaded,
+                           bool announce) {
+  std::shared_ptr<InFlight> in_flight = loaded->in_flight;
+  in_flight->retire();
+  loaded->model->drain();
+  auto finish = [this, name, e, version, announce](std::shared_ptr<LoadedModel> last) {
+    last.reset();
+    if (!announce) return;
+    bool still = false;
+    {
+      std::lock_guard lock(mutex_);
+      still = e->versions[version].state == ModelState::kUnloading;
+    }
+    if (still) set_state(name, *e, version, ModelState::kUnavailable, kUnloaded);
+    INGOT_LOG(kInfo, cat("successfully unloaded '", name, "' version ", version));
+  };
+  if (in_flight->count() == 0) {
+    finish(std::move(loaded));
+    return;
+  }
+  std::lock_guard lock(reapers_mutex_);
+  std::erase_if(reapers_, [](auto& r) {
+    if (!r.first->load()) return false;
+    r.second.join();
+    return true;
+  });
+  auto over = std::make_shared<std::atomic<bool>>(false);
+  reapers_.emplace_back(over, std::thread([in_flight, over, finish, loaded = std::move(loaded)]() mutable {
+                          while (!in_flight->wait_idle(std::chrono::steady_clock::now() + std::chrono::hours(1))) {
+                          }
+                          finish(std::move(loaded));
+                          over->store(true);
+                        }));
+}
+
+Status ModelRegistry::load(ModelSpec spec) {
+  const std::string name = spec.config.name;
+  if (name.empty()) return Error(Code::kInvalidArgument, "model configuration must specify 'name'");
+  std::shared_ptr<Entry> e = entry(name);
+  std::lock_guard loading(e->loading);
+  if (spec.versions.empty()) {
+    std::lock_guard lock(mutex_);
+    e->reason = "Not loaded: No model version was found";
+    return Error(Code::kInvalidArgument, cat("failed to load '", name, "', no version is available"));
+  }
+  std::string failures;
+  std::optional<Error> first;
+  for (int64_t version : spec.versions) {
+    bool was_ready = false;
+    {
+      std::lock_guard lock(mutex_);
+      was_ready = e->versions[version].loaded != nullptr;
+    }
+    if (!was_ready) set_state(name, *e, version, ModelState::kLoading, "");
+    Status s = load_version(spec, version, e);
+    if (s.ok()) continue;
+    // What was ready stays in service.
+    if (!was_ready) set_state(name, *e, version, ModelState::kUnavailable, reason_of(s.error()));
+    failures += cat("version ", version, " is at UNAVAILABLE state: ", reason_of(s.error()), ";\n");
+    if (!first) first = s.error();
+  }
+  if (first) return Error(first->code(), cat("load failed for model '", name, "': ", failures));
+  // Versions which the policy no longer chooses.
+  std::vector<std::pair<int64_t, std::shared_ptr<LoadedModel>>> gone;
+  {
+    std::lock_guard lock(mutex_);
+    for (auto& [version, v] : e->versions)
+      if (v.loaded && std::find(spec.versions.begin(), spec.versions.end(), version) == spec.versions.end())
+        gone.emplace_back(version, v.loaded);
+  }
+  for (auto& [version, loaded] : gone) {
+    set_state(name, *e, version, ModelState::kUnloading, "");
+    retire(name, e, version, std::move(loaded), true);
+  }
+  return {};
+}
+
+Status ModelRegistry::load_by_name(const std::string& name, const LoadParameters& parameters) {
+  std::shared_ptr<ModelSource> source;
+  {
+    std::lock_guard lock(mutex_);
+    source = source_;
+  }
+  if (!source) return Error(Code::kUnavailable, "explicit model load / unload is not allowed without a model repository");
+  Result<ModelSpec> spec = source->describe(name, parameters);
+  if (!spec.ok()) {
+    if (spec.error().code() == Code::kNotFound)
+      return Error(Code::kInternal, cat("failed to load '", name, "', failed to poll from model repository"));
+    std::shared_ptr<Entry> e = entry(name);
+    bool known = false;
+    {
+      std::lock_guard lock(mutex_);
+      known = !e->versions.empty();
+      if (!known) e->reason = reason_of(spec.error());
+    }
+    return Error(spec.error().code(), cat("failed to load '", name, "', ", spec.error().message()));
+  }
+  return load(std::move(spec).value());
+}
+
+Status ModelRegistry::unload_one(const std::string& name) {
+  std::shared_ptr<Entry> e;
+  {
+    std::lock_guard lock(mutex_);
+    auto it = entries_.find(name);
+    if (it == entries_.end()) return {};  // Triton answers success for a name that it does not know
+    e = it->second;
+  }
+  std::lock_guard loading(e->loading);
+  std::vector<std::pair<int64_t, std::shared_ptr<LoadedModel>>> loaded;
+  {
+    std::lock_guard lock(mutex_);
+    for (auto& [version, v] : e->versions)
+      if (v.loaded) loaded.emplace_back(version, v.loaded);
+  }
+  for (auto& [version, model] : loaded) {
+    set_state(name, *e, version, ModelState::kUnloading, "");
+    retire(name, e, version, std::move(model), true);
+  }
+  return {};
+}
+
+Status ModelRegistry::unload(const std::string& name, bool dependents) {
+  std::vector<std::string> members;
+  for (const auto& m : loaded(name))
+    if (dependents && m->config.ensemble_scheduling)
+      for (const auto& step : m->config.ensemble_scheduling->step) members.push_back(step.model_name);
+  TRY(unload_one(name));
+  for (const std::string& member : members) {
+    // A member that another loaded ensemble still uses stays.
+    bool used = false;
+    for (const auto& m : loaded())
+      if (m->config.ensemble_scheduling)
+        for (const auto& step : m->config.ensemble_scheduling->step) used |= step.model_name == member;
+    if (!used) TRY(unload_one(member));
+  }
+  return {};
+}
+
+void ModelRegistry::unload_all(std::chrono::steady_clock::time_point deadline) {
+  std::vector<std::shared_ptr<InFlight>> in_flight;
+  for (const auto& m : loaded()) in_flight.push_back(m->in_flight);
+  for (const auto& f : in_flight) f->retire();
+  for (const auto& f : in_flight)
+    if (!f->wait_idle(deadline)) f->cancel_all();
+  // Cancelled requests end within one step of their backend.
+  const auto last = std::max(deadline, std::chrono::steady_clock::now()) + std::chrono::seconds(5);
+  for (const auto& f : in_flight) (void)f->wait_idle(last);
+  std::vector<std::string> names;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [name, e] : entries_) names.push_back(name);
+  }
+  in_flight.clear();
+  for (const std::string& name : names) (void)unload_one(name);
+  std::vector<std::pair<std::shared_ptr<std::atomic<bool>>, std::thread>> reapers;
+  {
+    std::lock_guard lock(reapers_mutex_);
+    reapers.swap(reapers_);
+  }
+  for (auto& [over, thread] : reapers) thread.join();
+}
+
+Result<std::shared_ptr<LoadedModel>> ModelRegistry::find(const std::string& name, int64_t version) const {
+  std::lock_guard lock(mutex_);
+  auto it = entries_.find(name);
+  if (it == entries_.end()) return unknown_model(name);
+  const auto& versions = it->second->versions;
+  if (version == -1) {
+    for (auto v = versions.rbegin(); v != versions.rend(); ++v)
+      if (v->second.state == ModelState::kReady && v->second.loaded) return v->second.loaded;
+    return Error(Code::kNotFound, cat("Request for unknown model: '", name, "' has no available versions"));
+  }
+  auto v = versions.find(version);
+  if (v == versions.end())
+    return Error(Code::kNotFound, cat("Request for unknown model: '", name, "' version ", version, " is not found"));
+  if (v->second.state != ModelState::kReady || !v->second.loaded)
+    return Error(Code::kUnavailable, cat("Request for unknown model: '", name, "' version ", version, " is not at ready state"));
+  return v->second.loaded;
+}
+
+Result<bool> ModelRegistry::ready(const std::string& name, int64_t version) const {
+  {
+    std::lock_guard lock(mutex_);
+    auto it = entries_.find(name);
+    if (it == entries_.end()) return unknown_model(name);
+    if (version != -1 && it->second->versions.count(version) == 0)
+      return Error(Code::kNotFound, cat("Request for unknown model: '", name, "' version ", version, " is not found"));
+  }
+  Result<std::shared_ptr<LoadedModel>> m = find(name, version);
+  return m.ok() && m.value()->model->ready().ok();
+}
+
+bool ModelRegistry::all_ready() const {
+  std::vector<std::shared_ptr<LoadedModel>> models;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [name, e] : entries_) {
+      if (e->versions.empty()) return false;  // known, but nothing of it could be loaded
+      for (const auto& [version, v] : e->versions) {
+        if (v.state == ModelState::kReady) models.push_back(v.loaded);
+        else if (v.reason != kUnloaded) return false;
+      }
+    }
+  }
+  return std::all_of(models.begin(), models.end(), [](const auto& m) { return m->model->ready().ok(); });
+}
+
+std::vector<std::shared_ptr<LoadedModel>> ModelRegistry::loaded(const std::string& name) const {
+  std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<LoadedModel>> out;
+  for (const auto& [model, e] : entries_)
+    if (name.empty() || name == model)
+      for (const auto& [version, v] : e->versions)
+        if (v.loaded) out.push_back(v.loaded);
+  return out;
+}
+
+std::vector<int64_t> ModelRegistry::ready_versions(const std::string& name) const {
+  std::vector<int64_t> out;
+  for (const auto& m : loaded(name)) out.push_back(m->version);
+  return out;
+}
+
+std::vector<ModelStatus> ModelRegistry::index(bool ready_only) const {
+  std::vector<ModelStatus> out;
+  std::shared_ptr<ModelSource> source;
+  {
+    std::lock_guard lock(mutex_);
+    source = source_;
+    for (const auto& [name, e] : entries_) {
+      if (e->versions.empty() && !ready_only) out.push_back({name, -1, ModelState::kUnavailable, e->reason});
+      for (const auto& [version, v] : e->versions)
+        if (!ready_only || v.state == ModelState::kReady) out.push_back({name, version, v.state, v.reason});
+    }
+  }
+  if (source && !ready_only) {
+    for (std::string& name : source->names()) {
+      const bool seen = std::any_of(out.begin(), out.end(), [&](const ModelStatus& s) { return s.name == name; });
+      if (!seen) out.push_back({std::move(name), -1, ModelState::kUnknown, ""});
+    }
+  }
+  return out;
+}
+
+int64_t ModelRegistry::in_flight() const {
+  int64_t n = 0;
+  for (const auto& m : loaded()) n += m->in_flight->count();
+  return n;
+}
+
+}  // namespace ingot::server

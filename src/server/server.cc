@@ -1,0 +1,235 @@
+#include "server/server.h"
+
+#include <atomic>
+
+namespace ingot::server {
+namespace {
+
+FailureReason failure_reason(Code code) {
+  switch (code) {
+    case Code::kCancelled: return FailureReason::kCanceled;
+    case Code::kUnavailable: return FailureReason::kRejected;
+    default: return FailureReason::kBackend;
+  }
+}
+
+// The state of one running request: its client's Call and its backend's ResponseSink.
+class RunningCall : public Call, public ResponseSink, public std::enable_shared_from_this<RunningCall> {
+ public:
+  RunningCall(std::shared_ptr<const InferRequest> request, LoadedModel& model, uint64_t batch_size, ResponseHandler handler)
+      : request_(std::move(request)),
+        model_(&model),
+        in_flight_(model.in_flight),
+        batch_size_(batch_size),
+        handler_(std::move(handler)) {}
+
+  void start(uint64_t arrived_ns) {
+    times_.request_start = arrived_ns;
+    times_.queue_start = steady_ns();
+    model_->stats->pending(+1);
+    in_flight_->add(this, [weak = weak_from_this()] {
+      if (auto self = weak.lock()) self->cancel();
+    });
+  }
+
+  // Undoes start() for a request that its scheduler did not take.
+  void refused() {
+    if (done_.exchange(true)) return;
+    leave_queue();
+    model_->stats->failure(FailureReason::kRejected, times_, steady_ns());
+    in_flight_->remove(this);
+  }
+
+  void send(InferResponse response) override {
+    if (done_.load(std::memory_order_acquire)) return;
+    const bool final = response.final || !response.ok();
+    if (cancelled_.load(std::memory_order_acquire) && !final) return;
+    const uint64_t now = steady_ns();
+    if (sent_ == 0) {
+      leave_queue();
+      if (response.ok() && !response.empty) model_->stats->first_response(times_, now);
+    }
+    if (model_->config.is_decoupled() && response.ok())
+      model_->stats->response(sent_, now - (sent_ == 0 ? times_.request_start : last_ns_), 0, true, response.empty);
+    last_ns_ = now;
+    ++sent_;
+    response.final = final;
+    response.model = model_->config.name;
+    response.version = model_->version;
+    response.id = request_->id;
+    if (final) {
+      end(std::move(response), now);
+      return;
+    }
+    handler_(std::move(response));
+  }
+
+  void fail(Error error) override {
+    InferResponse r;
+    r.final = true;
+    r.error = std::make_unique<Error>(std::move(error));
+    send(std::move(r));
+  }
+
+  void finish() override {
+    InferResponse r;
+    r.final = true;
+    r.empty = true;
+    send(std::move(r));
+  }
+
+  bool cancelled() const override { return cancelled_.load(std::memory_order_acquire); }
+
+  void on_cancel(std::function<void()> f) override {
+    {
+      std::lock_guard lock(mutex_);
+      if (!cancelled_.load()) {
+        on_cancel_ = std::move(f);
+        return;
+      }
+    }
+    f();
+  }
+
+  CallTimes& times() override { return times_; }
+
+  void started() override {
+    if (times_.compute_start == 0) times_.compute_start = steady_ns();
+    leave_queue();
+  }
+
+  void cancel() override {
+    std::function<void()> f;
+    {
+      std::lock_guard lock(mutex_);
+      if (done_.load() || cancelled_.exchange(true)) return;
+      f = std::move(on_cancel_);
+      on_cancel_ = nullptr;
+    }
+    if (f) f();
+  }
+
+  bool done() const override { return done_.load(std::memory_order_acquire); }
+
+ private:
+  void leave_queue() {
+    if (!left_queue_.exchange(true)) model_->stats->pending(-1);
+  }
+
+  void end(InferResponse response, uint64_t now) {
+    if (done_.exchange(true)) return;
+    leave_queue();
+    if (response.ok()) {
+      model_->stats->success(times_, batch_size_, now);
+      if (model_->model->execution() == Model::Execution::kDirect) model_->stats->execution(batch_size_, times_);
+    } else {
+      model_->stats->failure(failure_reason(response.error->code()), times_, now);
+    }
+    ResponseHandler handler = std::move(handler_);
+    std::shared_ptr<InFlight> in_flight = std::move(in_flight_);
+    std::shared_ptr<const InferRequest> request = std::move(request_);
+    {
+      std::lock_guard lock(mutex_);
+      on_cancel_ = nullptr;
+    }
+    model_ = nullptr;  // may be gone after in_flight->end()
+    handler(std::move(response));
+    handler = nullptr;
+    request.reset();
+    in_flight->remove(this);
+    in_flight->end();
+  }
+
+  std::shared_ptr<const InferRequest> request_;
+  LoadedModel* model_;
+  std::shared_ptr<InFlight> in_flight_;
+  const uint64_t batch_size_;
+  ResponseHandler handler_;
+  CallTimes times_;
+  uint64_t sent_ = 0, last_ns_ = 0;
+  std::atomic<bool> done_{false}, cancelled_{false}, left_queue_{false};
+  std::mutex mutex_;
+  std::function<void()> on_cancel_;
+};
+
+}  // namespace
+
+Server::Server(CoreOptions options) : options_(std::move(options)), registry_(*this, metrics_) {
+  registry_.set_metrics_options(options_.metrics);
+}
+
+Server::~Server() { stop(std::chrono::seconds(0)); }
+
+const std::vector<std::string>& Server::extensions() {
+  static const std::vector<std::string> kExtensions = {"classification",
+                                                       "sequence",
+                                                       "model_repository",
+                                                       "model_repository(unload_dependents)",
+                                                       "schedule_policy",
+                                                       "model_configuration",
+                                                       "system_shared_memory",
+                                                       "cuda_shared_memory",
+                                                       "binary_tensor_data",
+                                                       "parameters",
+                                                       "statistics",
+                                                       "trace",
+                                                       "logging"};
+  return kExtensions;
+}
+
+std::string Server::version() const { return options_.version.empty() ? "0.1.0" : options_.version; }
+
+bool Server::ready() const {
+  if (state() != ServerState::kReady) return false;
+  return !options_.strict_readiness || registry_.all_ready();
+}
+
+bool Server::stop(std::chrono::milliseconds timeout) {
+  begin_exit();
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  bool clean = true;
+  int64_t last_logged = -1;
+  while (registry_.in_flight() > 0) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now >= deadline) {
+      clean = false;
+      break;
+    }
+    const int64_t left = std::chrono::duration_cast<std::chrono::seconds>(deadline - now).count();
+    if (left != last_logged) INGOT_LOG(kInfo, cat("Timeout ", left, ": Found ", registry_.in_flight(), " in-flight inferences"));
+    last_logged = left;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  registry_.unload_all(deadline);
+  return clean;
+}
+
+Result<std::shared_ptr<Call>> Server::infer(InferRequest request, ResponseHandler handler) {
+  const uint64_t arrived = steady_ns();
+  for (;;) {
+    if (state() == ServerState::kExiting && !request.has_sequence_id()) return Error(Code::kUnavailable, "Server exiting");
+    std::shared_ptr<LoadedModel> model = TRY(registry_.find(request.model, request.version));
+    TRY(validate_request(model->config, request));
+    if (model->config.is_decoupled() && !request.accepts_many_responses)
+      return Error(Code::kUnsupported,
+                   cat("[request id: ", request.id.empty() ? "<id_unknown>" : request.id,
+                       "] doesn't support models with decoupled transaction policy, the client takes one response"));
+    if (!model->in_flight->begin()) continue;  // replaced meanwhile: the next lookup finds its successor, or says what is wrong
+    uint64_t batch_size = 1;
+    if (model->config.max_batch_size > 0 && !request.inputs.empty() && !request.inputs[0].shape.empty())
+      batch_size = static_cast<uint64_t>(request.inputs[0].shape[0]);
+    auto shared = std::make_shared<const InferRequest>(std::move(request));
+    auto call = std::make_shared<RunningCall>(shared, *model, batch_size, std::move(handler));
+    call->start(arrived);
+    Status s = model->scheduler->enqueue({shared, call});
+    if (!s.ok()) {
+      call->refused();
+      model->in_flight->end();
+      return Error(s.error().code(),
+                   cat("[request id: ", shared->id.empty() ? "<id_unknown>" : shared->id, "] ", s.error().message()));
+    }
+    return std::shared_ptr<Call>(call);
+  }
+}
+
+}  // namespace ingot::server

@@ -1,0 +1,300 @@
+#include "server/server.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+
+namespace ingot::server {
+namespace {
+
+// Answers each request with its inputs; "hold" keeps requests until release().
+class Echo : public Model {
+ public:
+  Execution mode = Execution::kDirect;
+  bool hold = false;
+  std::vector<Invocation> held;
+  std::atomic<int> cancels{0};
+  Execution execution() const override { return mode; }
+  void execute(int, std::span<Invocation> batch) override {
+    for (Invocation& i : batch) {
+      i.sink->started();
+      if (hold) {
+        i.sink->on_cancel([this] { ++cancels; });
+        held.push_back(i);
+        continue;
+      }
+      answer(i);
+    }
+  }
+  static void answer(Invocation& i) {
+    InferResponse r;
+    r.outputs = i.request->inputs;
+    r.final = true;
+    i.sink->send(std::move(r));
+  }
+};
+
+class EchoBackend : public Backend {
+ public:
+  std::shared_ptr<Echo> last;
+  bool fail = false, hold = false;
+  Model::Execution mode = Model::Execution::kDirect;
+  std::string name() const override { return "echo"; }
+  Result<std::shared_ptr<Model>> load(const ModelLoad&) override {
+    if (fail) return Error(Code::kInternal, "no luck");
+    last = std::make_shared<Echo>();
+    last->hold = hold;
+    last->mode = mode;
+    return std::shared_ptr<Model>(last);
+  }
+};
+
+ModelConfig config(const std::string& name = "m") {
+  ModelConfig c;
+  c.name = name;
+  c.backend = "echo";
+  c.max_batch_size = 8;
+  c.input.push_back({.name = "A", .data_type = DataType::kInt32, .dims = {2}});
+  c.input.push_back({.name = "B", .data_type = DataType::kBytes, .dims = {-1}, .optional = true});
+  c.output.push_back({.name = "A", .data_type = DataType::kInt32, .dims = {2}});
+  return c;
+}
+
+InferRequest request(std::vector<int64_t> shape = {1, 2}, std::vector<int32_t> values = {3, 4}) {
+  InferRequest r;
+  r.model = "m";
+  r.inputs.push_back(vector_tensor<int32_t>("A", std::move(shape), values));
+  return r;
+}
+
+struct Fixture : testing::Test {
+  Server server;
+  std::shared_ptr<EchoBackend> backend = std::make_shared<EchoBackend>();
+  void SetUp() override {
+    Log::get().configure({.info = false, .warning = false, .error = false}).value();
+    server.registry().add_backend(backend);
+    server.set_ready();
+  }
+  std::string refused(InferRequest r) {
+    auto result = server.infer(std::move(r), [](InferResponse) { FAIL(); });
+    return result.ok() ? "accepted" : result.error().message();
+  }
+};
+using ServerTest = Fixture;
+
+TEST_F(ServerTest, EchoesAndCounts) {
+  ASSERT_TRUE(server.registry().load({config(), {1}, "", true}).ok());
+  int responses = 0;
+  InferRequest r = request();
+  r.id = "7";
+  auto call = server.infer(std::move(r), [&](InferResponse response) {
+    ++responses;
+    EXPECT_TRUE(response.ok());
+    EXPECT_TRUE(response.final);
+    EXPECT_EQ(response.id, "7");
+    EXPECT_EQ(response.model, "m");
+    EXPECT_EQ(response.version, 1);
+    EXPECT_EQ(read_integer(response.outputs[0], 1).value(), 4);
+  });
+  ASSERT_TRUE(call.ok()) << call.error().message();
+  EXPECT_EQ(responses, 1);
+  EXPECT_TRUE(call.value()->done());
+  const StatsSnapshot s = server.registry().loaded("m")[0]->stats->snapshot();
+  EXPECT_EQ(s.inference_count, 1u);
+  EXPECT_EQ(s.execution_count, 1u);
+  EXPECT_EQ(s.success.count, 1u);
+  const std::string text = server.metrics().text();
+  EXPECT_NE(text.find("nv_inference_request_success{model=\"m\",version=\"1\"} 1\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("nv_inference_request_failure{model=\"m\",version=\"1\",reason=\"CANCELED\"} 0\n"), std::string::npos);
+  EXPECT_NE(text.find("nv_inference_pending_request_count{model=\"m\",version=\"1\"} 0\n"), std::string::npos);
+}
+
+TEST_F(ServerTest, RefusesWithTritonsTexts) {
+  ASSERT_TRUE(server.registry().load({config(), {1}, "", true}).ok());
+  struct Row {
+    const char* what;
+    std::function<void(InferRequest&)> change;
+    const char* message;
+  };
+  const Row rows[] = {
+      {"model", [](InferRequest& r) { r.model = "x"; }, "Request for unknown model: 'x' is not found"},
+      {"version", [](InferRequest& r) { r.version = 9; }, "Request for unknown model: 'm' version 9 is not found"},
+      {"missing", [](InferRequest& r) { r.inputs.clear(); },
+       "[request id: <id_unknown>] expected number of inputs between 1 and 2 but got 0 inputs for model 'm'. Got input(s) [], but "
+       "missing required input(s) ['A']. Please provide all required input(s)."},
+      {"unknown", [](InferRequest& r) { r.inputs[0].name = "Z"; },
+       "[request id: <id_unknown>] unexpected inference input 'Z' for model 'm'"},
+      {"twice", [](InferRequest& r) { r.inputs.push_back(r.inputs[0]); },
+       "[request id: <id_unknown>] input 'A' already exists in request"},
+      {"type", [](InferRequest& r) { r.inputs[0].datatype = DataType::kFp32; },
+       "[request id: <id_unknown>] inference input 'A' data-type is 'FP32', but model 'm' expects 'INT32'"},
+      {"batch", [](InferRequest& r) { r = request({9, 2}, std::vector<int32_t>(18)); },
+       "[request id: <id_unknown>] inference request batch-size must be <= 8 for 'm'"},
+      {"no batch", [](InferRequest& r) { r.inputs[0].shape = {}; },
+       "[request id: <id_unknown>] input 'A' has no shape but model requires batch dimension for 'm'"},
+      {"bytes", [](InferRequest& r) { r.inputs[0].shape = {2, 2}; },
+       "[request id: <id_unknown>] input byte size mismatch for input 'A' for model 'm'. Expected 16, got 8"},
+      {"overflow", [](InferRequest& r) { r.inputs[0].shape = {int64_t{1} << 62, 4}; },
+       "[request id: <id_unknown>] input 'A' has invalid shape [4611686018427387904,4] for model 'm'"},
+      {"batches differ", [](InferRequest& r) { r.inputs.push_back(string_tensor("B", {2, 1}, {"x", "y"})); },
+       "[request id: <id_unknown>] input 'B' batch size does not match other inputs for 'm'"},
+      {"strings", [](InferRequest& r) { r.inputs.push_back(string_tensor("B", {1, 2}, {"x"})); },
+       "[request id: <id_unknown>] expected 2 strings for inference input 'B', got 1"},
+      {"string length", [](InferRequest& r) { r.inputs.push_back(bytes_tensor("B", DataType::kBytes, {1, 1}, "\x05")); },
+       "[request id: <id_unknown>] incomplete string length indicator for inference input 'B', expecting 4 bytes but only 1 bytes "
+       "available"},
+      {"string data",
+       [](InferRequest& r) { r.inputs.push_back(bytes_tensor("B", DataType::kBytes, {1, 1}, std::string("\x05\0\0\0a", 5))); },
+       "[request id: <id_unknown>] incomplete string data for inference input 'B', expecting string of length 5 but only 1 bytes "
+       "available"},
+      {"output", [](InferRequest& r) { r.outputs.push_back({.name = "Q"}); },
+       "[request id: <id_unknown>] unexpected inference output 'Q' for model 'm'"},
+      {"id", [](InferRequest& r) { r.id = "a", r.inputs[0].name = "Z"; },
+       "[request id: a] unexpected inference input 'Z' for model 'm'"},
+  };
+  for (const Row& row : rows) {
+    InferRequest r = request();
+    row.change(r);
+    EXPECT_EQ(refused(std::move(r)), row.message) << row.what;
+  }
+  EXPECT_NE(refused(request({1, 3}, {1, 2, 3}))
+                .find("unexpected shape for input 'A' for model 'm'. Expected [-1,2], got [1,3]. NOTE: Setting a non-zero"),
+            std::string::npos);
+}
+
+TEST_F(ServerTest, CancelReachesTheBackendOnce) {
+  backend->hold = true;
+  ASSERT_TRUE(server.registry().load({config(), {1}, "", true}).ok());
+  std::string error;
+  auto call = server.infer(request(), [&](InferResponse r) { error = r.ok() ? "ok" : r.error->message(); });
+  call.value()->cancel();
+  call.value()->cancel();
+  EXPECT_EQ(backend->last->cancels, 1);
+  Invocation i = std::move(backend->last->held[0]);
+  backend->last->held.clear();
+  EXPECT_TRUE(i.sink->cancelled());
+  i.sink->fail(Error(Code::kCancelled, "gone"));
+  i.sink->finish();  // dropped
+  EXPECT_EQ(error, "gone");
+  EXPECT_NE(server.metrics().text().find("reason=\"CANCELED\"} 1\n"), std::string::npos);
+}
+
+TEST_F(ServerTest, UnloadUnderLoadWaitsForTheRequest) {
+  backend->hold = true;
+  ASSERT_TRUE(server.registry().load({config(), {1}, "", true}).ok());
+  bool finished = false;
+  ASSERT_TRUE(server.infer(request(), [&](InferResponse r) { finished = r.ok(); }).ok());
+  ASSERT_TRUE(server.registry().unload("m", false).ok());
+  EXPECT_EQ(server.registry().index(false)[0].state, ModelState::kUnloading);
+  EXPECT_EQ(refused(request()), "Request for unknown model: 'm' has no available versions");
+  std::weak_ptr<Echo> gone = backend->last;
+  std::thread([model = std::move(backend->last)]() mutable {
+    Invocation i = std::move(model->held[0]);
+    model->held.clear();
+    model.reset();
+    Echo::answer(i);
+  }).join();
+  EXPECT_TRUE(finished);
+  for (int i = 0; i < 500 && !gone.expired(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  EXPECT_TRUE(gone.expired());
+  for (int i = 0; i < 500 && server.registry().index(false)[0].reason != "unloaded"; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  EXPECT_EQ(server.registry().index(false)[0].reason, "unloaded");
+  EXPECT_TRUE(server.ready());  // unloaded on request does not count against readiness
+}
+
+TEST_F(ServerTest, FailedReloadKeepsTheOldVersionInService) {
+  ASSERT_TRUE(server.registry().load({config(), {1}, "", true}).ok());
+  backend->fail = true;
+  Status s = server.registry().load({config(), {1}, "", true});
+  ASSERT_FALSE(s.ok());
+  EXPECT_EQ(s.error().message(), "load failed for model 'm': version 1 is at UNAVAILABLE state: Internal: no luck;\n");
+  EXPECT_TRUE(server.infer(request(), [](InferResponse) {}).ok());
+  EXPECT_FALSE(server.registry().load({config("n"), {1}, "", true}).ok());
+  EXPECT_FALSE(server.ready());
+  EXPECT_EQ(server.registry().index(false)[1].reason, "Internal: no luck");
+}
+
+TEST_F(ServerTest, InstanceQueueIsBoundedAndDrains) {
+  backend->mode = Model::Execution::kInstances;
+  ModelConfig c = config();
+  c.dynamic_batching.emplace().default_queue_policy.emplace().max_queue_size = 1000;
+  ASSERT_TRUE(server.registry().load({c, {1}, "", true}).ok());
+  std::atomic<int> done{0};
+  for (int i = 0; i < 200; ++i) ASSERT_TRUE(server.infer(request(), [&](InferResponse r) { done += r.ok(); }).ok());
+  EXPECT_TRUE(server.stop(std::chrono::seconds(5)));
+  EXPECT_EQ(done, 200);
+  EXPECT_EQ(refused(request()), "Server exiting");
+}
+
+TEST_F(ServerTest, DecoupledModelNeedsAStreamingClient) {
+  ModelConfig c = config();
+  c.decoupled = true;
+  ASSERT_TRUE(server.registry().load({c, {1}, "", true}).ok());
+  EXPECT_NE(refused(request()).find("doesn't support models with decoupled transaction policy"), std::string::npos);
+  InferRequest r = request();
+  r.accepts_many_responses = true;
+  EXPECT_TRUE(server.infer(std::move(r), [](InferResponse) {}).ok());
+}
+
+TEST(Metrics, TextOfEachKind) {
+  MetricsRegistry registry;
+  auto h = registry.family("h", "a \\ b\nc", MetricKind::kHistogram).add({{"k", "q\"\\\n"}}, {1, 2.5});
+  h->observe(1);
+  h->observe(2);
+  h->observe(9);
+  auto s = registry.family("s", "s", MetricKind::kSummary).add({}, {}, {{.5, .05}, {.99, .001}});
+  for (int i = 1; i <= 100; ++i) s->observe(i);
+  auto g = registry.family("g", "g", MetricKind::kGauge).add({});
+  g->set(0.25);
+  auto refresh = registry.before_text([&] { g->set(0.5); });
+  registry.family("none", "empty families are left out", MetricKind::kGauge);
+  EXPECT_EQ(registry.text(),
+            "# HELP h a \\\\ b\\nc\n# TYPE h histogram\nh_count{k=\"q\\\"\\\\\\n\"} 3\nh_sum{k=\"q\\\"\\\\\\n\"} 12\n"
+            "h_bucket{k=\"q\\\"\\\\\\n\",le=\"1\"} 1\nh_bucket{k=\"q\\\"\\\\\\n\",le=\"2.5\"} 2\n"
+            "h_bucket{k=\"q\\\"\\\\\\n\",le=\"+Inf\"} 3\n"
+            "# HELP s s\n# TYPE s summary\ns_count 100\ns_sum 5050\ns{quantile=\"0.5\"} 50\ns{quantile=\"0.99\"} 99\n"
+            "# HELP g g\n# TYPE g gauge\ng 0.5\n");
+}
+
+TEST(ModelConfigJson, DefaultsAreEmitted) {
+  ModelConfig c = config();
+  c.decoupled = true;
+  c.parameters["k"] = "v";
+  EXPECT_EQ(
+      to_json(c),
+      R"({"name":"m","platform":"","backend":"echo","runtime":"","version_policy":{"latest":{"num_versions":1}},"max_batch_size":8,)"
+      R"("input":[{"name":"A","data_type":"TYPE_INT32","format":"FORMAT_NONE","dims":[2],"is_shape_tensor":false,)"
+      R"("allow_ragged_batch":false,"optional":false,"is_non_linear_format_io":false},{"name":"B","data_type":"TYPE_STRING",)"
+      R"("format":"FORMAT_NONE","dims":[-1],"is_shape_tensor":false,"allow_ragged_batch":false,"optional":true,)"
+      R"("is_non_linear_format_io":false}],"output":[{"name":"A","data_type":"TYPE_INT32","dims":[2],"label_filename":"",)"
+      R"("is_shape_tensor":false,"is_non_linear_format_io":false}],"batch_input":[],"batch_output":[],"optimization":{)"
+      R"("priority":"PRIORITY_DEFAULT","input_pinned_memory":{"enable":true},"output_pinned_memory":{"enable":true},)"
+      R"("gather_kernel_buffer_threshold":0,"eager_batching":false},"instance_group":[],"default_model_filename":"",)"
+      R"("cc_model_filenames":{},"metric_tags":{},"parameters":{"k":{"string_value":"v"}},"model_warmup":[],)"
+      R"("model_transaction_policy":{"decoupled":true}})");
+}
+
+TEST(SharedMemoryTest, RefusesWhatItMust) {
+  SharedMemory shm;
+  EXPECT_EQ(shm.register_system("r", "/no_such_ingot_key", 0, 8).error().message(),
+            "Unable to open shared memory region: '/no_such_ingot_key'");
+  EXPECT_FALSE(shm.register_system("r", "/../etc", 0, 8).ok());
+  EXPECT_FALSE(shm.register_system("r", "/triton_python_backend_shm_region_1", 0, 8).ok());
+  EXPECT_EQ(shm.span("r", 0, 1).error().message(), "Unable to find shared memory region: 'r'");
+  EXPECT_EQ(shm.status("r").error().code(), Code::kNotFound);
+}
+
+TEST(TraceTableTest, ModelOverridesAndClears) {
+  TraceTable t;
+  EXPECT_FALSE(t.update("", {.level = std::vector<std::string>{"LOUD"}}).ok());
+  ASSERT_TRUE(t.update("m", {.rate = "5"}).ok());
+  EXPECT_EQ(t.get("m").rate, "5");
+  EXPECT_EQ(t.get("").rate, "1000");
+  ASSERT_TRUE(t.update("m", {.rate = std::optional<std::string>()}).ok());
+  EXPECT_EQ(t.get("m").rate, "1000");
+  EXPECT_FALSE(t.update("m", {.count = "-2"}).ok());
+}
+
+}  // namespace
+}  // namespace ingot::server

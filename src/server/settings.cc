@@ -1,0 +1,143 @@
+#include "server/settings.h"
+
+#include <fcntl.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+
+#include "base/json_text.h"
+
+namespace ingot::server {
+
+Log& Log::get() {
+  static Log log;
+  return log;
+}
+
+Status Log::configure(const LogOptions& options) {
+  std::lock_guard lock(mutex_);
+  if (options.file != options_.file) {
+    int fd = 2;
+    if (!options.file.empty()) {
+      fd = open(options.file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+      if (fd < 0) return Error(Code::kUnavailable, cat("failed to open log file '", options.file, "': ", strerror(errno)));
+    }
+    if (fd_ != 2) close(fd_);
+    fd_ = fd;
+  }
+  options_ = options;
+  enabled_ = (options.error ? 1u : 0) | (options.warning ? 2u : 0) | (options.info ? 4u : 0) | (options.verbose_level << 8);
+  return {};
+}
+
+LogOptions Log::options() const {
+  std::lock_guard lock(mutex_);
+  return options_;
+}
+
+bool Log::enabled(LogLevel level, uint32_t verbose) const {
+  const uint32_t bits = enabled_.load(std::memory_order_relaxed);
+  if (level == LogLevel::kVerbose) return (bits >> 8) >= verbose;
+  return (bits >> static_cast<uint32_t>(level)) & 1u;
+}
+
+void Log::write(LogLevel level, const char* file, int line, std::string_view message) {
+  timeval now{};
+  gettimeofday(&now, nullptr);
+  tm t{};
+  const char* base = strrchr(file, '/');
+  base = base == nullptr ? file : base + 1;
+  const char letter = "EWII"[static_cast<int>(level)];
+  char head[192];
+  int n = 0;
+  std::lock_guard lock(mutex_);
+  if (options_.iso8601) {
+    gmtime_r(&now.tv_sec, &t);
+    n = snprintf(head, sizeof head, "%04d-%02d-%02dT%02d:%02d:%02dZ %c %d %.64s:%d] ", t.tm_year + 1900, t.tm_mon + 1, t.tm_mday,
+                 t.tm_hour, t.tm_min, t.tm_sec, letter, getpid(), base, line);
+  } else {
+    gmtime_r(&now.tv_sec, &t);
+    n = snprintf(head, sizeof head, "%c%02d%02d %02d:%02d:%02d.%06d %d %.64s:%d] ", letter, t.tm_mon + 1, t.tm_mday, t.tm_hour,
+                 t.tm_min, t.tm_sec, static_cast<int>(now.tv_usec), getpid(), base, line);
+  }
+  std::string text(head, static_cast<size_t>(n));
+  append_json_string(text, message);
+  text += '\n';
+  if (::write(fd_, text.data(), text.size()) < 0) return;  // a full disk loses the line, nothing else
+}
+
+void Log::write_raw(std::string_view text) {
+  std::lock_guard lock(mutex_);
+  if (::write(fd_, text.data(), text.size()) < 0) return;
+}
+
+void TraceTable::set_global(TraceSettings settings) {
+  std::lock_guard lock(mutex_);
+  global_ = initial_ = std::move(settings);
+}
+
+TraceSettings TraceTable::merged(const std::string& model) const {
+  TraceSettings s = global_;
+  auto it = models_.find(model);
+  if (it == models_.end()) return s;
+  const Override& o = it->second;
+  if (o.level) s.level = *o.level;
+  if (o.rate) s.rate = *o.rate;
+  if (o.count) s.count = *o.count;
+  if (o.log_frequency) s.log_frequency = *o.log_frequency;
+  return s;
+}
+
+TraceSettings TraceTable::get(const std::string& model) const {
+  std::lock_guard lock(mutex_);
+  return merged(model);
+}
+
+namespace {
+
+Status check_number(const char* name, const std::optional<std::optional<std::string>>& value, int64_t least) {
+  if (!value || !*value) return {};
+  const std::string& text = **value;
+  int64_t n = 0;
+  auto r = std::from_chars(text.data(), text.data() + text.size(), n);
+  if (r.ec == std::errc::result_out_of_range)
+    return Error(Code::kInvalidArgument, cat("failed to parse setting value for '", name, "' from '", text, "', value is out of range"));
+  if (r.ec != std::errc() || r.ptr != text.data() + text.size() || n < least)
+    return Error(Code::kInvalidArgument, cat("attempt to access unsupported value '", text, "' of trace setting '", name,
+                                             "', want an integer from ", least));
+  return {};
+}
+
+}  // namespace
+
+Result<TraceSettings> TraceTable::update(const std::string& model, const TraceUpdate& u) {
+  if (u.level && *u.level)
+    for (const std::string& level : **u.level)
+      if (level != "OFF" && level != "TIMESTAMPS" && level != "TENSORS")
+        return Error(Code::kInvalidArgument, cat("unknown trace level '", level, "', want OFF, TIMESTAMPS or TENSORS"));
+  TRY(check_number("trace_rate", u.rate, 0));
+  TRY(check_number("trace_count", u.count, -1));
+  TRY(check_number("log_frequency", u.log_frequency, 0));
+  std::lock_guard lock(mutex_);
+  if (model.empty()) {
+    // null returns a global setting to what the server was started with.
+    if (u.level) global_.level = u.level->value_or(initial_.level);
+    if (u.rate) global_.rate = u.rate->value_or(initial_.rate);
+    if (u.count) global_.count = u.count->value_or(initial_.count);
+    if (u.log_frequency) global_.log_frequency = u.log_frequency->value_or(initial_.log_frequency);
+  } else {
+    Override& o = models_[model];
+    if (u.level) o.level = *u.level;
+    if (u.rate) o.rate = *u.rate;
+    if (u.count) o.count = *u.count;
+    if (u.log_frequency) o.log_frequency = *u.log_frequency;
+  }
+  return merged(model);
+}
+
+}  // namespace ingot::server
