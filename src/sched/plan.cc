@@ -232,7 +232,8 @@ void Scheduler::add_samples(int index, int position) {
     s.fresh = q.fresh;
     s.drafts = q.drafts;
     s.fork = q.fork;
-    s.params = q.request->s.sampling.get();
+    const std::vector<const SamplingParams*>& params = q.request->s.sampling;
+    s.params = params[params.size() > 1 ? q.fork : 0];
     q.fresh = false;
     plan_.samples.push_back(s);
     open.samples.push_back({{i, q.id, q.epoch}, position, q.drafts});

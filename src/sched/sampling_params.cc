@@ -26,6 +26,7 @@ Status validate(const SamplingParams& p, int vocab_size) {
     return bad("repetition_penalty", cat(p.repetition_penalty), "more than 0, at most 100 (1 is none)");
   if (!(std::abs(p.presence_penalty) <= 100)) return bad("presence_penalty", cat(p.presence_penalty), "-100 .. 100");
   if (!(std::abs(p.frequency_penalty) <= 100)) return bad("frequency_penalty", cat(p.frequency_penalty), "-100 .. 100");
+  if (p.no_repeat_ngram < 0) return bad("no_repeat_ngram", cat(p.no_repeat_ngram), "0 or more (0 is none)");
   if (p.min_tokens < 0) return bad("min_tokens", cat(p.min_tokens), "0 or more");
   if (p.logprobs < -1 || p.logprobs > 1000) return bad("logprobs", cat(p.logprobs), "0 .. 1000 most likely ids, or -1 for none");
   for (const auto& [id, bias] : p.logit_bias) {

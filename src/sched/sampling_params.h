@@ -34,6 +34,7 @@ struct SamplingParams {
 
   std::vector<std::pair<Token, float>> logit_bias;
   std::vector<std::vector<Token>> bad_words;  // no generated id may complete one of these sequences (of prompt and output)
+  int no_repeat_ngram = 0;                    // n > 0: no generated id may complete n ids that occurred before (prompt and output)
   std::vector<Token> stop_ids;                // banned until min_tokens ids are generated
   int min_tokens = 0;
 
@@ -50,14 +51,19 @@ struct SamplingParams {
 // The ranges above, checked; the error names the field, what was found and what is allowed.
 Status validate(const SamplingParams& params, int vocab_size);
 
-// Calls ban(id) for each id that would complete a bad word after `history` (all positions before the id, prompt first), or is a
-// stop id although fewer than min_tokens ids were generated.
+// Calls ban(id) for each id that would complete a bad word or repeat an n-gram after `history` (all positions before the id, prompt
+// first), or is a stop id although fewer than min_tokens ids were generated. An id may be named more than once.
 template <class Ban>
 void for_each_banned(const SamplingParams& p, std::span<const Token> history, int prompt_tokens, Ban&& ban) {
   for (const std::vector<Token>& word : p.bad_words) {
     if (word.empty() || word.size() - 1 > history.size()) continue;
     const std::span<const Token> tail = history.last(word.size() - 1);
     if (std::equal(tail.begin(), tail.end(), word.begin())) ban(word.back());
+  }
+  if (const size_t n = static_cast<size_t>(p.no_repeat_ngram); n > 0 && history.size() >= n) {
+    const std::span<const Token> tail = history.last(n - 1);
+    for (size_t at = 0; at + n <= history.size(); ++at)
+      if (std::equal(tail.begin(), tail.end(), history.begin() + at) && is_token_id(history[at + n - 1])) ban(history[at + n - 1]);
   }
   if (static_cast<int>(history.size()) - prompt_tokens < p.min_tokens)
     for (Token id : p.stop_ids) ban(id);

@@ -52,45 +52,62 @@ Scheduler::Scheduler(const SchedulerOptions& options, Policy policy)
   plans_.resize(4);
 }
 
-Result<SeqId> Scheduler::submit(Submission s) {
+namespace {
+
+int pages_of(int64_t positions, const SchedulerOptions& o) {
+  return static_cast<int>((positions + o.page_tokens - 1) / o.page_tokens);
+}
+
+bool has_embedding_rows(const Submission& s) { return std::any_of(s.prompt.begin(), s.prompt.end(), is_embedding_row); }
+
+const SamplingParams kGreedy;
+
+}  // namespace
+
+Status check_submission(const SchedulerOptions& o, const Submission& s) {
   auto bad = [](const std::string& message) { return Error(Code::kInvalidArgument, message); };
   if (s.prompt.empty()) return bad("the prompt is empty, want at least one token");
   if (s.max_new < 1) return bad(cat("max_new is ", s.max_new, ", want 1 or more generated tokens"));
   if (s.n < 1) return bad(cat("n is ", s.n, ", want 1 or more sequences"));
-  if (s.n > options_.max_running)
-    return bad(
-        cat("n is ", s.n, ", want at most ", options_.max_running, " (max_running: all sequences of a request run at once)"));
+  if (s.n > o.max_running)
+    return bad(cat("n is ", s.n, ", want at most ", o.max_running, " (max_running: all sequences of a request run at once)"));
   const size_t prompt = s.prompt.size();
-  if (prompt > static_cast<size_t>(options_.max_seq_tokens) || s.max_new > options_.max_seq_tokens - static_cast<int>(prompt))
-    return bad(cat("the prompt has ", prompt, " tokens and max_new is ", s.max_new, ", want at most ", options_.max_seq_tokens,
+  if (prompt > static_cast<size_t>(o.max_seq_tokens) || s.max_new > o.max_seq_tokens - static_cast<int>(prompt))
+    return bad(cat("the prompt has ", prompt, " tokens and max_new is ", s.max_new, ", want at most ", o.max_seq_tokens,
                    " together (max_seq_tokens)"));
   if (!s.extra_ids.empty() && s.extra_ids.size() != prompt)
     return bad(cat("extra_ids has ", s.extra_ids.size(), " entries, want none or one per prompt token (", prompt, ")"));
-  bool rows = false;
+  if (s.sampling.size() > 1 && static_cast<int>(s.sampling.size()) != s.n)
+    return bad(cat("sampling has ", s.sampling.size(), " entries, want none, one, or n (", s.n, ")"));
+  const int rows = s.embeddings ? s.embeddings->count : 0;
   for (size_t i = 0; i < prompt; ++i) {
     const Token t = s.prompt[i];
-    if (is_token_id(t)) continue;
-    const int available = s.embeddings ? s.embeddings->count : 0;
-    if (t == kSampledInFlight || embedding_row_of(t) >= available)
-      return bad(cat("prompt position ", i, " is row ", t == kSampledInFlight ? -1 : embedding_row_of(t),
-                     " of the request's embedding table, which has ", available, " rows"));
-    rows = true;
+    if (!is_token_id(t) && (t == kSampledInFlight || embedding_row_of(t) >= rows))
+      return bad(
+          cat("prompt position ", i, " is row ", int64_t{-1} - t, " of the request's embedding table, which has ", rows, " rows"));
   }
+  const Policy policy = TRY(policy_of(o.policy));
+  int64_t pages = pages_of(static_cast<int64_t>(prompt) + s.max_new - 1, o);  // the last id has no KV
+  if (policy != Policy::kMaxUtilization) pages += int64_t{s.n - 1} * (pages - static_cast<int64_t>(prompt) / o.page_tokens);
+  if (pages > o.pages)
+    return bad(cat("the request may need ", pages, " KV pages of ", o.page_tokens, " tokens (prompt ", prompt, ", max_new ",
+                   s.max_new, ", n ", s.n, "), the pool has ", o.pages, ": it could never run"));
+  return {};
+}
 
+Result<SeqId> Scheduler::submit(Submission s) {
+  TRY(check_submission(options_, s));
+  const size_t prompt = s.prompt.size();
   auto request = std::make_shared<Request>();
   request->prompt_tokens = static_cast<int>(prompt);
-  request->stores_prefix = options_.reuse_prefix && s.reuse_prefix && !(rows && s.extra_ids.empty());
-  if (!s.sampling) s.sampling = std::make_shared<SamplingParams>();
-  if (s.sampling->wants_mask) s.lookahead = false;  // the mask follows from the id before
+  // An embedding row is no content: without extra ids, the rows of two images would look the same.
+  request->stores_prefix = options_.reuse_prefix && s.reuse_prefix && !(s.extra_ids.empty() && has_embedding_rows(s));
+  if (s.sampling.empty()) s.sampling.push_back(&kGreedy);
+  for (const SamplingParams* p : s.sampling)
+    if (p->wants_mask) s.lookahead = false;  // the mask follows from the id before
   if (!s.extra_ids.empty()) s.extra_ids.resize(prompt + s.max_new);
   request->s = std::move(s);
   const int most = most_pages(*request);
-  int64_t total = most;
-  if (policy_ != Policy::kMaxUtilization)
-    total += int64_t{request->s.n - 1} * (most - request->prompt_tokens / options_.page_tokens);
-  if (total > options_.pages)
-    return bad(cat("the request may need ", total, " KV pages of ", options_.page_tokens, " tokens (prompt ", prompt, ", max_new ",
-                   request->s.max_new, ", n ", request->s.n, "), the pool has ", options_.pages, ": it could never run"));
 
   const SeqId first{next_seq_};
   int leader = -1;

@@ -44,9 +44,13 @@ struct Submission {
   bool reuse_prefix = true;        // false: neither finds nor leaves cached pages
   bool context_logits = false;     // return the logits of the prompt's positions; finds no cached pages, since those skip positions
   bool generation_logits = false;  // return the logits that each id is sampled from
-  std::shared_ptr<const SamplingParams> sampling = {};
+  // Both are kept alive by the submitter until the last step with the request has been waited for.
+  std::vector<const SamplingParams*> sampling = {};  // one for all, one per sequence, or none (greedy)
   const EmbeddingTable* embeddings = nullptr;
 };
+
+// kInvalidArgument if the request could never run, even alone. Pure: any thread may ask before it hands the request over.
+Status check_submission(const SchedulerOptions& options, const Submission& submission);
 
 struct SchedulerStats {
   int waiting = 0;  // sequences
@@ -64,7 +68,7 @@ class Scheduler {
  public:
   static Result<Scheduler> create(const SchedulerOptions& options);
 
-  // The first of n consecutive ids. kInvalidArgument if the request could never run, even alone.
+  // The first of n consecutive ids, or what check_submission finds.
   Result<SeqId> submit(Submission submission);
 
   // Ends one sequence: a stop condition, a cancel. Ends that arrive late (the sequence has ended, or is unknown) do nothing. Before

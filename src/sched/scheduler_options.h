@@ -24,26 +24,25 @@ Result<Policy> policy_of(std::string_view name);  // "max_utilization", "guarant
 const char* policy_name(Policy policy);
 
 struct SchedulerOptions {
+  // Limits: set by who sized the pool, from the runner and the model.
   int max_tokens_per_step = 2048;  // large enough to amortise the weights over a prefill chunk, small enough to bound its delay
   int max_running = 64;
-  int max_chunk_tokens = 0;
   int page_tokens = 64;
-  int pages = 0;           // set by who sized the pool
-  int max_seq_tokens = 0;  // set from the model
-  int state_rows = 0;      // 0: the model keeps no state but KV; else max_running working rows and the rest snapshots
+  int pages = 0;
+  int max_seq_tokens = 0;
+  int state_rows = 0;  // 0: the model keeps no state but KV; else max_running working rows and the rest snapshots
+
+  int max_chunk_tokens = 0;
   int priority_head_start = 256;
   bool reuse_prefix = true;
   std::string policy = "max_utilization";
 
   template <class Self, class V>
   static void fields(Self& o, V&& v) {  // v(flag, field, help [, min, max])
-    v("max-tokens-per-step", o.max_tokens_per_step, "Tokens (prefill and decode) in one forward step.", 1, 1 << 20);
-    v("max-running", o.max_running, "Sequences that may hold KV pages at once; at most max-tokens-per-step.", 1, 4096);
-    v("max-chunk-tokens", o.max_chunk_tokens, "Prompt tokens of one sequence in one step; 0 is no limit.", 0, 1 << 20);
-    v("page-tokens", o.page_tokens, "Tokens per KV page.", 16, 128);
-    v("priority-head-start", o.priority_head_start, "Steps of waiting that one level of priority is worth.", 0, 1 << 20);
-    v("reuse-prefix", o.reuse_prefix, "Share KV pages between requests with equal prompt prefixes.");
     v("scheduler-policy", o.policy, "max_utilization, guaranteed_no_evict or static_batch.");
+    v("reuse-prefix", o.reuse_prefix, "Share KV pages between requests with equal prompt prefixes.");
+    v("max-chunk-tokens", o.max_chunk_tokens, "Prompt tokens of one sequence in one step; 0 is no limit.", 0, 1 << 20);
+    v("priority-head-start", o.priority_head_start, "Steps of waiting that one level of priority is worth.", 0, 1 << 20);
   }
 };
 

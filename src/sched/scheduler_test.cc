@@ -97,6 +97,7 @@ std::string run_load(const Load& load) {
   };
   std::deque<Open> open;
   std::string trace;
+  std::deque<SamplingParams> sampling;  // stay in place
   const EmbeddingTable* no_table = nullptr;
   const float rows[] = {1, 2, 3, 4, 5, 6};
   const EmbeddingTable table{rows, 3, 2};
@@ -122,11 +123,12 @@ std::string run_load(const Load& load) {
       sub.rope_regime = up_to(1) * 64;
       sub.lookahead = up_to(3) != 0;
       sub.reuse_prefix = up_to(4) != 0;
-      auto params = std::make_shared<SamplingParams>();
+      SamplingParams* params = &sampling.emplace_back();
       params->temperature = up_to(1) * 0.8f;
       params->seed = rng();
+      params->no_repeat_ngram = up_to(5) == 0 ? 2 : 0;
       params->repetition_penalty = up_to(3) == 0 ? 1.3f : 1;
-      sub.sampling = params;
+      sub.sampling = {params};
       auto first = s.submit(copy_of(sub));
       if (first.ok()) {
         const auto ids = alone(sub);

@@ -7,7 +7,8 @@
 // Steps are executed in the order of their launch. That order is what makes a plan safe while earlier ones are still running: a
 // page, slot or state row released by one plan may be given away by a later one.
 //
-// Thread rule: values owned by the scheduler; spans and pointers stay valid until the next call on it. A runner copies in launch().
+// Thread rule: values owned by the scheduler; spans stay valid until the next call on it, so a runner copies them in launch(). What
+// `params` and `embeddings` point to stays valid until the step has been waited for.
 #pragma once
 
 #include <cstdint>

@@ -51,7 +51,8 @@ class StepRunner {
   // hold kSampledInFlight.
   virtual int max_in_flight() const = 0;
   virtual int vocab_size() const = 0;
-  // Copies what it needs of the plan. An error means that the step did not run: its sequences end with that error.
+  // Copies what it needs of the plan but for the targets of Sample::params and Slice::embeddings, which outlive the step. An error
+  // means that the step did not run: its sequences end with that error.
   virtual Result<Ticket> launch(const StepPlan& plan) = 0;
   // Blocks until the step is done. An error ends the sequences of the step; the runner stays usable for others.
   virtual Status wait(Ticket ticket, StepResult& result) = 0;
