@@ -1,0 +1,182 @@
+//! Chat templates as Transformers renders them: Jinja2, sandboxed, trim_blocks, lstrip_blocks, its `tojson`, `raise_exception`,
+//! `strftime_now`, loop controls and the `generation` block.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+
+use minijinja::value::{Kwargs, Rest, Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, State};
+
+use crate::pytext;
+
+pub type Strftime = extern "C" fn(clock: *const c_void, format: *const u8, n: usize, out: *mut u8, capacity: usize) -> usize;
+
+#[derive(Clone, Copy)]
+pub struct Now {
+    pub strftime: Strftime,
+    pub clock: *const c_void,
+}
+
+thread_local! {
+    static NOW: Cell<Option<Now>> = const { Cell::new(None) };
+}
+
+pub struct ChatTemplate {
+    env: Environment<'static>,
+}
+
+/// Instructions one rendering may take: a chat of ten thousand messages needs about a million.
+const FUEL: u64 = 100_000_000;
+
+fn wrong(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message.into())
+}
+
+fn tojson(v: Value, args: Rest<Value>) -> Result<Value, Error> {
+    let (rest, kwargs): (&[Value], Kwargs) = minijinja::value::from_args(&args.0)?;
+    let ensure_ascii: Option<bool> = kwargs.get("ensure_ascii")?;
+    let indent: Option<Value> = kwargs.get("indent")?;
+    let separators: Option<Value> = kwargs.get("separators")?;
+    let sort_keys: Option<bool> = kwargs.get("sort_keys")?;
+    kwargs.assert_all_used()?;
+    // Positional order of Transformers' filter: ensure_ascii, indent, separators, sort_keys.
+    let ensure_ascii = ensure_ascii.or_else(|| rest.first().map(|v| v.is_true())).unwrap_or(false);
+    let indent = indent.or_else(|| rest.get(1).cloned()).filter(|v| !v.is_none() && !v.is_undefined());
+    let separators = separators.or_else(|| rest.get(2).cloned()).filter(|v| !v.is_none() && !v.is_undefined());
+    let sort_keys = sort_keys.or_else(|| rest.get(3).map(|v| v.is_true())).unwrap_or(false);
+    let indent = match indent {
+        None => None,
+        Some(v) if v.kind() == ValueKind::String => Some(v.as_str().unwrap_or_default().to_string()),
+        Some(v) => {
+            let n = i64::try_from(v)?;
+            Some(" ".repeat(n.clamp(0, 64) as usize))
+        }
+    };
+    let mut style = pytext::JsonStyle {
+        item: if indent.is_some() { "," } else { ", " }.to_string(),
+        colon: ": ".to_string(),
+        indent,
+        ensure_ascii,
+        sort_keys,
+    };
+    if let Some(s) = separators {
+        style.item = pytext::str(&s.get_item(&Value::from(0))?)?;
+        style.colon = pytext::str(&s.get_item(&Value::from(1))?)?;
+    }
+    let mut out = String::new();
+    pytext::json(&mut out, &v, &style, 0)?;
+    Ok(Value::from_safe_string(out))
+}
+
+fn strftime_now(format: String) -> Result<String, Error> {
+    let now = NOW.with(|n| n.get()).ok_or_else(|| wrong("strftime_now: there is no clock"))?;
+    let mut buffer = vec![0u8; 256 + 16 * format.len()];
+    let n = (now.strftime)(now.clock, format.as_ptr(), format.len(), buffer.as_mut_ptr(), buffer.len());
+    buffer.truncate(n);
+    Ok(String::from_utf8_lossy(&buffer).into_owned())
+}
+
+/// Python's methods that templates call: those of minijinja's own set and a few more.
+fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    if let Some(s) = value.as_str() {
+        match name {
+            "removeprefix" => {
+                let (p,): (&str,) = minijinja::value::from_args(args)?;
+                return Ok(Value::from(s.strip_prefix(p).unwrap_or(s)));
+            }
+            "removesuffix" => {
+                let (p,): (&str,) = minijinja::value::from_args(args)?;
+                return Ok(Value::from(s.strip_suffix(p).unwrap_or(s)));
+            }
+            "index" => {
+                let (p,): (&str,) = minijinja::value::from_args(args)?;
+                let at = s.find(p).ok_or_else(|| wrong("substring not found"))?;
+                return Ok(Value::from(s[..at].chars().count()));
+            }
+            _ => {}
+        }
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+}
+
+/// Jinja2 reads every line ending as "\n". The `generation` block of Transformers only marks text, so it becomes a block that is
+/// always taken and, like it, opens no scope.
+fn prepare(source: &str) -> String {
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source.as_str();
+    while let Some(at) = rest.find("{%") {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let Some(end) = rest.find("%}") else { break };
+        let (tag, after) = rest.split_at(end + 2);
+        let (open, inner) = match tag.as_bytes().get(2) {
+            Some(b'-') | Some(b'+') => tag.split_at(3),
+            _ => tag.split_at(2),
+        };
+        let inner = &inner[..inner.len().saturating_sub(2)];
+        let (inner, close) = match inner.as_bytes().last() {
+            Some(b'-') => (&inner[..inner.len() - 1], "-%}"),
+            Some(b'+') => (&inner[..inner.len() - 1], "+%}"),
+            _ => (inner, "%}"),
+        };
+        match inner.trim() {
+            "generation" => out.push_str(&format!("{open} if true {close}")),
+            "endgeneration" => out.push_str(&format!("{open} endif {close}")),
+            _ => out.push_str(tag),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+fn message(e: Error) -> String {
+    let mut text = e.to_string();
+    let mut source = std::error::Error::source(&e);
+    while let Some(s) = source {
+        text += &format!(": {s}");
+        source = s.source();
+    }
+    text
+}
+
+impl ChatTemplate {
+    pub fn new(source: &str) -> Result<ChatTemplate, String> {
+        let mut env = Environment::new();
+        env.set_trim_blocks(true);
+        env.set_lstrip_blocks(true);
+        env.set_keep_trailing_newline(false);
+        env.set_debug(false);
+        env.set_fuel(Some(FUEL));
+        env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        env.set_unknown_method_callback(method);
+        env.set_formatter(|out, _state, value| {
+            if let Some(s) = value.as_str() {
+                return out.write_str(s).map_err(Error::from);
+            }
+            out.write_str(&pytext::str(value)?).map_err(Error::from)
+        });
+        env.add_filter("tojson", tojson);
+        env.add_filter("string", |v: Value| pytext::str(&v));
+        env.add_function("raise_exception", |m: Value| -> Result<Value, Error> { Err(wrong(pytext::str(&m)?)) });
+        env.add_function("strftime_now", strftime_now);
+        // Python counts a text and a dict as sequences, and a bool as a number.
+        env.add_test("sequence", |v: Value| matches!(v.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map));
+        env.add_test("iterable", |v: Value| {
+            matches!(v.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Undefined)
+        });
+        env.add_test("number", |v: Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));
+        env.add_template_owned("chat", prepare(source)).map_err(|e| format!("chat template: {}", message(e)))?;
+        Ok(ChatTemplate { env })
+    }
+
+    pub fn render(&self, context: &[u8], now: Now) -> Result<String, String> {
+        let context: Value = serde_json::from_slice(context).map_err(|e| format!("chat template: its variables are not JSON: {e}"))?;
+        let template = self.env.get_template("chat").map_err(message)?;
+        NOW.with(|n| n.set(Some(now)));
+        let out = template.render(context);
+        NOW.with(|n| n.set(None));
+        out.map_err(|e| format!("chat template: {}", message(e)))
+    }
+}
