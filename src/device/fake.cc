@@ -24,6 +24,7 @@ struct FakeDevice::State {
   int64_t total = int64_t{8} << 30, free = int64_t{8} << 30;
   std::vector<int> refused;
   std::vector<std::string> refused_rows;
+  std::string state_traffic;
 };
 
 }  // namespace ingot::device
@@ -196,6 +197,10 @@ void release(ingot_executable* e) {
 int run(ingot_executable* e, const ingot_bindings* b, uint64_t* ticket) {
   if (int s = enter("run")) return s;
   if (e->flights.size() >= 2) return fail("more than two tickets in flight");
+  std::string& traffic = g_fake->state_traffic;
+  traffic.clear();
+  for (int i = 0; i < b->n_copy_states; ++i) traffic += cat(traffic.empty() ? "" : " ", b->copy_states[2 * i], '>', b->copy_states[2 * i + 1]);
+  for (int i = 0; i < b->n_clear_states; ++i) traffic += cat(traffic.empty() ? "" : " ", "clear ", b->clear_states[i]);
   e->flights.push_back({e->next, *b});
   *ticket = e->next++;
   return INGOT_OK;
@@ -274,6 +279,7 @@ void FakeDevice::set_memory(int64_t total_bytes, int64_t free_bytes) {
   state_->total = total_bytes;
   state_->free = free_bytes;
 }
+const std::string& FakeDevice::state_traffic() const { return state_->state_traffic; }
 void FakeDevice::refuse_op(int op) { state_->refused.push_back(op); }
 void FakeDevice::refuse_row(const char* row) { state_->refused_rows.push_back(row); }
 

@@ -32,6 +32,9 @@ class FakeDevice {
   void refuse_op(int op);         // kernels() of it is empty
   void refuse_row(const char* row);  // as on another ISA: kernels() does not offer it, pack and unpack still know it
 
+  // State copies and clears of the last run: "0>3 1>2 clear 0".
+  const std::string& state_traffic() const;
+
   // The id that row r of a step gets: a function of the tokens of its sequence so far (by what the pages hold) alone.
   static int expected_id(const std::vector<int32_t>& tokens, int vocab_size);
 
