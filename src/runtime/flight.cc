@@ -139,9 +139,11 @@ class Fill {
     }
     row.n_bias = static_cast<int32_t>(p.logit_bias.size());
     const bool penalties = p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0;
-    const bool words = std::any_of(p.bad_words.begin(), p.bad_words.end(), [](const auto& w) { return w.size() > 1; }), minimum = position + 1 - s.prompt_tokens < p.min_tokens;
+    // Bans that depend on the ids before, on the host.
+    const bool words = p.no_repeat_ngram > 0 || std::any_of(p.bad_words.begin(), p.bad_words.end(), [](const auto& w) { return w.size() > 1; });
+    const bool minimum = position + 1 - s.prompt_tokens < p.min_tokens;
     if (penalties || words) TRY(add_history(s, position, words, row));
-    if (!p.bad_words.empty() || minimum) {
+    if (words || !p.bad_words.empty() || minimum) {
       const size_t before = f_.banned.size();
       const std::span<const Token> history = words ? std::span<const Token>(f_.history).last(static_cast<size_t>(position + 1)) : s.tokens.first(static_cast<size_t>(position + 1));
       sched::for_each_banned(p, history, s.prompt_tokens, [&](Token id) { f_.banned.push_back(id); });
