@@ -241,7 +241,7 @@ TEST(OpenSource, NamesWhatItLookedFor) {
   Scratch scratch;
   EXPECT_HAS(message_of(open_source(scratch.path())), "looked for model.safetensors");
   EXPECT_HAS(message_of(open_source(scratch.write("rank0.engine", "ftrt\1\2\3\4 machine code"))), "TensorRT engine");
-  EXPECT_HAS(message_of(open_source(scratch.write("notes.txt", "hello"))), "neither a safetensors");
+  EXPECT_HAS(message_of(open_source(scratch.write("notes.txt", "hello"))), "does not begin as a safetensors file");
   EXPECT_HAS(message_of(open_source(scratch.path())), "engines, not checkpoints");
   scratch.write("rank0.safetensors", "");
   EXPECT_HAS(message_of(open_source(scratch.path())), "is a unified checkpoint");

@@ -5,6 +5,7 @@
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
 #include "formats/source.h"
+#include "formats/torch.h"
 
 namespace ingot::formats {
 namespace {
@@ -17,18 +18,32 @@ bool begins(std::span<const std::byte> head, std::string_view magic) {
   return head.size() >= magic.size() && std::memcmp(head.data(), magic.data(), magic.size()) == 0;
 }
 
+bool is_meta_name(const std::string& name) { return name.starts_with("consolidated.") && name.ends_with(".pth"); }
+
+std::vector<std::string> in_directory(const std::string& directory, std::vector<std::string> names) {
+  for (std::string& n : names) n = join_path(directory, n);
+  return names;
+}
+
 Source open_file(const std::string& path) {
   if (path.ends_with(".safetensors.index.json")) return open_safetensors_index(path);
+  if (path.ends_with(".bin.index.json")) {
+    const std::vector<std::string> shards = TRY(read_shard_index(path, nullptr));
+    std::unique_ptr<TensorSource> source = TRY(open_torch_shards(in_directory(parent_directory(path), shards), path));
+    TRY(read_shard_index(path, source.get()));
+    return source;
+  }
   MappedFile mapped = TRY(MappedFile::open(path));
   const auto bytes = mapped.bytes();
   if (begins(bytes, "GGUF")) return open_gguf(path);
   if (is_tensorrt_plan(bytes))
     return Error(Code::kUnsupported, cat(path, " is a TensorRT engine (plan): machine code for one GPU model and one TensorRT version, from which the "
                                                "weights cannot be read; convert and build from the original checkpoint"));
+  if (looks_like_torch(bytes)) return is_meta_name(base_name(path)) ? open_meta({path}, path) : open_torch(path);
   // A safetensors header is a JSON object behind its 8 bytes of length.
   if (path.ends_with(".safetensors") || (bytes.size() > 8 && bytes[8] == std::byte{'{'})) return open_safetensors(path);
   return Error(Code::kInvalidArgument,
-               cat(path, " is neither a safetensors nor a GGUF file (", bytes.size(), " bytes, first bytes as none of them)"));
+               cat(path, " (", bytes.size(), " bytes) does not begin as a safetensors file, a GGUF file or a file written by torch.save"));
 }
 
 }  // namespace
@@ -45,13 +60,16 @@ Result<std::unique_ptr<TensorSource>> open_source(const std::string& path) {
       if (n.size() >= head.size() + tail.size() && n.starts_with(head) && n.ends_with(tail)) out.push_back(n);
     return out;
   };
-  for (const char* name : {"model.safetensors.index.json", "model.safetensors"})
+  for (const char* name : {"model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin"})
     if (has(name)) return open_file(join_path(path, name));
   if (has("rank0.safetensors"))
     return Error(Code::kInvalidArgument, cat(path, " is a unified checkpoint (rank0.safetensors), want a published model; build from it directly"));
   const auto indexes = with("", ".safetensors.index.json"), tensors = with("", ".safetensors");
   if (indexes.size() == 1) return open_file(join_path(path, indexes[0]));
   if (tensors.size() == 1 && indexes.empty()) return open_file(join_path(path, tensors[0]));
+  const auto bins = with("pytorch_model-", ".bin"), metas = with("consolidated.", ".pth");
+  if (!bins.empty()) return open_torch_shards(in_directory(path, bins), path);
+  if (!metas.empty()) return open_meta(in_directory(path, metas), path);
   std::vector<std::string> ggufs = with("", ".gguf");
   std::erase_if(ggufs, [](const std::string& n) {  // parts 2.. of a split file come with its first
     const size_t of = n.rfind("-of-");
@@ -59,8 +77,8 @@ Result<std::unique_ptr<TensorSource>> open_source(const std::string& path) {
   });
   if (ggufs.size() == 1) return open_file(join_path(path, ggufs[0]));
   return Error(Code::kNotFound,
-               cat(path, " holds no weights that can be read: looked for model.safetensors(.index.json), one *.safetensors(.index.json) (found ",
-                   tensors.size(), "), one *.gguf (found ", ggufs.size(), ")",
+               cat(path, " holds no weights that can be read: looked for model.safetensors(.index.json), pytorch_model.bin(.index.json), one "
+                         "*.safetensors(.index.json) (found ", tensors.size(), "), pytorch_model-*.bin, consolidated.*.pth, one *.gguf (found ", ggufs.size(), ")",
                    with("", ".engine").empty() ? "" : "; the *.engine files there are engines, not checkpoints"));
 }
 
