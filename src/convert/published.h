@@ -1,0 +1,56 @@
+// PublishedCheckpoint: a Hugging Face directory (or GGUF file, or Meta directory) seen as the tensors of the unified checkpoint.
+//
+//   auto c = TRY(PublishedCheckpoint::open("llama3-8b", {.dtype = "auto"}));
+//   Graph g = TRY(models::build_graph(c->config()));
+//   View w = TRY(c->find("transformer.layers.0.attention.qkv.weight"));  ...  c->forget("transformer.layers.0.attention.qkv.weight");
+//
+// A tensor that needs no change is borrowed from the mapped file; others are made when asked for and kept until forgotten.
+// Thread rule: as TensorSource.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "formats/source.h"
+#include "models/architecture.h"
+
+namespace ingot::convert {
+
+using checkpoint::CheckpointConfig;
+
+struct PublishedOptions {
+  std::string dtype = "auto";  // auto: as published; float32, float16, bfloat16
+  std::string model_version = {};  // Baichuan: v1_7b, v1_13b, v2_7b, v2_13b; empty: as config.json tells
+};
+
+class PublishedCheckpoint : public formats::TensorSource {
+ public:
+  static Result<std::unique_ptr<PublishedCheckpoint>> open(const std::string& path, const PublishedOptions& options = {});
+
+  const CheckpointConfig& config() const { return config_; }
+  const formats::TensorSource& source() const { return *source_; }
+  std::span<const models::Recipe> recipes() const { return recipes_; }
+  const models::Recipe* recipe(std::string_view name) const;
+
+  formats::SourceKind kind() const override { return source_->kind(); }
+  const std::string& path() const override { return source_->path(); }
+  std::span<const formats::TensorInfo> list() const override { return infos_; }
+  const formats::TensorInfo* info(std::string_view name) const override;
+  Result<View> find(std::string_view name) const override;
+  void forget(std::string_view name) const override;
+
+ private:
+  std::unique_ptr<formats::TensorSource> source_;
+  CheckpointConfig config_;
+  std::vector<models::Recipe> recipes_;
+  std::vector<formats::TensorInfo> infos_;
+  std::map<std::string, size_t, std::less<>> index_;
+  mutable std::mutex mutex_;
+  mutable std::map<std::string, std::vector<std::byte>, std::less<>> made_;
+};
+
+// Whether `path` is a unified checkpoint (config.json with `architecture`), a published one, or neither.
+bool is_unified(const std::string& path);
+
+}  // namespace ingot::convert
