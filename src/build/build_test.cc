@@ -1,0 +1,318 @@
+#include "build/build.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <map>
+
+#include "base/files.h"
+#include "base/random.h"
+#include "build/tactics.h"
+#include "device/fake.h"
+#include "plan/plan_file.h"
+#include "quant/quant_weight.h"
+#include "tensor/convert.h"
+
+namespace ingot::build {
+namespace {
+
+using device::FakeDevice;
+using plan::Plan;
+using plan::PlanFile;
+
+// Tensors in memory under unified names.
+class Tensors : public formats::TensorSource {
+ public:
+  void add(const std::string& name, DType dtype, Shape shape, std::vector<std::byte> bytes) {
+    infos_.push_back({name, dtype, shape});
+    bytes_[name] = std::move(bytes);
+  }
+  void add_normal(const std::string& name, Shape shape, double mean = 0, double std = 0.1, DType dtype = DType::kF32) {
+    std::vector<float> values(static_cast<size_t>(shape.elements()));
+    NormalTensor(1, name, mean, std).fill(0, values);
+    std::vector<std::byte> bytes(static_cast<size_t>(storage_bytes(dtype, shape.elements())));
+    ASSERT_TRUE(from_float(values, dtype, bytes).ok());
+    add(name, dtype, shape, std::move(bytes));
+  }
+  // Rounds a normal matrix to 4 bits in groups of 8 with zeros.
+  void add_int4(const std::string& layer, int64_t n, int64_t k) {
+    std::vector<float> values(static_cast<size_t>(n * k));
+    NormalTensor(1, layer, 0, 0.1).fill(0, values);
+    auto q = quant::quantize({DType::kF32, {n, k}, std::as_bytes(std::span(values))}, {.bits = 4, .group = 8, .zero_point = true, .search = 0});
+    ASSERT_TRUE(q.ok());
+    add(layer + ".weight", DType::kU8, {n, k / 2}, {q->values.begin(), q->values.end()});
+    auto floats = [](const std::vector<float>& v) { auto b = std::as_bytes(std::span(v)); return std::vector<std::byte>(b.begin(), b.end()); };
+    add(layer + ".weights_scaling_factor", DType::kF32, {n, k / 8}, floats(q->scales));
+    add(layer + ".zero", DType::kF32, {n, k / 8}, floats(q->zeros));
+  }
+  formats::SourceKind kind() const override { return formats::SourceKind::kSafetensors; }
+  const std::string& path() const override { return path_; }
+  std::span<const formats::TensorInfo> list() const override { return infos_; }
+  const formats::TensorInfo* info(std::string_view name) const override {
+    for (const formats::TensorInfo& i : infos_)
+      if (i.name == name) return &i;
+    return nullptr;
+  }
+  Result<View> find(std::string_view name) const override {
+    const formats::TensorInfo* i = info(name);
+    if (!i) return Error(Code::kNotFound, cat("memory has no tensor '", name, "'"));
+    return View{i->dtype, i->shape, bytes_.at(std::string(name))};
+  }
+  void forget(std::string_view) const override {}
+
+ private:
+  std::string path_ = "memory";
+  std::vector<formats::TensorInfo> infos_;
+  std::map<std::string, std::vector<std::byte>> bytes_;
+};
+
+checkpoint::CheckpointConfig tiny_config(bool tied) {
+  checkpoint::CheckpointConfig c;
+  c.architecture = "LlamaForCausalLM";
+  c.dtype = DType::kF32;
+  c.vocab_size = 40;
+  c.hidden_size = 16;
+  c.num_hidden_layers = 2;
+  c.num_attention_heads = 2;
+  c.num_key_value_heads = 1;
+  c.head_size = 8;
+  c.intermediate_size = 24;
+  c.max_position_embeddings = 256;
+  c.hidden_act = "silu";
+  c.position_embedding_type = "rope_gpt_neox";
+  c.share_embedding_table = tied;
+  if (tied) c.extra["tie_word_embeddings"] = true;
+  return c;
+}
+
+void tiny_tensors(Tensors& t, bool tied, bool int4 = false) {
+  auto matrix = [&](const std::string& layer, int64_t n, int64_t k) {
+    if (int4) t.add_int4(layer, n, k);
+    else t.add_normal(layer + ".weight", {n, k});
+  };
+  t.add_normal("transformer.vocab_embedding.weight", {40, 16});
+  for (int i = 0; i < 2; ++i) {
+    const std::string p = cat("transformer.layers.", i);
+    t.add_normal(p + ".input_layernorm.weight", {16}, 1);
+    t.add_normal(p + ".post_layernorm.weight", {16}, 1);
+    matrix(p + ".attention.qkv", 32, 16);
+    matrix(p + ".attention.dense", 16, 16);
+    matrix(p + ".mlp.fc", 24, 16);
+    matrix(p + ".mlp.gate", 24, 16);
+    matrix(p + ".mlp.proj", 16, 24);
+  }
+  t.add_normal("transformer.ln_f.weight", {16}, 1);
+  if (!tied) t.add_normal("lm_head.weight", {40, 16});
+}
+
+struct Built {
+  FakeDevice fake;
+  const ingot_device_api* linked[1] = {fake.api()};
+  std::shared_ptr<device::Device> device = device::open_device("fake", {.linked = linked}).value();
+  std::string folder;
+  Result<BuildReport> operator()(const char* name, const BuildInput& input, const BuildOptions& options = {}) {
+    folder = cat(testing::TempDir(), "/build_", name);
+    std::remove((folder + "/model.cache").c_str());
+    return build_engine(input, options, *device, folder);
+  }
+  PlanFile open() {
+    auto f = PlanFile::open(folder + "/rank0.engine");
+    EXPECT_TRUE(f.ok()) << f.error().message();
+    return std::move(*f);
+  }
+};
+
+std::vector<std::string> ops(const Plan& p) {
+  std::vector<std::string> names;
+  for (const plan::Step& s : p.steps) names.push_back(op::op_info(s.op).name);
+  return names;
+}
+
+const plan::Weight& weight(const Plan& p, const std::string& name) {
+  for (const plan::Weight& w : p.weights)
+    if (w.name == name) return w;
+  ADD_FAILURE() << name;
+  return p.weights[0];
+}
+
+std::vector<std::byte> unpacked(Built& b, const PlanFile& f, const std::string& name) {
+  const Plan& p = f.plan();
+  for (const plan::Step& s : p.steps)
+    for (size_t i = 0; i < s.weights.size(); ++i) {
+      const size_t row = static_cast<size_t>(s.weights[i]);
+      if (p.weights[row].name != name) continue;
+      std::vector<std::byte> raw(op::raw_sizes(p.weights[row].desc).total());
+      EXPECT_TRUE(b.device->unpack(s.tactic.c_str(), plan::describe_step(p, s), static_cast<int>(i), f.weight_bytes(row).data(), raw.data()).ok());
+      return raw;
+    }
+  ADD_FAILURE() << name;
+  return {};
+}
+
+TEST(Build, MakesAFusedPlanWithTheCheckpointsWeights) {
+  Built b;
+  Tensors t;
+  tiny_tensors(t, false);
+  auto report = b("tiny", {.config = tiny_config(false), .tensors = &t, .tokenizer = "sealed"});
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  const PlanFile f = b.open();
+  const Plan& p = f.plan();
+  EXPECT_EQ(ops(p), (std::vector<std::string>{"embedding", "rms_norm", "linear", "rope", "rope", "attention", "linear", "add_rms_norm", "gated_linear", "linear", "add_rms_norm",
+                                              "linear", "rope", "rope", "attention", "last_token", "linear", "last_token", "add_rms_norm", "gated_linear", "linear", "add_rms_norm", "linear"}));
+  EXPECT_EQ(p.vocab_size, 40);
+  EXPECT_EQ(p.kv_dtype, DType::kF32);
+  EXPECT_EQ(p.limits.max_seq_len, 256);
+  EXPECT_EQ(f.section(plan::kTokenizerSection), "sealed");
+  EXPECT_TRUE(f.verify_weights().ok());
+  // fc rows, then gate rows.
+  const std::vector<std::byte> raw = unpacked(b, f, "transformer.layers.0.mlp.fc.weight+transformer.layers.0.mlp.gate.weight");
+  const View fc = t.find("transformer.layers.0.mlp.fc.weight").value(), gate = t.find("transformer.layers.0.mlp.gate.weight").value();
+  EXPECT_EQ(std::memcmp(raw.data(), fc.bytes.data(), fc.bytes.size()), 0);
+  EXPECT_EQ(std::memcmp(raw.data() + fc.bytes.size(), gate.bytes.data(), gate.bytes.size()), 0);
+  // Buffers are shared: no more arenas than values alive at once.
+  int32_t arenas = 0;
+  for (const plan::Buffer& buffer : p.buffers) arenas = std::max(arenas, buffer.arena + 1);
+  EXPECT_LE(arenas, 9);  // of 21 values
+  const Json config = parse_json(read_file(b.folder + "/config.json").value(), "config.json").value();
+  EXPECT_TRUE(config.contains("version"));
+  EXPECT_EQ(config["pretrained_config"]["architecture"], "LlamaForCausalLM");
+  EXPECT_EQ(config["build_config"]["plugin_config"]["paged_kv_cache"], true);
+}
+
+TEST(Build, KeepsQuantisedLayersAsTheyAre) {
+  Built b;
+  Tensors t;
+  tiny_tensors(t, false, true);
+  checkpoint::CheckpointConfig c = tiny_config(false);
+  c.quantization.quant_algo = checkpoint::QuantAlgo::kW4A16Gptq;
+  c.quantization.group_size = 8;
+  auto report = b("int4", {.config = c, .tensors = &t});
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  const PlanFile f = b.open();
+  const plan::Weight& w = weight(f.plan(), "transformer.layers.1.mlp.fc.weight+transformer.layers.1.mlp.gate.weight");
+  EXPECT_EQ(w.desc.dtype, static_cast<int32_t>(DType::kU4));
+  EXPECT_EQ(w.desc.group, 8);
+  EXPECT_EQ(w.desc.has_zero, 1);
+  const std::vector<std::byte> raw = unpacked(b, f, w.name);
+  const View values = t.find("transformer.layers.1.mlp.gate.weight").value(), zeros = t.find("transformer.layers.1.mlp.gate.zero").value();
+  const op::RawSizes sizes = op::raw_sizes(w.desc);
+  EXPECT_EQ(std::memcmp(raw.data() + values.bytes.size(), values.bytes.data(), values.bytes.size()), 0);
+  EXPECT_EQ(std::memcmp(raw.data() + sizes.values + sizes.scales + zeros.bytes.size(), zeros.bytes.data(), zeros.bytes.size()), 0);
+  // The head follows the layers in 8 bits unless told otherwise.
+  EXPECT_EQ(weight(f.plan(), "lm_head.weight").desc.dtype, static_cast<int32_t>(DType::kI8));
+  BuildOptions keep;
+  keep.lm_head = "keep";
+  ASSERT_TRUE(b("int4_keep", {.config = c, .tensors = &t}, keep).ok());
+  EXPECT_EQ(weight(b.open().plan(), "lm_head.weight").desc.dtype, static_cast<int32_t>(DType::kF32));
+}
+
+TEST(Build, StoresATiedTableOnceWhereBothTakeItsBytes) {
+  Tensors t;
+  tiny_tensors(t, true);
+  {
+    Built packed;
+    ASSERT_TRUE(packed("tied_packed", {.config = tiny_config(true), .tensors = &t}).ok());
+    EXPECT_NE(packed.open().plan().steps.front().weights[0], packed.open().plan().steps.back().weights[0]);
+  }
+  Built b;
+  b.fake.refuse_row("fake.xor");
+  b.fake.refuse_row("fake.tail");
+  auto report = b("tied", {.config = tiny_config(true), .tensors = &t});
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  const PlanFile f = b.open();
+  EXPECT_EQ(f.plan().steps.front().weights[0], f.plan().steps.back().weights[0]);
+}
+
+TEST(Build, PutsInputScalesInFrontOfTheirLinears) {
+  Built b;
+  Tensors t;
+  tiny_tensors(t, false);
+  t.add_normal("transformer.layers.0.mlp.fc.prequant_scaling_factor", {16}, 1);
+  t.add("transformer.layers.0.mlp.gate.prequant_scaling_factor", DType::kF32, {16}, [&] { auto v = t.find("transformer.layers.0.mlp.fc.prequant_scaling_factor")->bytes; return std::vector<std::byte>(v.begin(), v.end()); }());
+  ASSERT_TRUE(b("prequant", {.config = tiny_config(false), .tensors = &t}).ok());
+  const std::vector<std::string> names = ops(b.open().plan());
+  EXPECT_EQ(std::count(names.begin(), names.end(), "affine"), 1);  // equal factors are one op, and fc and gate are still fused
+  EXPECT_EQ(std::count(names.begin(), names.end(), "gated_linear"), 2);
+}
+
+TEST(Build, SaysWhichTensorIsWrong) {
+  Built b;
+  Tensors t;
+  tiny_tensors(t, false);
+  checkpoint::CheckpointConfig c = tiny_config(false);
+  c.intermediate_size = 32;
+  auto r = b("wrong", {.config = c, .tensors = &t});
+  ASSERT_FALSE(r.ok());
+  EXPECT_NE(r.error().message().find("tensor 'transformer.layers.0.mlp.fc.weight' in memory is [24, 16], want rows 0 .. 32 of 16 inputs"), std::string::npos) << r.error().message();
+  EXPECT_FALSE(file_exists(b.folder + "/rank0.engine"));
+  BuildOptions bad;
+  bad.tokens_per_block = 48;
+  EXPECT_NE(b("bad", {.config = c, .tensors = &t}, bad).error().message().find("tokens-per-block is 48, want a power of two"), std::string::npos);
+  bad = {};
+  bad.skip_pass = {"fuse_qqq"};
+  EXPECT_NE(b("bad", {.config = tiny_config(false), .tensors = &t}, bad).error().message().find("there is no pass 'fuse_qqq'"), std::string::npos);
+}
+
+TEST(Tactics, TimesOnceAndRemembers) {
+  Built b;
+  Tensors t;
+  tiny_tensors(t, false);
+  ASSERT_TRUE(b("timed", {.config = tiny_config(false), .tensors = &t}).ok());
+  EXPECT_EQ(b.open().plan().steps[2].tactic, "fake.tail");  // twice as fast at 8 and 128 rows, half as fast at 1
+  const int timed = b.fake.count("time_kernel");
+  EXPECT_GT(timed, 0);
+  const std::string folder = b.folder;
+  ASSERT_TRUE(build_engine({.config = tiny_config(false), .tensors = &t}, {}, *b.device, folder).ok());
+  EXPECT_EQ(b.fake.count("time_kernel"), timed);  // model.cache
+  BuildOptions untimed;
+  untimed.no_timing = true;
+  ASSERT_TRUE(b("untimed", {.config = tiny_config(false), .tensors = &t}, untimed).ok());
+  EXPECT_EQ(b.fake.count("time_kernel"), timed);
+  EXPECT_EQ(b.open().plan().steps[2].tactic, "fake.xor");  // the device's first
+}
+
+TEST(Tactics, IgnoresACacheOfOtherCandidates) {
+  TimingCache cache;
+  cache.put("d", "op", {{"a", "b"}, "b", {1}});
+  EXPECT_TRUE(cache.find("d", "op", {"a", "b"}));
+  EXPECT_FALSE(cache.find("d", "op", {"a", "b", "c"}));
+  EXPECT_FALSE(cache.find("e", "op", {"a", "b"}));
+  const std::string path = testing::TempDir() + "/timing.cache";
+  ASSERT_TRUE(cache.write(path).ok());
+  EXPECT_EQ(TimingCache::read(path)->find("d", "op", {"a", "b"})->tactic, "b");
+  ASSERT_TRUE(write_file(path, "{\"version\": 7}").ok());
+  EXPECT_EQ(TimingCache::read(path).error().code(), Code::kUnsupported);
+}
+
+TEST(Synthetic, StoresGenerators) {
+  Built b;
+  checkpoint::CheckpointConfig c = synthetic_config("smollm2-135m", "int4", "").value();
+  auto report = b("synthetic", {.config = c, .seed = 3});
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  EXPECT_LT(report->engine_bytes, 300000);
+  const PlanFile f = b.open();
+  const Plan& p = f.plan();
+  EXPECT_EQ(p.vocab_size, 49152);
+  EXPECT_EQ(p.kv_layers.size(), 30u);
+  const plan::Weight& w = weight(p, "transformer.layers.29.attention.qkv.weight");
+  ASSERT_TRUE(w.generator);
+  EXPECT_EQ(w.generator->seed, 3u);
+  EXPECT_EQ(w.desc.dtype, static_cast<int32_t>(DType::kU4));
+  EXPECT_EQ(w.desc.n, 960);
+  EXPECT_EQ(weight(p, "transformer.ln_f.weight").generator->mean, 1);
+}
+
+TEST(Synthetic, SaysWhatItKnows) {
+  const std::string message = synthetic_config("llama3-8", "", "").error().message();
+  EXPECT_NE(message.find("did you mean llama3-8b?"), std::string::npos) << message;
+  EXPECT_NE(synthetic_config("llama3-8b", "FP8", "").error().message().find("quant_algo FP8 is not made here"), std::string::npos);
+  for (const std::string& name : synthetic_shapes()) {
+    auto c = synthetic_config(name, "int8", "float16");
+    if (!c.ok()) {  // a family may be missing from this build
+      EXPECT_EQ(c.error().code(), Code::kUnsupported) << c.error().message();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ingot::build
