@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <thread>
@@ -11,96 +12,137 @@
 namespace ingot::quant {
 namespace {
 
-// To nearest, ties to even, for |x| < 2^22: the sum has no fraction bits left. Unlike nearbyint() it needs no library call.
-float round_even(float x) {
-  constexpr float kMagic = 0x1.8p23f;
-  return (x + kMagic) - kMagic;
+// Four lanes: the vectors that every x86-64 and every arm64 has. Sums and extremes are taken lane by lane and then over the lanes in
+// order, so results do not depend on the machine.
+using Lanes = float __attribute__((vector_size(16)));
+
+Lanes load(const float* p) {
+  Lanes v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
 }
 
-float clamped_round(float x, float low, float high) { return round_even(std::min(std::max(x, low), high)); }
+Lanes all(float x) { return Lanes{x, x, x, x}; }
+
+// To nearest, ties to even, within [low, high], |low| and |high| below 2^22: adding 1.5 * 2^23 leaves no bits for a fraction.
+constexpr float kMagic = 0x1.8p23f;
+Lanes clamped_round(Lanes x, Lanes low, Lanes high) {
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  return (x + all(kMagic)) - all(kMagic);
+}
+
+struct Range {
+  float low = 0, high = 0;  // including 0
+  bool finite = true;
+};
+
+// n is a multiple of 4 in all that follows.
+Range range_of(const float* w, int64_t n) {
+  Lanes low = all(0), high = all(0), poison = all(0);
+  for (int64_t i = 0; i < n; i += 4) {
+    const Lanes v = load(w + i);
+    low = v < low ? v : low;
+    high = v > high ? v : high;
+    poison += v * 0.0f;  // NaN when v is infinite or NaN
+  }
+  Range r;
+  for (int j = 0; j < 4; ++j) {
+    r.low = std::min(r.low, low[j]);
+    r.high = std::max(r.high, high[j]);
+    r.finite = r.finite && poison[j] == 0;
+  }
+  return r;
+}
+
+// q = round((w - origin) / scale) within [least, most].
+void round_group(const float* w, int64_t n, float origin, float scale, float least, float most, float* q) {
+  for (int64_t i = 0; i < n; i += 4) {
+    const Lanes v = clamped_round((load(w + i) - all(origin)) / all(scale), all(least), all(most));
+    std::memcpy(q + i, &v, sizeof v);
+  }
+}
 
 struct Group {
   float scale = 0, zero = 0;
 };
 
-// The functions below quantise one group of n weights into q (as integers in float form).
-Group int8_group(const float* w, int64_t n, float* q) {
-  float amax = 0;
-  for (int64_t i = 0; i < n; ++i) amax = std::max(amax, std::fabs(w[i]));
-  const float scale = amax / 127;
-  for (int64_t i = 0; i < n; ++i) q[i] = scale > 0 ? clamped_round(w[i] / scale, -127, 127) : 0;
+// The functions below quantise one group of n weights; q receives integers in float form, for 4 bits without zeros around 0.
+Group int8_group(const float* w, int64_t n, const Range& r, float* q) {
+  const float scale = std::max(-r.low, r.high) / 127;
+  if (scale > 0) round_group(w, n, 0, scale, -127, 127, q);
+  else std::fill_n(q, n, 0.0f);
   return {scale, 0};
 }
 
-// q in 0 .. 15 around 8 for a given scale.
-void int4_values(const float* w, int64_t n, float scale, float* q) {
-  for (int64_t i = 0; i < n; ++i) q[i] = 8 + clamped_round(w[i] / scale, -8, 7);
-}
+struct Fit {
+  float scale = 0;
+  float error = 0;
+};
 
-double squared_error(const float* w, int64_t n, float scale, const float* q) {
-  double sum = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const double e = static_cast<double>(w[i]) - static_cast<double>((q[i] - 8) * scale);
-    sum += e * e;
+// The scale that fits q best by least squares, and the squared error with it.
+Fit fit(const float* w, const float* q, int64_t n) {
+  Lanes wq = all(0), qq = all(0), ww = all(0);
+  for (int64_t i = 0; i < n; i += 4) {
+    const Lanes a = load(w + i), b = load(q + i);
+    wq += a * b;
+    qq += b * b;
+    ww += a * a;
   }
-  return sum;
+  const float x = (wq[0] + wq[1]) + (wq[2] + wq[3]), y = (qq[0] + qq[1]) + (qq[2] + qq[3]), z = (ww[0] + ww[1]) + (ww[2] + ww[3]);
+  return y > 0 ? Fit{x / y, z - x * x / y} : Fit{0, z};
 }
 
-Group int4_group(const float* w, int64_t n, int search, float* q, std::vector<float>& trial) {
-  float peak = 0;
-  for (int64_t i = 0; i < n; ++i)
-    if (std::fabs(w[i]) > std::fabs(peak)) peak = w[i];
+Group int4_group(const float* w, int64_t n, const Range& r, int search, float* q, float* trial) {
+  const float peak = -r.low >= r.high ? r.low : r.high;
   float best = peak / -8;
   if (!(std::fabs(best) > 0)) {
-    std::fill_n(q, n, 8.0f);
+    std::fill_n(q, n, 0.0f);
     return {0, 8};
   }
-  int4_values(w, n, best, q);
-  double best_error = search > 0 ? squared_error(w, n, best, q) : 0;
-  trial.resize(static_cast<size_t>(n));
+  round_group(w, n, 0, best, -8, 7, q);
+  if (search == 0) return {best, 8};
+  Fit chosen = fit(w, q, n);
   for (int c = -search; c <= search; ++c) {
     const float scale = peak / (-8 - 0.1f * static_cast<float>(c));
-    if (search == 0 || !(std::fabs(scale) > 0)) continue;
-    int4_values(w, n, scale, trial.data());
-    double wq = 0, qq = 0;  // least squares: the scale that fits these q best
-    for (int64_t i = 0; i < n; ++i) {
-      const double v = trial[static_cast<size_t>(i)] - 8;
-      wq += static_cast<double>(w[i]) * v;
-      qq += v * v;
-    }
-    const auto fitted = static_cast<float>(wq / qq);
-    if (!(qq > 0) || !(std::fabs(fitted) > 0)) continue;
-    const double error = squared_error(w, n, fitted, trial.data());
-    if (error >= best_error) continue;
-    best_error = error;
-    best = fitted;
-    std::copy(trial.begin(), trial.end(), q);
+    if (c == 0 || !(std::fabs(scale) > 0)) continue;
+    round_group(w, n, 0, scale, -8, 7, trial);
+    const Fit f = fit(w, trial, n);
+    if (!(f.error < chosen.error)) continue;
+    chosen = f;
+    std::copy_n(trial, n, q);
   }
+  // Squares of tiny or huge weights leave the range of f32: then the plain scale stands.
+  if (std::isfinite(chosen.scale) && std::fabs(chosen.scale) > 0 && std::isfinite(chosen.error)) best = chosen.scale;
+  else round_group(w, n, 0, best, -8, 7, q);
   return {best, 8};
 }
 
-Group int4_zero_group(const float* w, int64_t n, float* q) {
-  float low = 0, high = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    low = std::min(low, w[i]);
-    high = std::max(high, w[i]);
-  }
-  const float scale = high / 15 - low / 15;  // not (high - low) / 15, which may overflow
-  if (!(scale > 0) || !std::isfinite(low / scale)) {
+Group int4_zero_group(const float* w, int64_t n, const Range& r, float* q) {
+  const float scale = r.high / 15 - r.low / 15;  // not (high - low) / 15, which may overflow
+  if (!(scale > 0) || !std::isfinite(r.low / scale) || !std::isfinite(r.high - r.low)) {
     std::fill_n(q, n, 0.0f);
     return {0, 0};
   }
-  for (int64_t i = 0; i < n; ++i) q[i] = clamped_round((w[i] - low) / scale, 0, 15);
-  return {scale, -low / scale};
+  round_group(w, n, r.low, scale, 0, 15, q);
+  return {scale, -r.low / scale};
 }
 
-void store_row(const float* q, int64_t k, int bits, std::byte* out) {
+// Integers in float form to bytes; `offset` is added to 4-bit ones.
+void store_row(const float* q, int64_t k, int bits, float offset, std::byte* out) {
+  const float magic = kMagic + offset;  // the low bits of q + magic are the integer q + offset
   if (bits == 8) {
-    for (int64_t i = 0; i < k; ++i) out[i] = static_cast<std::byte>(static_cast<int8_t>(q[i]));
+    for (int64_t i = 0; i < k; ++i) out[i] = static_cast<std::byte>(std::bit_cast<uint32_t>(q[i] + magic));
   } else {
     for (int64_t i = 0; i < k / 2; ++i)
-      out[i] = static_cast<std::byte>(static_cast<uint8_t>(q[2 * i]) | static_cast<uint8_t>(q[2 * i + 1]) << 4);
+      out[i] = static_cast<std::byte>((std::bit_cast<uint32_t>(q[2 * i] + magic) & 15) | std::bit_cast<uint32_t>(q[2 * i + 1] + magic) << 4);
   }
+}
+
+Error not_finite(const float* w, int64_t n, int64_t row, int64_t first_column) {
+  const int64_t i = std::find_if(w, w + n, [](float v) { return !std::isfinite(v); }) - w;
+  return Error(Code::kInvalidArgument, cat("weight [", row, ", ", first_column + i, "] is ", std::isnan(w[i]) ? "NaN" : "infinite",
+                                           ", want a finite number to quantise"));
 }
 
 // The first error of concurrent rows.
@@ -175,23 +217,30 @@ Result<QuantWeight> quantize(const View& w, const QuantScheme& scheme, const Par
   QuantWeight out = make(scheme.bits, rows, k, group, scheme.zero_point);
   FirstError failure;
   parallel_for(rows, [&](int64_t begin, int64_t end) {
-    std::vector<float> row(static_cast<size_t>(k)), q(row.size()), trial;
+    // A group of a size that is no multiple of 4 is quantised in a copy padded with zeros, which change neither range nor sums.
+    const int64_t padded = (group + 3) / 4 * 4;
+    std::vector<float> row(static_cast<size_t>(k)), q(row.size()), copy(static_cast<size_t>(padded)), copy_q(copy.size()), trial(copy.size());
     for (int64_t r = begin; r < end; ++r) {
       if (Status s = to_float(w, r * k, row); !s.ok()) return failure.set(s.error());
       for (int64_t g = 0; g < out.groups(); ++g) {
         const float* from = row.data() + g * group;
-        for (int64_t i = 0; i < group; ++i)
-          if (!std::isfinite(from[i]))
-            return failure.set(Error(Code::kInvalidArgument, cat("weight [", r, ", ", g * group + i, "] is ", std::isnan(from[i]) ? "NaN" : "infinite",
-                                                                 ", want a finite number to quantise")));
-        const Group made = scheme.bits == 8     ? int8_group(from, group, q.data() + g * group)
-                           : scheme.zero_point ? int4_zero_group(from, group, q.data() + g * group)
-                                               : int4_group(from, group, scheme.search, q.data() + g * group, trial);
+        float* to = q.data() + g * group;
+        if (padded != group) {
+          std::copy_n(from, group, copy.begin());
+          from = copy.data();
+          to = copy_q.data();
+        }
+        const Range range = range_of(from, padded);
+        if (!range.finite) return failure.set(not_finite(from, group, r, g * group));
+        const Group made = scheme.bits == 8     ? int8_group(from, padded, range, to)
+                           : scheme.zero_point ? int4_zero_group(from, padded, range, to)
+                                               : int4_group(from, padded, range, scheme.search, to, trial.data());
+        if (padded != group) std::copy_n(to, group, q.begin() + g * group);
         const auto at = static_cast<size_t>(r * out.groups() + g);
         out.scales[at] = made.scale;
         if (scheme.zero_point) out.zeros[at] = made.zero;
       }
-      store_row(q.data(), k, scheme.bits, out.owned.data() + r * out.row_bytes());
+      store_row(q.data(), k, scheme.bits, scheme.bits == 4 && !scheme.zero_point ? 8 : 0, out.owned.data() + r * out.row_bytes());
     }
   });
   TRY(failure.status());
