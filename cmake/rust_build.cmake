@@ -1,4 +1,9 @@
 # cmake -DCARGO= -DRUST_DIR= -DTARGET_DIR= -DARCHIVE= -P rust_build.cmake: builds the crate and puts its archive at ARCHIVE at once.
+# The archive's name is the hash of all it is made from. A build folder that meets an archive for the first time has no record of how
+# it was made, so Ninja runs this even though it exists.
+if(EXISTS ${ARCHIVE})
+  return()
+endif()
 execute_process(COMMAND ${CMAKE_COMMAND} -E env CARGO_TARGET_DIR=${TARGET_DIR} ${CARGO} build --release --locked
                         --manifest-path ${RUST_DIR}/Cargo.toml
                 RESULT_VARIABLE result)
