@@ -29,7 +29,7 @@ int64_t layer_number(std::string_view name) {
 }
 
 // The companions of a quantised weight of `rows` rows (experts times outputs) and k inputs.
-Status validate_scales(const TensorSource& t, const TensorInfo& weight, bool four_bit, int64_t rows, int64_t k) {
+Status validate_scales(const TensorSource& t, const TensorInfo& weight, int64_t rows, int64_t k) {
   const std::string layer = layer_of(weight.name);
   const TensorInfo* channel = t.info(layer + ".per_channel_scale");
   const TensorInfo* group = t.info(layer + ".weights_scaling_factor");
@@ -45,7 +45,7 @@ Status validate_scales(const TensorSource& t, const TensorInfo& weight, bool fou
     return wrong(t, scale, cat("has shape ", str(scale.shape)),
                  group ? cat("[", rows, ", groups] with groups dividing ", k, " (", weight.name, ")") : cat("[", rows, "] (outputs of ", weight.name, ")"));
   if (const TensorInfo* zero = t.info(layer + ".zero")) {
-    if (!four_bit) return wrong(t, *zero, "belongs to a weight that is not 4-bit", "no zero points there");
+    if (weight.dtype == DType::kF8E4M3) return wrong(t, *zero, "belongs to an fp8 weight", "no zero points there");
     if (!(zero->shape == scale.shape)) return wrong(t, *zero, cat("has shape ", str(zero->shape)), cat(str(scale.shape), " (the scales)"));
     if (!is_scale_type(zero->dtype) && zero->dtype != DType::kU8) return wrong(t, *zero, cat("has type ", dtype_name(zero->dtype)), "f32, f16, bf16 or u8");
   }
@@ -59,14 +59,13 @@ Status validate_weight(const CheckpointConfig& config, const TensorSource& t, co
   if (w.shape.rank() < 2) return wrong(t, w, cat("has shape ", str(w.shape)), "a matrix (it is quantised)");
   int64_t rows = 1, k = w.shape[-1];
   for (int i = 0; i + 1 < w.shape.rank(); ++i) rows *= w.shape[i];
-  const bool u4 = w.dtype == DType::kU8;
-  if (u4) k *= 2;
+  if (w.dtype == DType::kU8) k *= 2;
   // ModelOpt's AWQ: two outputs a byte.
   const TensorInfo* scale = t.info(layer_of(w.name) + ".weights_scaling_factor");
   const bool pairs_of_outputs = w.dtype == DType::kI8 && weight_bits(config.quantization.quant_algo) == 4 && w.shape.rank() == 2 && scale &&
                                 scale->shape.rank() == 2 && scale->shape[0] == 2 * rows;
   if (pairs_of_outputs) rows *= 2;
-  return validate_scales(t, w, u4 || pairs_of_outputs, rows, k);
+  return validate_scales(t, w, rows, k);
 }
 
 }  // namespace

@@ -155,7 +155,7 @@ TEST(Checkpoint, ValidationNamesTensorFoundWanted) {
   EXPECT_HAS(error({{weight, DType::kI8, {8, 64}}, {scale, DType::kF32, {2, 8}}}), "has shape [2, 8]");
   EXPECT_HAS(error({{weight, DType::kI8, {8, 64}}, {channel, DType::kF32, {16}}}), "want [8] (outputs of");
   EXPECT_HAS(error({{weight, DType::kI8, {8, 64}}, {channel, DType::kI32, {8}}}), "has type i32, want f32, f16 or bf16");
-  EXPECT_HAS(error({{weight, DType::kI8, {8, 64}}, {channel, DType::kF32, {8}}, {zero, DType::kF32, {8}}}), "is not 4-bit");
+  EXPECT_HAS(error({{weight, DType::kF8E4M3, {8, 64}}, {channel, DType::kF32, {8}}, {zero, DType::kF32, {8}}}), "belongs to an fp8 weight");
   EXPECT_HAS(error({{weight, DType::kU8, {8, 32}}, {scale, DType::kF32, {8, 2}}, {zero, DType::kF32, {8}}}), "want [8, 2] (the scales)");
   EXPECT_HAS(error({{weight, DType::kI64, {8, 64}}}), "has type i64");
   EXPECT_HAS(error({{weight, DType::kI8, {64}}}), "want a matrix");

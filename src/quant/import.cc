@@ -134,8 +134,8 @@ Result<QuantWeight> import_layer(const ImportConfig& config, const ImportTensors
         out.zeros[static_cast<size_t>(o * groups + g)] = static_cast<float>(zero);
       }
     }
-  if (!symmetric && config.bits == 8)
-    return Error(Code::kUnsupported, cat("tensor '", layer, ".qzeros' has 8-bit zero points that differ from 128, want a symmetric 8-bit quantisation"));
+  if (config.bits == 8)  // 0 .. 255 around 128 is stored as i8
+    for (float& z : out.zeros) z -= 128;
   if (symmetric) out.zeros.clear();
 
   out.owned.resize(static_cast<size_t>(n * out.row_bytes()));

@@ -35,7 +35,7 @@ struct ImportTensors {
 };
 
 // Values and zero points are kept exactly. Zero points that are all 8 (8 bits: 128) are dropped: the weight is symmetric. With act-order
-// the columns are regrouped and `input_order` says where they belong. 8-bit weights with other zero points are refused (kUnsupported).
+// the columns are regrouped and `input_order` says where they belong.
 Result<QuantWeight> import_layer(const ImportConfig& config, const ImportTensors& tensors, std::string_view layer);
 
 }  // namespace ingot::quant

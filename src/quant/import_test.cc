@@ -124,7 +124,8 @@ TEST(Import, GptqEightBits) {
   const QuantWeight w = *import_layer(gptq_config(8), pack_gptq(l, 1).tensors(), "l");
   EXPECT_EQ(w.bits, 8);
   expect_equal(w, l);
-  EXPECT_HAS(message_of(import_layer(gptq_config(8), pack_gptq(Layer(8), 1).tensors(), "l")), "differ from 128");
+  EXPECT_TRUE(w.zeros.empty());
+  expect_equal(*import_layer(gptq_config(8), pack_gptq(Layer(8), 1).tensors(), "l"), Layer(8));
 }
 
 TEST(Import, GptqActOrderRegroupsColumns) {

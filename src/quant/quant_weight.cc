@@ -346,53 +346,28 @@ Result<QuantWeight> join_rows(std::span<const QuantWeight* const> parts) {
   return out;
 }
 
-bool maps_exactly(DType dtype) { return dtype == DType::kQ4_0 || dtype == DType::kQ4_1 || dtype == DType::kQ8_0; }
+op::WeightDesc weight_desc(const QuantWeight& w, int experts) {
+  CHECK(w.input_order.empty() && (experts == 0 || w.n % experts == 0), w.n, " rows, ", experts, " experts");
+  op::WeightDesc d{};
+  d.dtype = static_cast<int32_t>(w.dtype());
+  d.group = static_cast<int32_t>(w.group);
+  d.has_zero = !w.zeros.empty();
+  d.experts = experts;
+  d.n = experts > 0 ? w.n / experts : w.n;
+  d.k = w.k;
+  return d;
+}
 
-Result<QuantWeight> from_gguf_blocks(const View& w, const ParallelFor& parallel_for) {
-  if (!maps_exactly(w.dtype))
-    return Error(Code::kUnsupported, cat("type ", dtype_name(w.dtype), " does not map to 4 or 8 bits without rounding, want q4_0, q4_1 or q8_0"));
-  int64_t rows = 0, k = 0;
-  TRY(check_matrix(w, &rows, &k));
-  if (k % 32 != 0 || static_cast<int64_t>(w.bytes.size()) != w.storage_bytes())
-    return Error(Code::kInvalidArgument, cat("a ", dtype_name(w.dtype), " tensor of shape ", str(w.shape), " has ", w.bytes.size(), " bytes, want rows of whole blocks of 32"));
-  const bool four = w.dtype != DType::kQ8_0, minimum = w.dtype == DType::kQ4_1;
-  QuantWeight out = make(four ? 4 : 8, rows, k, 32, minimum);
-  const int64_t block_bytes = dtype_info(w.dtype).block_bytes, blocks = out.groups(), out_bytes = four ? 16 : 32;
-  const auto half = [](const std::byte* p) {
-    uint16_t h;
-    std::memcpy(&h, p, 2);
-    return f16_to_float(h);
+void raw_weight(const QuantWeight& w, int experts, std::span<std::byte> out) {
+  const op::RawSizes sizes = op::raw_sizes(weight_desc(w, experts));
+  CHECK(out.size() == sizes.total(), out.size(), " bytes, want ", sizes.total());
+  const auto section = [&](size_t begin, size_t padded, const void* from, size_t bytes) {
+    std::memcpy(out.data() + begin, from, bytes);
+    std::memset(out.data() + begin + bytes, 0, padded - bytes);
   };
-  FirstError failure;
-  parallel_for(rows, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin * blocks; b < end * blocks; ++b) {
-      const std::byte* from = w.bytes.data() + b * block_bytes;
-      std::byte* to = out.owned.data() + b * out_bytes;
-      const auto at = static_cast<size_t>(b);
-      out.scales[at] = half(from);
-      if (!std::isfinite(out.scales[at]) || (minimum && !std::isfinite(half(from + 2))))
-        return failure.set(Error(Code::kInvalidArgument, cat("block ", b % blocks, " of row ", b / blocks, " has a scale that is not finite")));
-      if (!four) {
-        std::memcpy(to, from + 2, 32);
-        continue;
-      }
-      const std::byte* nibbles = from + (minimum ? 4 : 2);  // element j: low nibble of byte j; j + 16: the high one
-      for (int j = 0; j < 8; ++j) {
-        to[j] = (nibbles[2 * j] & std::byte{15}) | (nibbles[2 * j + 1] & std::byte{15}) << 4;
-        to[j + 8] = nibbles[2 * j] >> 4 | (nibbles[2 * j + 1] & std::byte{0xf0});
-      }
-      if (!minimum) continue;
-      const float m = half(from + 2);
-      out.zeros[at] = -m / out.scales[at];
-      if (out.scales[at] == 0 || !std::isfinite(out.zeros[at])) {  // all elements equal m
-        out.scales[at] = m;
-        out.zeros[at] = -1;
-        std::memset(to, 0, 16);
-      }
-    }
-  });
-  TRY(failure.status());
-  return out;
+  section(0, sizes.values, w.values.data(), w.values.size());
+  section(sizes.values, sizes.scales, w.scales.data(), w.scales.size() * sizeof(float));
+  if (!w.zeros.empty()) section(sizes.values + sizes.scales, sizes.zeros, w.zeros.data(), w.zeros.size() * sizeof(float));
 }
 
 }  // namespace ingot::quant

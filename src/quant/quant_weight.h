@@ -7,9 +7,11 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "op/op.h"
 #include "tensor/shape.h"
 
 namespace ingot::quant {
@@ -21,7 +23,7 @@ void on_all_cores(int64_t items, const std::function<void(int64_t begin, int64_t
 struct QuantScheme {
   int bits = 8;             // 4 or 8
   int64_t group = 0;        // inputs that share a scale; 0: all (per channel)
-  bool zero_point = false;  // 4 bits only
+  bool zero_point = false;  // quantize(): 4 bits only
   int search = 0;           // int4 symmetric: scales tried on each side of the plain one
 };
 
@@ -61,7 +63,7 @@ int64_t fitting_group(int64_t k, int64_t group);
 // [n, k] in the order of the real inputs (input_order undone), without prequant. `out.size()` must be n * k.
 void dequantize(const QuantWeight& weight, std::span<float> out, const ParallelFor& parallel_for = on_all_cores);
 void dequantize_row(const QuantWeight& weight, int64_t row, std::span<float> out);
-// Through float: for what a device cannot run (input_order, 8 bits with zeros).
+// Through float: for what an engine cannot state (input_order).
 Result<QuantWeight> requantize(const QuantWeight& weight, const QuantScheme& scheme, const ParallelFor& parallel_for = on_all_cores);
 
 // Sharding and fusing. Columns [begin, end) must meet group borders; matrices that are joined must have equal bits, k, group, and both or
@@ -71,8 +73,12 @@ Result<QuantWeight> slice_columns(const QuantWeight& weight, int64_t begin, int6
 Result<QuantWeight> take_rows(const QuantWeight& weight, std::span<const int64_t> rows);
 Result<QuantWeight> join_rows(std::span<const QuantWeight* const> parts);
 
-// GGUF blocks that map without rounding: Q4_0, Q4_1, Q8_0 (group 32).
-bool maps_exactly(DType dtype);
+// GGUF blocks keep their integers, scales and minima (README.md): what they map to, nothing for other types; and the mapping.
+std::optional<QuantScheme> gguf_scheme(DType dtype);
 Result<QuantWeight> from_gguf_blocks(const View& weights, const ParallelFor& parallel_for = on_all_cores);
+
+// The weight as devices take it (ingot_weight_desc): `experts` > 0 for a stack whose matrices lie one after the other in the rows.
+op::WeightDesc weight_desc(const QuantWeight& weight, int experts = 0);
+void raw_weight(const QuantWeight& weight, int experts, std::span<std::byte> out);  // out: op::raw_sizes(desc).total() bytes
 
 }  // namespace ingot::quant

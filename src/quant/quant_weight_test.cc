@@ -117,38 +117,74 @@ TEST(Quantize, ExtremesAreFiniteAndBadInputIsNamed) {
   EXPECT_EQ(fitting_group(100, 128), 0);
 }
 
-TEST(GgufBlocks, MapExactly) {
-  for (DType t : {DType::kQ4_0, DType::kQ4_1, DType::kQ8_0}) {
-    const int block = dtype_info(t).block_bytes;
+struct BlockCase {
+  DType dtype;
+  int halves[2];  // where a block holds an f16 (-1: none)
+};
+constexpr BlockCase kBlocks[] = {
+    {DType::kQ4_0, {0, -1}}, {DType::kQ4_1, {0, 2}},   {DType::kQ5_0, {0, -1}}, {DType::kQ5_1, {0, 2}}, {DType::kQ8_0, {0, -1}},
+    {DType::kQ2K, {80, 82}}, {DType::kQ3K, {108, -1}}, {DType::kQ4K, {0, 2}},   {DType::kQ5K, {0, 2}},  {DType::kQ6K, {208, -1}},
+};
+
+TEST(GgufBlocks, MapWithoutRounding) {
+  for (const BlockCase& c : kBlocks) {
+    const int block = dtype_info(c.dtype).block_bytes, elements = dtype_info(c.dtype).block_elements;
     std::vector<std::byte> raw(static_cast<size_t>(3 * 2 * block));
     uint32_t x = 99;
     for (std::byte& b : raw) b = static_cast<std::byte>((x = x * 1664525u + 1013904223u) >> 24);
-    for (int b = 0; b < 6; ++b) {
-      raw[static_cast<size_t>(b * block + 1)] = std::byte{static_cast<uint8_t>(0x2c | b)};
-      if (t == DType::kQ4_1) raw[static_cast<size_t>(b * block + 3)] = std::byte{0xac};
-    }
-    const View v{t, {3, 64}, raw};
-    std::vector<float> want(192);
+    for (int b = 0; b < 6; ++b)
+      for (int h : c.halves)
+        if (h >= 0) {  // an ordinary exponent, either sign
+          std::byte& high = raw[static_cast<size_t>(b * block + h + 1)];
+          high = (high & std::byte{0x83}) | std::byte{0x2c};
+        }
+    const View v{c.dtype, {3, 2 * elements}, raw};
+    std::vector<float> want(static_cast<size_t>(6 * elements));
     ASSERT_TRUE(to_float(v, want).ok());
     const QuantWeight q = *from_gguf_blocks(v);
-    EXPECT_EQ(q.group, 32);
+    const QuantScheme scheme = *gguf_scheme(c.dtype);
+    EXPECT_EQ(q.group, scheme.group);
+    EXPECT_EQ(q.bits, scheme.bits);
+    EXPECT_EQ(!q.zeros.empty(), scheme.zero_point);
     const std::vector<float> got = real(q);
-    for (size_t i = 0; i < want.size(); ++i) {
-      // Q4_1: the zero point m / d is rounded to f32, and the terms are below 2.
-      if (t == DType::kQ4_1) EXPECT_NEAR(got[i], want[i], 0x1p-22) << i;
-      else EXPECT_EQ(got[i], want[i]) << i;
+    for (int64_t i = 0; i < static_cast<int64_t>(want.size()); ++i) {
+      const auto at = static_cast<size_t>(i), g = static_cast<size_t>(i / q.group);
+      // With zeros: -m / scale is rounded, and so are the difference and the product.
+      const float tolerance = q.zeros.empty() ? 0 : 0x1p-22f * (std::fabs(q.zeros[g]) + 32) * std::fabs(q.scales[g]);
+      ASSERT_NEAR(got[at], want[at], tolerance) << dtype_name(c.dtype) << " " << i;
     }
   }
+}
+
+TEST(GgufBlocks, ConstantGroupsAndBadBlocks) {
   std::vector<std::byte> constant(20, std::byte{0x77});  // q4_1 with d = 0: every element is m
-  constant[0] = constant[1] = std::byte{0};
-  constant[2] = std::byte{0};
+  constant[0] = constant[1] = constant[2] = std::byte{0};
   constant[3] = std::byte{0x3e};
   EXPECT_EQ(real(*from_gguf_blocks({DType::kQ4_1, {1, 32}, constant})), std::vector<float>(32, 1.5f));
-  EXPECT_TRUE(maps_exactly(DType::kQ8_0) && !maps_exactly(DType::kQ4K));
-  EXPECT_HAS(message_of(from_gguf_blocks({DType::kQ6K, {1, 256}, {}})), "q6_k does not map");
-  EXPECT_HAS(message_of(from_gguf_blocks({DType::kQ4_0, {2, 32}, std::span(constant).first(18)})), "want rows of whole blocks");
+  constant[3] = std::byte{0};
+  EXPECT_EQ(real(*from_gguf_blocks({DType::kQ4_1, {1, 32}, constant})), std::vector<float>(32, 0.0f));
+  EXPECT_FALSE(gguf_scheme(DType::kF16) || gguf_scheme(DType::kQ8_1));
+  EXPECT_HAS(message_of(from_gguf_blocks({DType::kF32, {1, 256}, {}})), "f32 does not map");
+  EXPECT_HAS(message_of(from_gguf_blocks({DType::kQ4_0, {2, 32}, std::span(constant).first(18)})), "rows of whole blocks");
+  EXPECT_HAS(message_of(from_gguf_blocks({DType::kQ4_0, {32}, std::span(constant).first(18)})), "want a matrix");
   constant[1] = std::byte{0x7c};
   EXPECT_HAS(message_of(from_gguf_blocks({DType::kQ4_1, {1, 32}, constant})), "block 0 of row 0 has a scale that is not finite");
+}
+
+TEST(QuantWeight, RawBytesFollowTheDeviceAbi) {
+  const std::vector<float> w = bell(6 * 24, 5);
+  const QuantWeight q = *quantize(view_of(w, {2, 3, 24}), {.bits = 4, .group = 8, .zero_point = true});
+  const op::WeightDesc d = weight_desc(q, 2);
+  EXPECT_EQ(d.n, 3);
+  EXPECT_EQ(d.experts, 2);
+  const op::RawSizes sizes = op::raw_sizes(d);
+  std::vector<std::byte> raw(sizes.total(), std::byte{0xff});
+  raw_weight(q, 2, raw);
+  EXPECT_EQ(sizes.values, 128u);  // 6 x 12 bytes, padded to 64
+  EXPECT_TRUE(std::equal(q.values.begin(), q.values.end(), raw.begin()));
+  EXPECT_EQ(raw[72], std::byte{0});
+  EXPECT_EQ(std::memcmp(raw.data() + sizes.values, q.scales.data(), q.scales.size() * 4), 0);
+  EXPECT_EQ(std::memcmp(raw.data() + sizes.values + sizes.scales, q.zeros.data(), q.zeros.size() * 4), 0);
 }
 
 TEST(QuantWeight, SlicesAndJoins) {
