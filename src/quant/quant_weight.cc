@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <thread>
 
 #include "tensor/convert.h"
@@ -320,26 +321,58 @@ Result<QuantWeight> slice_columns(const QuantWeight& w, int64_t begin, int64_t e
   return out;
 }
 
+QuantWeight widen(const QuantWeight& w, int bits, int64_t group, bool zeros) {
+  CHECK(bits >= w.bits && group > 0 && w.group % group == 0 && (zeros || w.zeros.empty()), bits, " bits, group ", group);
+  CHECK(bits == 8 || group % 2 == 0, group);
+  QuantWeight out = make(bits, w.n, w.k, group, zeros);
+  // The fixed zero point of 4 bits is 8, that of 8 bits 0. With stated zero points the values stay.
+  const bool wider = bits > w.bits;
+  const int shift = wider && !zeros ? 8 : 0;
+  const int64_t split = w.group / group;
+  for (int64_t r = 0; r < w.n; ++r) {
+    for (int64_t g = 0; g < out.groups(); ++g) {
+      const auto at = static_cast<size_t>(r * out.groups() + g);
+      out.scales[at] = w.scales[static_cast<size_t>(r * w.groups() + g / split)];
+      if (zeros) out.zeros[at] = w.zero(r, g / split);
+    }
+    std::byte* to = out.owned.data() + r * out.row_bytes();
+    if (!wider) std::memcpy(to, w.values.data() + r * w.row_bytes(), static_cast<size_t>(out.row_bytes()));
+    else
+      for (int64_t c = 0; c < w.k; ++c) to[c] = static_cast<std::byte>(static_cast<int8_t>(w.value(r, c) - shift));
+  }
+  out.prequant = w.prequant;
+  out.input_order = w.input_order;
+  return out;
+}
+
 Result<QuantWeight> join_rows(std::span<const QuantWeight* const> parts) {
   CHECK(!parts.empty());
   const QuantWeight& first = *parts[0];
-  int64_t n = 0;
+  int bits = 0;
+  int64_t n = 0, group = 0;
+  bool zeros = false;
   for (const QuantWeight* p : parts) {
-    if (p->bits != first.bits || p->k != first.k || p->group != first.group || p->zeros.empty() != first.zeros.empty())
-      return Error(Code::kInvalidArgument, cat("cannot join quantised matrices of different kinds: ", first.bits, " bits, ", first.k, " inputs, groups of ",
-                                               first.group, first.zeros.empty() ? "" : ", zeros", " and ", p->bits, " bits, ", p->k, " inputs, groups of ",
-                                               p->group, p->zeros.empty() ? "" : ", zeros"));
+    if (p->k != first.k)
+      return Error(Code::kInvalidArgument, cat("cannot join quantised matrices of ", first.k, " and of ", p->k, " inputs"));
     if (p->prequant != first.prequant || p->input_order != first.input_order)
       return Error(Code::kInvalidArgument, "cannot join quantised matrices whose inputs are scaled or permuted differently");
     n += p->n;
+    bits = std::max(bits, p->bits);
+    group = std::gcd(group, p->group);
+    zeros = zeros || !p->zeros.empty();
   }
-  QuantWeight out = make(first.bits, n, first.k, first.group, !first.zeros.empty());
+  QuantWeight out = make(bits, n, first.k, group, zeros);
   std::byte* values = out.owned.data();
-  auto scales = out.scales.begin(), zeros = out.zeros.begin();
+  auto scales = out.scales.begin(), zero = out.zeros.begin();
   for (const QuantWeight* p : parts) {
+    QuantWeight wider;
+    if (p->bits != bits || p->group != group || p->zeros.empty() == zeros) {
+      wider = widen(*p, bits, group, zeros);
+      p = &wider;
+    }
     values = std::copy(p->values.begin(), p->values.end(), values);
     scales = std::copy(p->scales.begin(), p->scales.end(), scales);
-    zeros = std::copy(p->zeros.begin(), p->zeros.end(), zeros);
+    zero = std::copy(p->zeros.begin(), p->zeros.end(), zero);
   }
   out.prequant = first.prequant;
   out.input_order = first.input_order;

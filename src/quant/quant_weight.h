@@ -66,8 +66,11 @@ void dequantize_row(const QuantWeight& weight, int64_t row, std::span<float> out
 // Through float: for what an engine cannot state (input_order).
 Result<QuantWeight> requantize(const QuantWeight& weight, const QuantScheme& scheme, const ParallelFor& parallel_for = on_all_cores);
 
-// Sharding and fusing. Columns [begin, end) must meet group borders; matrices that are joined must have equal bits, k, group, and both or
-// neither zeros.
+// The same matrix in a wider form: 4 bits as 8, smaller groups, with zeros. Exact. CHECKs that the form is wider and `group` divides.
+QuantWeight widen(const QuantWeight& weight, int bits, int64_t group, bool zeros);
+
+// Sharding and fusing. Columns [begin, end) must meet group borders. Matrices that are joined must have equal k; where they differ in bits,
+// group or zeros they meet in the wider form of each.
 Result<QuantWeight> slice_rows(const QuantWeight& weight, int64_t begin, int64_t end);
 Result<QuantWeight> slice_columns(const QuantWeight& weight, int64_t begin, int64_t end);
 Result<QuantWeight> take_rows(const QuantWeight& weight, std::span<const int64_t> rows);
@@ -75,6 +78,7 @@ Result<QuantWeight> join_rows(std::span<const QuantWeight* const> parts);
 
 // GGUF blocks keep their integers, scales and minima (README.md): what they map to, nothing for other types; and the mapping.
 std::optional<QuantScheme> gguf_scheme(DType dtype);
+inline bool maps_exactly(DType d) { return d == DType::kQ4_0 || d == DType::kQ4_1 || d == DType::kQ8_0; }  // the plain ones of 32
 Result<QuantWeight> from_gguf_blocks(const View& weights, const ParallelFor& parallel_for = on_all_cores);
 
 // The weight as devices take it (ingot_weight_desc): `experts` > 0 for a stack whose matrices lie one after the other in the rows.
