@@ -1,0 +1,30 @@
+#include "cpu/simd/attention.h"
+
+namespace ingot::cpu::INGOT_SIMD {
+namespace {
+
+bool accepts(const ingot_op_desc& d) {
+  const ingot_attrs& a = d.attrs;
+  if (a.heads <= 0 || a.kv_heads <= 0 || a.heads % a.kv_heads || a.head_dim <= 0 || a.layer < 0) return false;
+  const int dv = a.v_head_dim ? a.v_head_dim : a.head_dim;
+  return d.in_dtype[0] == 0 && d.in_width[0] == a.heads * a.head_dim && d.in_width[1] == a.kv_heads * a.head_dim &&
+         d.in_width[2] == a.kv_heads * dv && d.out_width[0] == a.heads * dv && (d.weights == 0 || weight_dtype(d, 0) == DType::kF32);
+}
+
+void launch(const Call& c, Thread& t) {
+  switch (static_cast<DType>(c.context->kv_dtype)) {
+    case DType::kF32: return attention_f32(c, t);
+    case DType::kBf16: return attention_bf16(c, t);
+    case DType::kF16: return attention_f16(c, t);
+    case DType::kI8: return attention_i8(c, t);
+    default: return attention_f8(c, t);
+  }
+}
+
+constexpr Kernel kKernels[] = {{op::Op::kAttention, "attention." INGOT_SIMD_NAME, kIsa, accepts, launch, attention_scratch}};
+
+}  // namespace
+
+std::span<const Kernel> attention_kernels() { return kKernels; }
+
+}  // namespace ingot::cpu::INGOT_SIMD

@@ -1,0 +1,7 @@
+#include "cpu/simd/attention.h"
+
+namespace ingot::cpu::INGOT_SIMD {
+
+void attention_i8(const Call& c, Thread& t) { attention<KvI8>(c, t); }
+
+}  // namespace ingot::cpu::INGOT_SIMD

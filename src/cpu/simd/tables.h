@@ -1,0 +1,28 @@
+// The kernel rows of this ISA, by source file; kernels.cc joins them.
+#pragma once
+
+#include <span>
+
+#include "cpu/internal/kernel.h"
+
+#define INGOT_TEXT_(x) #x
+#define INGOT_TEXT(x) INGOT_TEXT_(x)
+#define INGOT_SIMD_NAME INGOT_TEXT(INGOT_SIMD)
+
+namespace ingot::cpu::INGOT_SIMD {
+
+#if defined(INGOT_SIMD_AVX512)
+constexpr Isa kIsa = Isa::kAvx512, kDotIsa = Isa::kAvx512Vnni;
+#elif defined(INGOT_SIMD_AVX2)
+constexpr Isa kIsa = Isa::kAvx2, kDotIsa = Isa::kAvx2;
+#else
+constexpr Isa kIsa = Isa::kScalar, kDotIsa = Isa::kScalar;
+#endif
+
+std::span<const Kernel> linear_kernels();
+std::span<const Kernel> moe_kernels();
+std::span<const Kernel> row_kernels();        // norms, elementwise, embedding, slices
+std::span<const Kernel> rope_kernels();
+std::span<const Kernel> attention_kernels();
+
+}  // namespace ingot::cpu::INGOT_SIMD
