@@ -93,7 +93,7 @@ Status Executable::plan(const ingot_program& p, const DeviceOptions& options) {
   max_tokens_ = p.max_tokens;
   max_slices_ = p.max_slices;
   max_logits_ = p.max_logits;
-  std::map<int, int> last_writer;
+  last_writer_.assign(static_cast<size_t>(p.n_buffers), -1);
   for (int i = 0; i < p.n_steps; ++i) {
     Planned planned;
     planned.step = p.steps[i];
@@ -116,7 +116,7 @@ Status Executable::plan(const ingot_program& p, const DeviceOptions& options) {
     for (int j = 0; j < d.inputs; ++j) TRY(operand(planned.step.in[j], j == 0));
     for (int j = 0; j < d.outputs; ++j) {
       TRY(operand(planned.step.out[j], j == 0));
-      if (planned.step.out[j].buffer >= 0) last_writer[planned.step.out[j].buffer] = i;
+      if (planned.step.out[j].buffer >= 0) last_writer_[static_cast<size_t>(planned.step.out[j].buffer)] = i;
     }
     for (int j = 0; j < d.weights; ++j)
       if (!planned.step.weight[j]) return bad(cat("step ", i, " (", name, ") lacks weight ", j));
@@ -154,7 +154,6 @@ Status Executable::plan(const ingot_program& p, const DeviceOptions& options) {
     }
     steps_.push_back(planned);
   }
-  for (auto [buffer, i] : last_writer) steps_[static_cast<size_t>(i)].dumps_after = buffer;
   return {};
 }
 
@@ -391,6 +390,10 @@ void Executable::dump(Flight& f, int buffer) {
 void Executable::step(Flight& f, Thread& t) {
   const double begin = now();
   before(f, t);
+  // A buffer's memory may serve another one later, so it is copied out after its last writer; what no step writes (tokens) at the start.
+  const int dumped = f.bindings.dump_buffer;
+  const size_t dump_after = dumped >= 0 ? static_cast<size_t>(last_writer_[static_cast<size_t>(dumped)]) : steps_.size();
+  if (dumped >= 0 && last_writer_[static_cast<size_t>(dumped)] < 0 && t.rank == 0) dump(f, dumped);
   for (size_t i = 0; i < steps_.size(); ++i) {
     const Planned& p = steps_[i];
     Call c;
@@ -404,8 +407,8 @@ void Executable::step(Flight& f, Thread& t) {
     if (p.rope_table >= 0) c.table = reinterpret_cast<const float*>(ropes_[static_cast<size_t>(p.rope_table)].memory.data());
     if (c.rows > 0) p.kernel->launch(c, t);
     t.sync();
-    if (p.dumps_after >= 0 && p.dumps_after == f.bindings.dump_buffer) {
-      if (t.rank == 0) dump(f, p.dumps_after);
+    if (i == dump_after) {
+      if (t.rank == 0) dump(f, f.bindings.dump_buffer);
       t.sync();
     }
   }

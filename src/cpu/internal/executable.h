@@ -64,7 +64,6 @@ class Executable {
     const Kernel* kernel = nullptr;
     int rope_table = -1;
     bool logits_rows = false;
-    int dumps_after = -1;  // buffer whose last writer this is
   };
   struct RopeTable {
     ingot_attrs attrs{};
@@ -99,6 +98,7 @@ class Executable {
   std::vector<Planned> steps_;
   std::vector<ingot_buffer> buffers_;
   std::vector<char*> buffer_memory_;
+  std::vector<int> last_writer_;  // step, by buffer; -1: none
   std::vector<Region> regions_;
   std::vector<RopeTable> ropes_;
   std::vector<KvLayer> kv_layers_;

@@ -38,7 +38,7 @@ struct F { __m512 v; };
 struct I { __m512i v; };
 inline F load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline void store(float* p, F x) { _mm512_storeu_ps(p, x.v); }
-inline __mmask16 first_mask(int n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1u << n) - 1); }
+inline __mmask16 first_mask(int n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1); }
 inline F load_n(const float* p, int n) { return {_mm512_maskz_loadu_ps(first_mask(n), p)}; }
 inline void store_n(float* p, F x, int n) { _mm512_mask_storeu_ps(p, first_mask(n), x.v); }
 inline F set1(float x) { return {_mm512_set1_ps(x)}; }

@@ -1,0 +1,313 @@
+// The cases, with the reason of each number: shapes of real models cut small, tails of every tile, every weight format and regime.
+#include "chain.h"
+
+namespace ingot::conformance {
+namespace {
+
+using op::Attrs;
+using op::Op;
+
+struct Format {
+  DType dtype;
+  int group;  // 0: float; -1: per channel
+  bool zero;
+};
+constexpr Format kFormats[] = {
+    {DType::kF32, 0, false}, {DType::kBf16, 0, false}, {DType::kF16, 0, false}, {DType::kI8, -1, false}, {DType::kI8, 32, false},
+    {DType::kI8, 128, true}, {DType::kU4, 32, false},  {DType::kU4, 32, true},  {DType::kU4, 64, true},  {DType::kU4, 128, false},
+    {DType::kU4, -1, false},
+};
+
+std::string text(const Format& f) {
+  return cat(dtype_name(f.dtype), f.group < 0 ? "/channel" : f.group > 0 ? cat("/g", f.group) : "", f.zero ? "z" : "");
+}
+
+uint64_t seed = 1;
+
+void linear_cases(std::vector<Chain>& out) {
+  for (const Format& f : kFormats)
+    for (int rows : {1, 7, 37})                                     // decode, a tail of blocks, blocked GEMM with a tail
+      for (auto [n, k] : {std::pair{100, 128}, {64, 384}}) {      // columns that do not fill a panel; several groups
+        Chain c(cat("linear/", text(f), "/T", rows, "/", n, "x", k), {rows}, ++seed);
+        const int x = c.input(k), w = c.matrix(f.dtype, n, k, f.group < 0 ? k : f.group, f.zero);
+        std::vector<int> weights{w};
+        if (rows == 7) weights.push_back(c.vector(n, 0.5f));
+        c.check(c.add(Op::kLinear, {}, {x}, weights));
+        out.push_back(std::move(c));
+      }
+  for (const Format& f : {Format{DType::kBf16, 0, false}, Format{DType::kI8, -1, false}, Format{DType::kU4, -1, false}}) {
+    Chain c(cat("linear/", text(f), "/odd inputs"), {5}, ++seed);  // inputs that fill no line
+    const int k = f.dtype == DType::kU4 ? 46 : 51, x = c.input(k), w = c.matrix(f.dtype, 33, k, f.group < 0 ? k : 0, false);
+    c.check(c.add(Op::kLinear, {}, {x}, {w}));
+    out.push_back(std::move(c));
+  }
+  for (const Format& f : kFormats) {
+    Chain c(cat("gated_linear/", text(f)), {13}, ++seed);
+    const int x = c.input(256), w = c.matrix(f.dtype, 2 * 40, 256, f.group < 0 ? 256 : f.group, f.zero);
+    Attrs a{};
+    a.activation = f.zero ? INGOT_ACT_GELU_TANH : INGOT_ACT_SILU;
+    c.nmse_int8 = 1e-3;  // a product of two
+    c.check(c.add(Op::kGatedLinear, a, {x}, {w}));
+    out.push_back(std::move(c));
+  }
+}
+
+void moe_cases(std::vector<Chain>& out) {
+  for (const Format& f : kFormats) {
+    Chain c(cat("moe_mlp/", text(f)), {9, 1}, ++seed);
+    Attrs a{};
+    a.experts = 6;
+    a.top_k = 2;
+    a.normalize = 1;
+    a.scale = 1;
+    const int e = 128, hidden = 128, x = c.input(e), logits = c.input(a.experts);
+    const std::vector<int> routed = c.add_all(Op::kMoeRoute, a, {logits}, {});
+    const int g = f.group < 0 ? e : f.group;
+    const int fc = c.matrix(f.dtype, hidden, e, g, f.zero, a.experts), gate = c.matrix(f.dtype, hidden, e, g, f.zero, a.experts),
+              proj = c.matrix(f.dtype, e, hidden, g, f.zero, a.experts);
+    c.nmse_int8 = 2e-3;
+    c.check(c.add(Op::kMoeMlp, a, {x, routed[0], routed[1]}, {fc, gate, proj}));
+    out.push_back(std::move(c));
+  }
+  for (int scoring : {0, 1, 2})
+    for (int grouped : {0, 1}) {
+      Chain c(cat("moe_route/scoring", scoring, grouped ? "/groups" : ""), {17}, ++seed);
+      Attrs a{};
+      a.experts = 16;
+      a.top_k = 4;
+      a.scoring = scoring;
+      a.normalize = scoring != 2;
+      a.scale = 1.5;
+      std::vector<int> w;
+      if (grouped) {
+        a.expert_groups = 4;
+        a.top_groups = 2;
+        w.push_back(c.vector(16, 0.1f));
+      }
+      const int x = c.input(16);
+      const std::vector<int> y = c.add_all(Op::kMoeRoute, a, {x}, w);
+      Chain ids = c;
+      c.check(y[0]);
+      ids.name += "/ids";
+      ids.check(y[1]);
+      out.push_back(std::move(c));
+      out.push_back(std::move(ids));
+    }
+}
+
+void row_cases(std::vector<Chain>& out) {
+  const auto unary = [&](const char* name, Op op, const Attrs& a, int width, int weights, float scale = 1.f) {
+    Chain c(cat(name, "/E", width), {1, 10}, ++seed);
+    const int x = c.input(width, scale);
+    std::vector<int> w;
+    const int wide = op == Op::kRmsNorm && a.group ? a.group : width;
+    for (int i = 0; i < weights; ++i) w.push_back(c.vector(wide, i ? 0.2f : 1.f));
+    c.check(c.add(op, a, {x}, w));
+    out.push_back(std::move(c));
+  };
+  for (int e : {64, 100, 576}) {  // whole vectors, a tail, SmolLM2-135M
+    Attrs a{};
+    a.eps = 1e-5;
+    unary("rms_norm", Op::kRmsNorm, a, e, 1);
+    unary("layer_norm", Op::kLayerNorm, a, e, 1);
+    unary("layer_norm bias", Op::kLayerNorm, a, e, 2);
+    unary("affine", Op::kAffine, {}, e, 1);
+    unary("affine bias", Op::kAffine, {}, e, 2);
+    Chain c(cat("add_rms_norm/E", e), {11}, ++seed);
+    const int x = c.input(e), r = c.input(e);
+    const std::vector<int> y = c.add_all(Op::kAddRmsNorm, a, {x, r}, {c.vector(e)});
+    Chain sums = c;
+    c.check(y[0]);
+    sums.name += "/sum";
+    sums.check(y[1]);
+    out.push_back(std::move(c));
+    out.push_back(std::move(sums));
+  }
+  {
+    Attrs a{};
+    a.eps = 1e-6;
+    a.group = 32;
+    unary("rms_norm heads", Op::kRmsNorm, a, 128, 1);
+  }
+  for (int act = 0; act <= INGOT_ACT_TANH; ++act) {
+    Attrs a{};
+    a.activation = act;
+    unary(cat("activation ", act).c_str(), Op::kActivation, a, 67, 0, 2.5f);
+    Chain c(cat("gated ", act), {5}, ++seed);
+    const int x = c.input(48, 2.f), g = c.input(48);
+    c.check(c.add(Op::kGated, a, {x, g}));
+    out.push_back(std::move(c));
+  }
+  for (Op op : {Op::kAdd, Op::kMul}) {
+    Chain c(op == Op::kAdd ? "add" : "mul", {1, 6}, ++seed);
+    const int x = c.input(90), y = c.input(90);
+    c.check(c.add(op, {}, {x, y}));
+    out.push_back(std::move(c));
+  }
+  Attrs a{};
+  a.scale = 0.37;
+  unary("scale", Op::kScale, a, 50, 0);
+  a.softcap = 5;
+  unary("softcap", Op::kSoftcap, a, 50, 0, 6.f);
+  {
+    Chain c("logn_scale", {40}, ++seed);
+    Attrs l{};
+    l.original_positions = 16;
+    const int x = c.input(48);
+    c.check(c.add(Op::kLognScale, l, {x, kPositions}));
+    out.push_back(std::move(c));
+  }
+  for (int group : {0, 24}) {
+    Chain c(cat("slice/group", group), {5}, ++seed);
+    Attrs s{};
+    s.group = group;
+    s.begin = 3;
+    s.width = 17;
+    const int x = c.input(72);
+    c.check(c.add(Op::kSlice, s, {x}));
+    out.push_back(std::move(c));
+    for (bool broadcast : {false, true}) {
+      Chain d(cat("concat/group", group, broadcast ? "/broadcast" : ""), {5}, ++seed);
+      Attrs j{};
+      j.group = group;
+      j.width = 7;
+      const int p = d.input(72), q = d.input(broadcast || !group ? 7 : 21);
+      d.check(d.add(Op::kConcat, j, {p, q}));
+      out.push_back(std::move(d));
+    }
+  }
+  {
+    Chain c("last_token", {4, 1, 9}, ++seed);
+    const int x = c.input(40);
+    c.logits_rows = {3, 4, 13, 6};
+    c.check(c.add(Op::kLastToken, {}, {x}));
+    out.push_back(std::move(c));
+  }
+  for (const Format& f : kFormats) {
+    Chain c(cat("embedding/", text(f)), {6, 3}, ++seed);
+    Attrs e{};
+    e.scale = f.zero ? 3.0 : 1.0;
+    e.offset = 2;
+    const int w = c.matrix(f.dtype, 12, 128, f.group < 0 ? 128 : f.group, f.zero);
+    c.check(c.add(Op::kEmbedding, e, {kTokens}, {w}));
+    out.push_back(std::move(c));
+  }
+}
+
+void state_cases(std::vector<Chain>& out) {
+  for (int width : {30, 130}) {
+    Chain c(cat("shift/E", width), {1, 9, 4}, ++seed);
+    Attrs a{};
+    const int x = c.input(width);
+    c.check(c.add(Op::kShift, a, {x}));
+    out.push_back(std::move(c));
+  }
+  Chain c("segment_begin", {8, 5}, ++seed);
+  Attrs a{};
+  a.token = 3;  // row number 3: position 3 of the first sequence
+  c.check(c.add(Op::kSegmentBegin, a, {kTokens}));
+  out.push_back(std::move(c));
+}
+
+void rope_cases(std::vector<Chain>& out) {
+  struct Rope {
+    const char* name;
+    int kind, dim, begin, interleaved;
+    double scale;
+  };
+  for (const Rope& r : {Rope{"table", INGOT_ROPE_TABLE, 64, 0, 0, 1}, Rope{"partial", INGOT_ROPE_TABLE, 24, 8, 0, 1},
+                        Rope{"interleaved", INGOT_ROPE_TABLE, 32, 0, 1, 1}, Rope{"dynamic", INGOT_ROPE_DYNAMIC, 64, 0, 0, 1},
+                        Rope{"qwen", INGOT_ROPE_QWEN_NTK, 64, 0, 0, 1}, Rope{"long", INGOT_ROPE_LONG, 64, 0, 0, 1.19}}) {
+    Chain c(cat("rope/", r.name), {3, 20}, ++seed);
+    Attrs a{};
+    a.head_dim = 64;
+    a.rotary_dim = r.dim;
+    a.rotary_begin = r.begin;
+    a.rope_kind = r.kind;
+    a.interleaved = r.interleaved;
+    a.original_positions = r.kind ? 12 : 0;
+    a.scale = r.scale;
+    a.rope_base = 10000;
+    a.rope_factor = 2;
+    std::vector<int> w;
+    if (r.kind == INGOT_ROPE_TABLE) w.push_back(c.vector(r.dim / 2, 0.3f));
+    if (r.kind == INGOT_ROPE_LONG) {
+      w.push_back(c.matrix(DType::kF32, 2, r.dim / 2));
+      c.weights.back().vector = true;
+    }
+    const int x = c.input(3 * 64);
+    c.check(c.add(Op::kRope, a, {x, kPositions, kPromptLength}, w));
+    out.push_back(std::move(c));
+  }
+}
+
+void attention_cases(std::vector<Chain>& out) {
+  struct Shape {
+    const char* name;
+    int heads, kv_heads, d, dv, window;
+    double softcap;
+    bool alibi, segments;
+  };
+  const Shape shapes[] = {
+      {"gqa", 9, 3, 64, 0, 0, 0, false, false},      // SmolLM2-135M: three heads share a kv head
+      {"gqa8", 8, 1, 32, 0, 0, 0, false, false},     // a full tile of queries
+      {"mha odd", 2, 2, 20, 0, 0, 0, false, false},  // head widths that fill no vector
+      {"mla", 4, 4, 48, 32, 0, 0, false, false},     // values narrower than keys
+      {"window", 4, 2, 32, 0, 7, 0, false, false},
+      {"softcap", 4, 2, 32, 0, 0, 4, false, false},
+      {"alibi", 4, 4, 32, 0, 0, 0, true, false},
+      {"segments", 4, 2, 32, 0, 0, 0, false, true},
+  };
+  for (const Shape& s : shapes)
+    for (auto [kv, nmse] : {std::pair{DType::kF32, 1e-11}, {DType::kBf16, 3e-5}, {DType::kF16, 1e-6}, {DType::kI8, 2e-4}, {DType::kF8E4M3, 4e-3}}) {
+      Chain c(cat("attention/", s.name, "/kv ", dtype_name(kv)), {1, 5, 45}, ++seed);
+      Attrs a{};
+      a.heads = s.heads;
+      a.kv_heads = s.kv_heads;
+      a.head_dim = s.d;
+      a.v_head_dim = s.dv;
+      a.window = s.window;
+      a.softcap = s.softcap;
+      a.scale = 0.3;
+      const int dv = s.dv ? s.dv : s.d;
+      std::vector<int> in{c.input(s.heads * s.d), c.input(s.kv_heads * s.d), c.input(s.kv_heads * dv)}, w;
+      if (s.segments) {
+        Attrs g{};
+        g.token = 26;
+        in.push_back(c.add(Op::kSegmentBegin, g, {kTokens}));
+      }
+      if (s.alibi) w.push_back(c.vector(s.heads, 0.2f));
+      c.kv_dtype = static_cast<int>(kv);
+      c.nmse = c.nmse_int8 = nmse;
+      c.check(c.add(Op::kAttention, a, in, w));
+      out.push_back(std::move(c));
+    }
+  for (int window : {0, 300}) {  // over several chunks of the context
+    Chain c(cat("attention/long/window", window), {700}, ++seed);
+    Attrs a{};
+    a.heads = 2;
+    a.kv_heads = 1;
+    a.head_dim = 16;
+    a.scale = 0.5;
+    a.window = window;
+    const std::vector<int> in{c.input(32), c.input(16), c.input(16)};
+    c.check(c.add(Op::kAttention, a, in));
+    out.push_back(std::move(c));
+  }
+}
+
+}  // namespace
+
+std::vector<Chain> all_cases() {
+  std::vector<Chain> out;
+  seed = 1;
+  linear_cases(out);
+  moe_cases(out);
+  row_cases(out);
+  state_cases(out);
+  rope_cases(out);
+  attention_cases(out);
+  return out;
+}
+
+}  // namespace ingot::conformance

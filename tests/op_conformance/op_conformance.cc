@@ -1,0 +1,166 @@
+// Every kernel row of a device on every case: against the scalar reference (NMSE), pack and unpack as inverses, and, where the device
+// promises it, the same bits whatever the schedule and the number of threads.
+//
+//   op_conformance [--device cpu|PLUGIN.so] [--options JSON] [--only TEXT] [--invariance 0|1] [--verbose]
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <string>
+
+#include "chain.h"
+#include "cpu/cpu.h"
+
+namespace ingot::conformance {
+namespace {
+
+struct Options {
+  std::string device = "cpu", options = "{}", only;
+  int invariance = -1;  // -1: as the device's kind promises
+  bool verbose = false;
+};
+
+double nmse(const std::vector<float>& got, const op::Matrix& want) {
+  double error = 0, power = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double d = static_cast<double>(got[i]) - want.v[i];
+    error += d * d;
+    power += want.v[i] * want.v[i];
+  }
+  return power > 0 ? error / power : error;
+}
+
+// Empty when equal (zeros of either sign are); else where the first difference is.
+std::string differing_bits(const std::vector<float>& a, const std::vector<float>& b, int64_t width) {
+  int64_t differing = 0, first = -1;
+  for (size_t i = 0; i < a.size(); ++i)
+    if (std::memcmp(&a[i], &b[i], 4) != 0 && !(a[i] == 0 && b[i] == 0)) {
+      ++differing;
+      if (first < 0) first = static_cast<int64_t>(i);
+    }
+  if (first < 0) return "";
+  return cat(differing, " of ", a.size(), " values, the first in row ", first / width, " column ", first % width, ": ",
+             a[static_cast<size_t>(first)], " and ", b[static_cast<size_t>(first)]);
+}
+
+struct Tally {
+  int passed = 0, failed = 0;
+  double worst = 0;
+};
+
+class Run {
+ public:
+  Run(const Options& options, std::shared_ptr<device::Device> main, std::shared_ptr<device::Device> single)
+      : options_(options), main_(std::move(main)), single_(std::move(single)) {}
+
+  Status all() {
+    const ingot_device_properties properties = TRY(main_->properties());
+    const int activation = properties.preferred_activation_dtype;
+    const bool invariance = options_.invariance < 0 ? std::strcmp(main_->kind(), "cpu") == 0 : options_.invariance != 0;
+    for (const Chain& c : all_cases()) {
+      if (c.name.find(options_.only) == std::string::npos) continue;
+      const std::vector<const char*> rows = main_->kernels(describe_subject(c, activation));
+      if (rows.empty()) {
+        report(c, "(none)", "no kernel row accepts it", 0);
+        continue;
+      }
+      const op::Matrix want = reference_of(c);
+      for (const char* row : rows) one(c, row, want, activation != 0, invariance);
+    }
+    return {};
+  }
+
+  int print() const {
+    int passed = 0, failed = 0;
+    std::printf("%-34s %7s %7s  %s\n", "kernel", "passed", "failed", "worst NMSE");
+    for (const auto& [name, t] : tallies_) {
+      std::printf("%-34s %7d %7d  %.1e\n", name.c_str(), t.passed, t.failed, t.worst);
+      passed += t.passed;
+      failed += t.failed;
+    }
+    std::printf("%d passed, %d failed\n", passed, failed);
+    return failed || passed == 0 ? 1 : 0;
+  }
+
+ private:
+  void one(const Chain& c, const char* row, const op::Matrix& want, bool narrow, bool invariance) {
+    const Result<std::vector<float>> got = run_chain(*main_, c, row, whole(c));
+    if (!got.ok()) return report(c, row, got.error().message(), 0);
+    const double e = nmse(*got, want);
+    const bool int8 = std::strstr(row, ".a8") != nullptr;
+    const double limit = std::max({c.nmse, int8 ? c.nmse_int8 : 0.0, narrow ? c.nmse_bf16 : 0.0});
+    if (!(e <= limit)) return report(c, row, cat("NMSE ", e, ", want at most ", limit), e);
+    if (invariance) {
+      for (const auto& [what, schedule] : {std::pair{"row by row", c.rows() <= 64 ? row_by_row(c) : uneven(c)}, {"in uneven chunks", uneven(c)}}) {
+        const Result<std::vector<float>> other = run_chain(*main_, c, row, schedule);
+        if (!other.ok()) return report(c, row, other.error().message(), e);
+        if (const std::string d = differing_bits(*got, *other, want.width); !d.empty())
+          return report(c, row, cat("other bits when run ", what, ": ", d), e);
+      }
+      if (single_) {
+        const Result<std::vector<float>> other = run_chain(*single_, c, row, whole(c));
+        if (!other.ok()) return report(c, row, other.error().message(), e);
+        if (const std::string d = differing_bits(*got, *other, want.width); !d.empty())
+          return report(c, row, cat("other bits with one thread: ", d), e);
+      }
+    }
+    report(c, row, "", e);
+  }
+
+  void report(const Chain& c, const char* row, const std::string& failure, double e) {
+    Tally& t = tallies_[row];
+    ++(failure.empty() ? t.passed : t.failed);
+    t.worst = std::max(t.worst, e);
+    if (!failure.empty()) std::printf("FAILED %s on %s: %s\n", row, c.name.c_str(), failure.c_str());
+    else if (options_.verbose) std::printf("%s on %s: NMSE %.1e\n", row, c.name.c_str(), e);
+  }
+
+  const Options& options_;
+  std::shared_ptr<device::Device> main_, single_;
+  std::map<std::string, Tally> tallies_;
+};
+
+int run(int argc, char** argv) {
+  Options o;
+  for (int i = 1; i < argc; ++i) {
+    const std::string flag = argv[i];
+    const auto value = [&]() -> std::string { return i + 1 < argc ? argv[++i] : ""; };
+    if (flag == "--device") o.device = value();
+    else if (flag == "--options") o.options = value();
+    else if (flag == "--only") o.only = value();
+    else if (flag == "--invariance") o.invariance = value() == "0" ? 0 : 1;
+    else if (flag == "--verbose") o.verbose = true;
+    else {
+      std::fprintf(stderr, "unknown flag '%s'; flags: --device --options --only --invariance --verbose\n", flag.c_str());
+      return 2;
+    }
+  }
+  const ingot_device_api* linked[] = {cpu::cpu_device_api()};
+  const bool cpu = o.device == "cpu";
+  if (cpu && o.options == "{}") o.options = R"({"threads": 2})";
+  const auto open = [&](const std::string& options) {
+    return device::open_device(o.device, {.linked = linked, .plugin_path = "", .options_json = options});
+  };
+  Result<std::shared_ptr<device::Device>> main = open(o.options);
+  if (!main.ok()) {
+    std::fprintf(stderr, "%s\n", main.error().message().c_str());
+    return 2;
+  }
+  std::shared_ptr<device::Device> single;
+  if (cpu) {
+    Result<std::shared_ptr<device::Device>> one = open(R"({"threads": 1})");
+    if (one.ok()) single = *one;
+  }
+  Run r(o, *main, single);
+  if (const Status s = r.all(); !s.ok()) {
+    std::fprintf(stderr, "%s\n", s.error().message().c_str());
+    return 2;
+  }
+  return r.print();
+}
+
+}  // namespace
+}  // namespace ingot::conformance
+
+int main(int argc, char** argv) { return ingot::conformance::run(argc, argv); }
