@@ -34,6 +34,26 @@ TEST(Random, MatchesThePythonGenerator) {
   EXPECT_EQ(hash_floats(std::span(head).first(1000), 1000), 0x25af1040349a3c1bu);
 }
 
+// Mean and std that the compiler cannot see: rounding to float has to happen at run time as well.
+TEST(Random, MatchesThePythonGeneratorForOpaqueParameters) {
+  struct Case {
+    double mean, std;
+    std::uint64_t hash;
+    float last;
+  };
+  static const volatile Case kCases[] = {{0.0, 0.216506, 0xfddec5d384a731edu, -0x1.8254d8p-3f},
+                                         {3.0, 0.3, 0x60b532f43e70ea10u, 0x1.5e8aecp+1f},
+                                         {-0.7, 0.1, 0x2e87bc839b14e50cu, -0x1.930280p-1f},
+                                         {0.1, 0.05, 0x9cf86ed4e5dc18ccu, 0x1.ce5260p-5f}};
+  for (const volatile Case& c : kCases) {
+    std::vector<float> values(64);
+    const NormalTensor tensor(5, "opaque", c.mean, c.std);
+    tensor.fill(0, values);
+    EXPECT_EQ(hash_floats(values, 0), c.hash) << c.mean;
+    EXPECT_EQ(tensor[63], c.last) << c.mean;
+  }
+}
+
 TEST(Random, FillDoesNotDependOnTheSplit) {
   const NormalTensor tensor(3, "w", 0.5, 2.0);
   std::vector<float> whole(1000), parts(1000);
