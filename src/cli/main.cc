@@ -1,0 +1,60 @@
+#include <algorithm>
+#include <cstdio>
+
+#include "base/log.h"
+#include "cli/commands.h"
+
+namespace ingot::cli {
+
+std::span<const Command> commands() {
+  static constexpr Command kCommands[] = {
+      {"convert", "published model (Hugging Face, GGUF, Meta) -> unified checkpoint", run_convert},
+      {"build", "unified checkpoint or synthetic shape -> engine", run_build},
+      {"run", "generate text with an engine or any model", run_run},
+      {"chat", "talk to a model in the terminal", run_chat},
+      {"serve", "serve engines and model repositories: HTTP, OpenAI, metrics, web page", run_serve},
+      {"bench", "measure: offline, ops, compare", run_bench},
+      {"inspect", "print what is in a checkpoint or an engine, the memory plan included", run_inspect},
+      {"models", "list the model families", run_models},
+      {"doctor", "say what this machine can run and what is missing", run_doctor},
+      {"aliases", "write the old tools' names (trtllm-build, examples/run.py, ...) into a folder", run_aliases},
+  };
+  return kCommands;
+}
+
+namespace {
+
+void print_help() {
+  std::printf("ingot %s: compiles published language models into engines and serves them.\n\nusage: ingot COMMAND [flags]\n\ncommands:\n", version());
+  for (const Command& c : commands()) std::printf("  %-9s %s\n", c.name, c.summary);
+  std::printf(
+      "\nfirst steps:\n"
+      "  ingot run MODEL \"prompt\"     MODEL is a Hugging Face directory or a GGUF file; compiled on first use\n"
+      "  ingot serve MODEL            then http://localhost:8000\n"
+      "  ingot COMMAND --help         flags of a command\n");
+}
+
+}  // namespace
+}  // namespace ingot::cli
+
+int main(int argc, char** argv) {
+  using namespace ingot;
+  const cli::Args args(argv + 1, argv + argc);
+  if (args.empty() || args[0] == "--help" || args[0] == "-h" || args[0] == "help") {
+    cli::print_help();
+    return args.empty() ? 2 : 0;
+  }
+  if (args[0] == "--version" || args[0] == "version") {
+    std::printf("ingot %s\n", cli::version());
+    return 0;
+  }
+  std::vector<std::string> names;
+  for (const cli::Command& c : cli::commands()) {
+    if (args[0] == c.name) return c.run(cli::Args(args.begin() + 1, args.end()));
+    names.push_back(c.name);
+  }
+  const std::string close = nearest(args[0], names);
+  std::fprintf(stderr, "ingot: there is no command '%s'%s; `ingot --help` lists them\n", args[0].c_str(),
+               close.empty() ? "" : cat(", did you mean '", close, "'?").c_str());
+  return 2;
+}
