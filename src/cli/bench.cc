@@ -1,0 +1,102 @@
+// ingot bench offline ENGINE | compare: measures an engine beside the machine's limits, or beside its peers.
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+
+#include "base/files.h"
+#include "base/log.h"
+#include "bench/offline.h"
+#include "bench/record.h"
+#include "cli/commands.h"
+
+namespace ingot::cli {
+namespace {
+
+constexpr const char* kUsage =
+    "usage: ingot bench offline ENGINE_OR_MODEL [flags]   prefill and decode rates\n"
+    "       ingot bench compare [flags]                   beside llama.cpp and OpenVINO GenAI (tools/compare.py; from the source tree)\n";
+
+int offline(const Args& args) {
+  bench::OfflineOptions options;
+  backends::LlmOptions llm;
+  CompileOptions compile;
+  OptionTable table("ingot bench offline ENGINE_OR_MODEL", "Measures an engine: all requests at once, through the whole serving path but the network.");
+  table.add(options);
+  table.add(llm, "engine");
+  table.add(compile, "compiling a raw model");
+  std::vector<std::string> rest;
+  int code = 0;
+  if (!read_flags(table, "bench offline", args, rest, code)) return code;
+  if (rest.size() != 1) return fail("bench offline", Error(Code::kUnsupported, "want one path: an engine or a model"));
+  set_log_level(LogLevel::kWarning);
+  auto engine = engine_of(rest[0], compile);
+  if (!engine.ok()) return fail("bench offline", engine.error());
+  auto service = backends::LlmService::load(*engine, llm, linked_devices());
+  if (!service.ok()) return fail("bench offline", service.error());
+  const int threads = llm.runtime.threads > 0 ? llm.runtime.threads : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  const bool cpu = llm.runtime.device == "cpu";
+  const bench::MachineLimits limits = cpu ? bench::measure_limits(threads) : bench::MachineLimits{};
+  auto rows = bench::measure_offline(**service, options);
+  if (!rows.ok()) return fail("bench offline", rows.error());
+  auto records = bench::RecordWriter::open(options.records, version(), (*service)->device_name());
+  if (!records.ok()) return fail("bench offline", records.error());
+  const std::string name = options.name.empty() ? base_name(rest[0]) : options.name;
+  if (!options.json) {
+    std::printf("%s on %s\n", name.c_str(), (*service)->device_name().c_str());
+    if (cpu) std::printf("read limit %.1f GB/s with %d threads, weights %s\n", limits.read_bytes_per_second * 1e-9, threads,
+                         human_bytes(static_cast<double>((*service)->memory().weights_bytes)).c_str());
+    std::printf("\n| phase | batch | tok/s | spread | ms | GB/s | of limit |\n|---|---:|---:|---:|---:|---:|---:|\n");
+  }
+  for (const bench::OfflineResult& r : *rows) {
+    const double share = limits.read_bytes_per_second > 0 ? r.bytes_per_second / limits.read_bytes_per_second : 0;
+    if (options.json) {
+      std::printf("%s\n", dump_json(Json{{"name", name}, {"phase", r.phase}, {"batch", r.batch}, {"tokens_per_second", r.tokens_per_second},
+                                         {"spread", r.spread}, {"milliseconds", r.milliseconds}, {"bytes_per_second", r.bytes_per_second},
+                                         {"read_limit", limits.read_bytes_per_second}}).c_str());
+    } else {
+      std::printf("| %s | %d | %.1f | %.0f %% | %.2f | %s | %s |\n", r.phase.c_str(), r.batch, r.tokens_per_second, r.spread * 100, r.milliseconds,
+                  r.bytes_per_second > 0 ? cat(static_cast<int>(r.bytes_per_second * 1e-8) / 10.0).c_str() : "-",
+                  share > 0 ? cat(static_cast<int>(share * 100), " %").c_str() : "-");
+    }
+    Status s = records->add({.system = "ingot", .name = cat(name, "/", r.phase, "/", r.batch), .value = r.tokens_per_second, .unit = "tok/s",
+                             .n = options.runs, .spread = r.spread,
+                             .ceiling = r.phase == "decode" && limits.read_bytes_per_second > 0
+                                            ? limits.read_bytes_per_second / static_cast<double>((*service)->memory().weights_bytes) * r.batch
+                                            : 0});
+    if (!s.ok()) return fail("bench offline", s.error());
+  }
+  return 0;
+}
+
+// The peers are Python packages, so the comparison is a script of the source tree; it calls `ingot bench offline` in turn with them.
+int compare(const Args& args) {
+  char self[4096];
+  const ssize_t n = ::readlink("/proc/self/exe", self, sizeof self - 1);
+  const std::string root = parent_directory(parent_directory(parent_directory(parent_directory(std::string(self, static_cast<size_t>(std::max<ssize_t>(0, n)))))));
+  const std::string script = join_path(root, "tools/compare.py");
+  if (!file_exists(script))
+    return fail("bench compare", Error(Code::kNotFound, cat("the script ", script, " is not there: run the binary from its source tree")));
+  std::vector<const char*> argv{"python3", script.c_str()};
+  for (const std::string& a : args) argv.push_back(a.c_str());
+  argv.push_back(nullptr);
+  ::execvp("python3", const_cast<char* const*>(argv.data()));
+  return fail("bench compare", Error(Code::kUnavailable, cat("cannot run python3: ", std::strerror(errno))));
+}
+
+}  // namespace
+
+int run_bench(const Args& args) {
+  const std::string what = args.empty() ? "" : args[0];
+  const Args rest(args.begin() + (args.empty() ? 0 : 1), args.end());
+  if (what == "offline") return offline(rest);
+  if (what == "compare") return compare(rest);
+  if (what == "--help" || what == "-h") {
+    std::fputs(kUsage, stdout);
+    return 0;
+  }
+  std::fprintf(stderr, "ingot bench: want 'offline' or 'compare'%s\n%s", what.empty() ? "" : cat(", found '", what, "'").c_str(), kUsage);
+  return 2;
+}
+
+}  // namespace ingot::cli

@@ -1,0 +1,70 @@
+// The way from a raw model to an engine in the user's cache: convert's tensors streamed into build, no checkpoint between.
+#include <sys/stat.h>
+
+#include <cstdlib>
+
+#include "base/files.h"
+#include "base/log.h"
+#include "build/build.h"
+#include "cli/commands.h"
+#include "convert/convert.h"
+
+namespace ingot::cli {
+namespace {
+
+uint64_t hash_text(std::string_view s) {  // FNV-1a
+  uint64_t h = 0xcbf29ce484222325;
+  for (char c : s) h = (h ^ static_cast<uint8_t>(c)) * 0x100000001b3;
+  return h;
+}
+
+// Path, sizes and times of what lies there: a changed model is compiled anew.
+Result<std::string> fingerprint(const std::string& model) {
+  std::string text = model;
+  auto add = [&](const std::string& path) {
+    struct stat st {};
+    if (::stat(path.c_str(), &st) == 0 && S_ISREG(st.st_mode)) text += cat("|", base_name(path), ":", st.st_size, ":", st.st_mtim.tv_sec);
+  };
+  if (!is_directory(model)) {
+    add(model);
+    return text;
+  }
+  for (const std::string& name : TRY(list_directory(model))) add(join_path(model, name));
+  return text;
+}
+
+std::string cache_root(const CompileOptions& options) {
+  if (!options.cache_dir.empty()) return options.cache_dir;
+  const char* xdg = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  return join_path(xdg && *xdg ? xdg : join_path(home && *home ? home : "/tmp", ".cache"), "ingot/engines");
+}
+
+}  // namespace
+
+bool is_engine(const std::string& path) {
+  return path.ends_with(".engine") || (is_directory(path) && file_exists(join_path(path, "rank0.engine")));
+}
+
+Result<std::string> engine_of(const std::string& model, const CompileOptions& options) {
+  if (!file_exists(model)) return Error(Code::kNotFound, cat(model, " does not exist; want an engine folder, a Hugging Face directory or a GGUF file"));
+  if (is_engine(model)) return model;
+  const std::string key = cat(TRY(fingerprint(model)), "|", options.dtype, "|", options.weight_only_precision, "|", options.device, "|", version());
+  char name[20];
+  std::snprintf(name, sizeof name, "%016llx", static_cast<unsigned long long>(hash_text(key)));
+  const std::string directory = join_path(cache_root(options), cat(base_name(model), "-", name));
+  if (file_exists(join_path(directory, "rank0.engine"))) return directory;
+  log_info("compiling ", model, " into ", directory, " (once)");
+  TRY(make_directories(directory));
+  const std::string checkpoint = join_path(directory, "checkpoint");
+  convert::ConvertOptions convert;
+  convert.model_dir = model;
+  convert.output_dir = checkpoint;
+  convert.dtype = options.dtype;
+  TRY(convert::convert(convert));
+  build::BuildOptions build;
+  TRY(build_engine(checkpoint, directory, options.device, build));
+  return directory;
+}
+
+}  // namespace ingot::cli
