@@ -14,10 +14,32 @@
 namespace ingot::convert {
 
 struct ConvertOptions {
-  std::string model_dir, output_dir;
+  std::string model_dir, output_dir = "tllm_checkpoint";
   std::string dtype = "auto";
+  bool use_weight_only = false;
+  std::string weight_only_precision = "int8";
+  int group_size = 128;
   std::string model_version;
+  int tp_size = 1, pp_size = 1;
+  int workers = 1;
+
+  template <class Self, class V>
+  static void fields(Self& o, V&& v) {
+    v("model-dir", o.model_dir, "The published model: a Hugging Face directory or a GGUF file.");
+    v("output-dir", o.output_dir, "Folder of the unified checkpoint.");
+    v("dtype", o.dtype, "auto (as published; quantised GGUF layers are kept), float32, float16 or bfloat16.");
+    v("use-weight-only", o.use_weight_only, "Round the weights of linear layers.");
+    v("weight-only-precision", o.weight_only_precision, "int8 (per channel) or int4 (groups of --group-size).");
+    v("group-size", o.group_size, "Inputs that share a scale of int4.", 16, 1 << 20);
+    v("model-version", o.model_version, "Baichuan: v1_7b, v1_13b, v2_7b or v2_13b; empty: as config.json tells.");
+    v("tp-size", o.tp_size, "Tensor-parallel ranks.", 1, 1024);
+    v("pp-size", o.pp_size, "Pipeline-parallel ranks.", 1, 1024);
+    v("workers", o.workers, "Ranks converted at once.", 1, 1024);
+  }
 };
+// What the options ask of PublishedCheckpoint; the error of a precision that is not built names those that are.
+struct PublishedOptions;
+Result<PublishedOptions> published_options(const ConvertOptions& options);
 
 using ConvertProgress = std::function<void(int done, int all, const std::string& tensor)>;
 

@@ -1,6 +1,10 @@
 #include "convert/published.h"
 
+#include <optional>
+
 #include "base/files.h"
+#include "convert/tokenizer.h"
+#include "models/gguf.h"
 #include "tensor/convert.h"
 
 namespace ingot::convert {
@@ -29,8 +33,15 @@ bool is_unified(const std::string& path) {
 Result<std::unique_ptr<PublishedCheckpoint>> PublishedCheckpoint::open(const std::string& path, const PublishedOptions& options) {
   auto out = std::make_unique<PublishedCheckpoint>();
   std::unique_ptr<formats::TensorSource> source = TRY(formats::open_source(path));
-  const std::string what = path + "/config.json";
-  Json published = TRY(parse_json(TRY(read_file(what)), what));
+  std::string what = join_path(path, "config.json");
+  Json published;
+  if (source->gguf()) {
+    what = source->path();
+    published = TRY(models::gguf_config(*source->gguf()));
+    source = TRY(models::gguf_as_published(std::move(source), published));
+  } else {
+    published = TRY(parse_json(TRY(read_file(what)), what));
+  }
   if (!published.is_object()) return Error(Code::kInvalidArgument, cat(what, " is ", json_type(published), ", want an object"));
   if (!options.model_version.empty()) published["model_version"] = options.model_version;
 
@@ -41,21 +52,74 @@ Result<std::unique_ptr<PublishedCheckpoint>> PublishedCheckpoint::open(const std
     if (config.dtype != DType::kF32 && config.dtype != DType::kF16 && config.dtype != DType::kBf16)
       return Error(Code::kInvalidArgument, cat("dtype is ", options.dtype, ", want auto, float32, float16 or bfloat16"));
   }
-  TRY(checkpoint::check_config(config, what));
+  out->path_ = path;
+  out->options_ = options;
   out->source_ = std::move(source);
   out->config_ = std::move(config);
   out->recipes_ = TRY(architecture->weights(out->config_, *out->source_));
   for (const Recipe& r : out->recipes_) {
     TRY(models::check_recipe(r, *out->source_));
-    CHECK(out->index_.emplace(r.name, out->infos_.size()).second, "two recipes of ", r.name);
-    out->infos_.push_back({r.name, out->config_.dtype, r.shape});
+    const quant::LayerKind kind = out->layer_kind(r, options);
+    out->kinds_.push_back(kind);
+    const size_t index = out->kinds_.size() - 1;
+    if (kind.bits == 0) {
+      out->infos_.push_back({r.name, out->config_.dtype, r.shape});
+      out->entries_.push_back({index, Part::kDense});
+    } else {
+      out->add_quantised(index, kind);
+    }
   }
+  for (size_t i = 0; i < out->infos_.size(); ++i)
+    CHECK(out->index_.emplace(out->infos_[i].name, i).second, "two recipes of ", out->infos_[i].name);
+  TRY(checkpoint::check_config(out->config_, what));
   return out;
+}
+
+quant::LayerKind PublishedCheckpoint::layer_kind(const Recipe& r, const PublishedOptions& options) const {
+  const quant::LayerKind none{.bits = 0};
+  // Linear layers of the decoder. The head and the embedding are the build's choice; a router is tiny and decides too much.
+  if (r.shape.rank() < 2 || !r.name.starts_with("transformer.layers.") || !r.name.ends_with(".weight") || r.name.find("router") != r.name.npos) return none;
+  const int64_t k = r.shape[-1];
+  if (options.weight_only_bits == 8) return {.bits = 8, .group = 0};
+  if (options.weight_only_bits == 4) return k % 2 == 0 ? quant::LayerKind{.bits = 4, .group = quant::fitting_group(k, options.group_size)} : none;
+  if (options.dtype != "auto" || !r.row_wise()) return none;
+  std::optional<DType> stored;
+  for (const models::Piece& p : r.pieces) {
+    const formats::TensorInfo* info = source_->info(p.tensor);
+    if (!info || !quant::maps_exactly(info->dtype) || (stored && *stored != info->dtype)) return none;
+    stored = info->dtype;
+  }
+  return stored ? quant::LayerKind{.bits = *stored == DType::kQ8_0 ? 8 : 4, .group = 32, .zeros = *stored == DType::kQ4_1} : none;
+}
+
+void PublishedCheckpoint::add_quantised(size_t recipe, const quant::LayerKind& kind) {
+  const Recipe& r = recipes_[recipe];
+  const std::string layer = r.name.substr(0, r.name.size() - std::string_view(".weight").size());
+  Shape values = r.shape, scales = r.shape;
+  if (kind.bits == 4) values[-1] /= 2;
+  const bool per_channel = kind.group == 0 || kind.group == r.shape[-1];
+  if (!per_channel) scales[-1] = r.shape[-1] / kind.group;
+  else scales = r.shape.rank() == 2 ? Shape{r.shape[0]} : Shape{r.shape[0], r.shape[1]};
+  infos_.push_back({r.name, kind.bits == 8 ? DType::kI8 : DType::kU8, values});
+  entries_.push_back({recipe, Part::kValues});
+  infos_.push_back({layer + (per_channel ? ".per_channel_scale" : ".weights_scaling_factor"), DType::kF32, scales});
+  entries_.push_back({recipe, Part::kScales});
+  if (kind.zeros) {
+    infos_.push_back({layer + ".zero", DType::kF32, scales});
+    entries_.push_back({recipe, Part::kZeros});
+  }
+  checkpoint::Quantization& q = config_.quantization;
+  if (q.quant_algo == checkpoint::QuantAlgo::kNone) {  // names the prevailing scheme; each layer states its own
+    q.quant_algo = kind.bits == 8 ? checkpoint::QuantAlgo::kW8A16 : checkpoint::QuantAlgo::kW4A16;
+    if (kind.group > 0) q.group_size = static_cast<int>(kind.group);
+    q.has_zero_point = kind.zeros;
+    q.exclude_modules = {"lm_head"};
+  }
 }
 
 const Recipe* PublishedCheckpoint::recipe(std::string_view name) const {
   auto it = index_.find(name);
-  return it == index_.end() ? nullptr : &recipes_[it->second];
+  return it == index_.end() ? nullptr : &recipes_[entries_[it->second].recipe];
 }
 
 const formats::TensorInfo* PublishedCheckpoint::info(std::string_view name) const {
@@ -63,9 +127,60 @@ const formats::TensorInfo* PublishedCheckpoint::info(std::string_view name) cons
   return it == index_.end() ? nullptr : &infos_[it->second];
 }
 
+Result<quant::QuantWeight> PublishedCheckpoint::make_quantised(const Recipe& r) const {
+  if (options_.weight_only_bits == 0) {
+    // Rows of blocks as the file has them.
+    std::vector<std::byte> bytes;
+    DType dtype = DType::kF32;
+    for (const models::Run& run : models::runs(r, 0, r.rows())) {
+      const View stored = TRY(source_->find(run.piece->tensor));
+      dtype = stored.dtype;
+      const size_t row = static_cast<size_t>(storage_bytes(stored.dtype, r.width()));
+      const auto part = stored.bytes.subspan(static_cast<size_t>(run.row) * row, static_cast<size_t>(run.count) * row);
+      bytes.insert(bytes.end(), part.begin(), part.end());
+    }
+    quant::QuantWeight w = TRY(quant::from_gguf_blocks(View{dtype, r.shape, bytes}));
+    CHECK(w.values.data() == w.owned.data(), r.name);  // the blocks go away here
+    return w;
+  }
+  std::vector<float> values(static_cast<size_t>(r.shape.elements()));
+  TRY(models::read_rows(r, *source_, 0, r.rows(), values));
+  quant::QuantScheme scheme{.bits = options_.weight_only_bits};
+  if (scheme.bits == 4) scheme.group = quant::fitting_group(r.shape[-1], options_.group_size);
+  return quant::quantize(View{DType::kF32, r.shape, std::as_bytes(std::span(values))}, scheme);
+}
+
+Result<View> PublishedCheckpoint::find_quantised(const Entry& e) const {
+  std::lock_guard lock(mutex_);
+  auto it = quantised_.find(e.recipe);
+  if (it == quantised_.end()) {
+    Quantised q;
+    q.weight = TRY(make_quantised(recipes_[e.recipe]));
+    for (const models::Piece& p : recipes_[e.recipe].pieces) source_->forget(p.tensor);
+    it = quantised_.emplace(e.recipe, std::move(q)).first;
+  }
+  const quant::QuantWeight& w = it->second.weight;
+  const quant::LayerKind& kind = kinds_[e.recipe];
+  CHECK(w.zeros.empty() == !kind.zeros && w.bits == kind.bits, recipes_[e.recipe].name);
+  switch (e.part) {
+    case Part::kValues: return View{kind.bits == 8 ? DType::kI8 : DType::kU8, {}, w.values};
+    case Part::kScales: return View{DType::kF32, {}, std::as_bytes(std::span(w.scales))};
+    default: return View{DType::kF32, {}, std::as_bytes(std::span(w.zeros))};
+  }
+}
+
 Result<View> PublishedCheckpoint::find(std::string_view name) const {
-  const Recipe* r = recipe(name);
-  if (!r) return Error(Code::kNotFound, cat("checkpoint ", path(), " gives no tensor '", name, "'"));
+  auto it = index_.find(name);
+  if (it == index_.end()) return Error(Code::kNotFound, cat("checkpoint ", path(), " gives no tensor '", name, "'"));
+  const Entry& e = entries_[it->second];
+  View v = TRY(e.part == Part::kDense ? find_dense(recipes_[e.recipe]) : find_quantised(e));
+  v.shape = infos_[it->second].shape;
+  return v;
+}
+
+Result<View> PublishedCheckpoint::find_dense(const Recipe& recipe) const {
+  const Recipe* r = &recipe;
+  const std::string& name = recipe.name;
   if (const models::Piece* p = TRY(borrowable(*r, *source_, config_.dtype))) {
     const View stored = TRY(source_->find(p->tensor));
     const models::Run run = models::runs(*r, 0, r->rows())[0];
@@ -94,11 +209,20 @@ Result<View> PublishedCheckpoint::find(std::string_view name) const {
 }
 
 void PublishedCheckpoint::forget(std::string_view name) const {
-  const Recipe* r = recipe(name);
-  if (!r) return;
-  for (const models::Piece& p : r->pieces) source_->forget(p.tensor);
+  auto found = index_.find(name);
+  if (found == index_.end()) return;
+  const Entry& e = entries_[found->second];
+  for (const models::Piece& p : recipes_[e.recipe].pieces) source_->forget(p.tensor);
   std::lock_guard lock(mutex_);
   if (auto it = made_.find(name); it != made_.end()) made_.erase(it);
+  if (auto it = quantised_.find(e.recipe); it != quantised_.end()) {
+    it->second.forgotten |= 1 << static_cast<int>(e.part);
+    const int all = 1 << static_cast<int>(Part::kValues) | 1 << static_cast<int>(Part::kScales) |
+                    (kinds_[e.recipe].zeros ? 1 << static_cast<int>(Part::kZeros) : 0);
+    if (it->second.forgotten == all) quantised_.erase(it);
+  }
 }
+
+Result<std::string> PublishedCheckpoint::tokenizer() const { return sealed_tokenizer(path_, *source_); }
 
 }  // namespace ingot::convert

@@ -14,13 +14,16 @@
 
 #include "formats/source.h"
 #include "models/architecture.h"
+#include "quant/layer.h"
 
 namespace ingot::convert {
 
 using checkpoint::CheckpointConfig;
 
 struct PublishedOptions {
-  std::string dtype = "auto";  // auto: as published; float32, float16, bfloat16
+  std::string dtype = "auto";  // auto: as published, quantised GGUF layers kept; float32, float16, bfloat16: everything in that type
+  int weight_only_bits = 0;    // 8 or 4: linear layers are rounded to int8 per channel or int4 in groups
+  int64_t group_size = 128;    // of int4
   std::string model_version = {};  // Baichuan: v1_7b, v1_13b, v2_7b, v2_13b; empty: as config.json tells
 };
 
@@ -39,14 +42,38 @@ class PublishedCheckpoint : public formats::TensorSource {
   const formats::TensorInfo* info(std::string_view name) const override;
   Result<View> find(std::string_view name) const override;
   void forget(std::string_view name) const override;
+  // The sealed tokenizer of the model; "" when it has none.
+  Result<std::string> tokenizer() const;
 
  private:
+  // Which part of a recipe's result a tensor is: the matrix, or one tensor of its quantised form (src/checkpoint/README.md).
+  enum class Part { kDense, kValues, kScales, kZeros };
+  struct Entry {
+    size_t recipe;
+    Part part;
+  };
+  struct Quantised {
+    quant::QuantWeight weight;
+    int forgotten = 0;  // parts; all of them: the weight is dropped
+  };
+  // How a recipe's layer is quantised; bits 0: not at all.
+  quant::LayerKind layer_kind(const models::Recipe& recipe, const PublishedOptions& options) const;
+  void add_quantised(size_t recipe, const quant::LayerKind& kind);
+  Result<quant::QuantWeight> make_quantised(const models::Recipe& recipe) const;
+  Result<View> find_quantised(const Entry& entry) const;
+  Result<View> find_dense(const models::Recipe& recipe) const;
+
   std::unique_ptr<formats::TensorSource> source_;
   CheckpointConfig config_;
+  std::string path_;
+  PublishedOptions options_;
   std::vector<models::Recipe> recipes_;
+  std::vector<quant::LayerKind> kinds_;  // of the recipes
   std::vector<formats::TensorInfo> infos_;
+  std::vector<Entry> entries_;           // of the infos
   std::map<std::string, size_t, std::less<>> index_;
   mutable std::mutex mutex_;
+  mutable std::map<size_t, Quantised> quantised_;
   mutable std::map<std::string, std::vector<std::byte>, std::less<>> made_;
 };
 
