@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "build/build.h"
 #include "cli/commands.h"
-#include "convert/convert.h"
+#include "convert/published.h"
 
 namespace ingot::cli {
 namespace {
@@ -55,15 +55,22 @@ Result<std::string> engine_of(const std::string& model, const CompileOptions& op
   const std::string directory = join_path(cache_root(options), cat(base_name(model), "-", name));
   if (file_exists(join_path(directory, "rank0.engine"))) return directory;
   log_info("compiling ", model, " into ", directory, " (once)");
-  TRY(make_directories(directory));
-  const std::string checkpoint = join_path(directory, "checkpoint");
-  convert::ConvertOptions convert;
-  convert.model_dir = model;
-  convert.output_dir = checkpoint;
-  convert.dtype = options.dtype;
-  TRY(convert::convert(convert));
+  convert::PublishedOptions published;
+  published.dtype = options.dtype;
+  if (options.weight_only_precision == "int8") published.weight_only_bits = 8;
+  else if (options.weight_only_precision == "int4") published.weight_only_bits = 4;
+  else if (!options.weight_only_precision.empty())
+    return Error(Code::kUnsupported, cat("--weight-only-precision is '", options.weight_only_precision, "', want int8 or int4"));
+  auto source = TRY(convert::PublishedCheckpoint::open(model, published));
+  auto device = TRY(device::open_device(options.device, {.linked = linked_devices()}));
+  build::BuildInput input;
+  input.config = source->config();
+  input.tensors = source.get();
+  input.tokenizer = TRY(source->tokenizer());
   build::BuildOptions build;
-  TRY(build_engine(checkpoint, directory, options.device, build));
+  build.no_timing = true;  // a first answer soon; `ingot build` times the kernels
+  TRY(make_directories(directory));
+  TRY(build::build_engine(input, build, *device, directory));
   return directory;
 }
 

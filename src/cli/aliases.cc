@@ -1,0 +1,79 @@
+// ingot aliases DIR: the old tools' names as thin shims, so that scripts of the classic flow run unchanged inside DIR.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "base/files.h"
+#include "cli/commands.h"
+
+namespace ingot::cli {
+namespace {
+
+struct Shim {
+  const char* path;     // below DIR
+  const char* command;  // words of ingot that take the arguments
+};
+
+// `python3 X.py args` becomes `ingot COMMAND args`.
+constexpr Shim kShims[] = {
+    {"examples/llama/convert_checkpoint.py", "convert"},
+    {"examples/qwen/convert_checkpoint.py", "convert"},
+    {"examples/baichuan/convert_checkpoint.py", "convert"},
+    {"examples/gpt/convert_checkpoint.py", "convert"},
+    {"examples/yuan/convert_checkpoint.py", "convert"},
+    {"examples/llama/build.py", "build"},
+    {"examples/qwen/build.py", "build"},
+    {"examples/baichuan/build.py", "build"},
+    {"examples/gpt/build.py", "build"},
+    {"examples/yuan/build.py", "build"},
+    {"examples/run.py", "run"},
+    {"examples/llama/run.py", "run"},
+    {"examples/qwen/run.py", "run"},
+    {"examples/baichuan/run.py", "run"},
+    {"examples/gpt/run.py", "run"},
+    {"examples/yuan/run.py", "run"},
+};
+struct Link {
+  const char* name;
+  const char* command;
+};
+constexpr Link kLinks[] = {{"bin/trtllm-build", "build"}, {"bin/tritonserver", "serve"}};
+
+Status write_script(const std::string& path, const std::string& text) {
+  TRY(make_directories(parent_directory(path)));
+  TRY(write_file(path, text));
+  if (::chmod(path.c_str(), 0755) != 0) return Error(Code::kInvalidArgument, cat("cannot make ", path, " executable"));
+  return {};
+}
+
+Status write_all(const std::string& directory) {
+  char self[4096];
+  const ssize_t n = ::readlink("/proc/self/exe", self, sizeof self - 1);
+  if (n <= 0) return Error(Code::kInternal, "cannot find the program's own path in /proc/self/exe");
+  const std::string binary(self, static_cast<size_t>(n));
+  for (const Shim& s : kShims)
+    TRY(write_script(join_path(directory, s.path), cat("#!/usr/bin/env python3\nimport os, sys\n\nos.execv(\"", binary, "\", [\"ingot\", \"", s.command, "\"] + sys.argv[1:])\n")));
+  for (const Link& l : kLinks) TRY(write_script(join_path(directory, l.name), cat("#!/bin/sh\nexec \"", binary, "\" ", l.command, " \"$@\"\n")));
+  return {};
+}
+
+}  // namespace
+
+int run_aliases(const Args& args) {
+  struct None {
+    template <class Self, class V>
+    static void fields(Self&, V&&) {}
+  } none;
+  OptionTable table("ingot aliases DIR", "Writes the classic flow's tool names into DIR: examples/*/convert_checkpoint.py, build.py, run.py, bin/trtllm-build, bin/tritonserver.");
+  table.add(none);
+  std::vector<std::string> rest;
+  int code = 0;
+  if (!read_flags(table, "aliases", args, rest, code)) return code;
+  if (rest.size() != 1) return fail("aliases", Error(Code::kUnsupported, "want one folder"));
+  if (Status s = write_all(rest[0]); !s.ok()) return fail("aliases", s.error());
+  std::printf("%s: %zu scripts under examples/, trtllm-build and tritonserver under bin/\n", rest[0].c_str(), std::size(kShims));
+  return 0;
+}
+
+}  // namespace ingot::cli

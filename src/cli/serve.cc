@@ -1,0 +1,100 @@
+// ingot serve: an engine or a raw model behind HTTP, the OpenAI and Anthropic routes, metrics and the page.
+#include <csignal>
+#include <cstdio>
+#include <thread>
+
+#include "backends/llm.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "cli/commands.h"
+#include "frontends/frontend.h"
+#include "server/server.h"
+
+namespace ingot::cli {
+namespace {
+
+struct ServeFlags {
+  std::string model_name;
+  int max_batch_size_of_requests = 64;
+  template <class Self, class V>
+  static void fields(Self& o, V&& v) {
+    v("model-name", o.model_name, "One more name under which the text model answers; empty: the engine folder's.");
+    v("triton-max-batch-size", o.max_batch_size_of_requests, "max_batch_size of the models' configs.", 0, 1 << 16);
+  }
+};
+
+Status serve(const std::string& model, const ServeFlags& flags, frontends::ServerOptions& options, const backends::LlmOptions& llm,
+             const CompileOptions& compile) {
+  // Threads inherit the mask, so the signals reach sigwait below and nobody else.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+
+  const int64_t start = monotonic_ns();
+  const std::string engine = TRY(engine_of(model, compile));
+  server::Server server(TRY(frontends::core_options(options)));
+  std::shared_ptr<backends::LlmService> service = TRY(backends::LlmService::load(engine, llm, linked_devices()));
+  log_info("engine ", engine, " on ", service->device_name(), "\n", runtime::str(service->memory()));
+  server.registry().add_backend(std::make_shared<backends::LlmBackend>("ingot", [service](const server::ModelLoad&) {
+    return Result<std::shared_ptr<backends::LlmService>>(service);
+  }));
+  auto load = [&](const std::string& name, backends::LlmSurface surface) -> Status {
+    return server.registry().load({.config = backends::llm_config(name, surface, flags.max_batch_size_of_requests), .versions = {1}, .directory = ""});
+  };
+  const bool text = service->shared_tokenizer() != nullptr;
+  if (text) {
+    TRY(load("ensemble", backends::LlmSurface::kText));
+    TRY(load("tensorrt_llm_bls", backends::LlmSurface::kText));
+    const std::string own = flags.model_name.empty() ? base_name(model) : flags.model_name;
+    if (own != "ensemble" && own != "tensorrt_llm_bls" && own != "tensorrt_llm") TRY(load(own, backends::LlmSurface::kText));
+  } else {
+    log_warning(engine, " has no tokenizer: only token ids are served (model tensorrt_llm)");
+  }
+  TRY(load("tensorrt_llm", backends::LlmSurface::kTokens));
+  std::unique_ptr<frontends::Frontend> frontend = TRY(frontends::Frontend::start(server, options));
+  server.set_ready();
+  log_info("ready after ", static_cast<int64_t>(seconds_since(start) * 1e3), " ms; the page: http://localhost:", frontend->http_port(), "/");
+
+  int signal = 0;
+  sigwait(&signals, &signal);
+  log_info("signal ", signal, ": finishing what runs, at most ", options.core.exit_timeout_secs, " s");
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(options.core.exit_timeout_secs);
+  server.begin_exit();
+  bool clean = frontend->stop(deadline);
+  clean &= server.stop(std::chrono::duration_cast<std::chrono::milliseconds>(
+      std::max(std::chrono::steady_clock::duration::zero(), deadline - std::chrono::steady_clock::now())));
+  service->engine().shutdown();
+  if (!clean) return Error(Code::kUnavailable, "Exit timeout expired. Exiting immediately.");
+  return {};
+}
+
+}  // namespace
+
+int run_serve(const Args& args) {
+  ServeFlags flags;
+  frontends::ServerOptions options;
+  backends::LlmOptions llm;
+  CompileOptions compile;
+  OptionTable table("ingot serve ENGINE_OR_MODEL", "Serves an engine, a Hugging Face directory or a GGUF file (compiled on first use).");
+  table.add(flags);
+  table.add(llm, "engine");
+  table.add(compile, "compiling a raw model");
+  options.add_to(table);
+  std::vector<std::string> rest;
+  int code = 0;
+  if (!read_flags(table, "serve", args, rest, code)) return code;
+  if (!options.repository.model_repository.empty())
+    return fail("serve", Error(Code::kUnsupported, "--model-repository: repositories of several models are not built yet; ingot serve ENGINE serves one"));
+  if (rest.size() != 1) return fail("serve", Error(Code::kUnsupported, "want one path: an engine or a model"));
+  if (options.log.log_verbose > 0) set_log_level(LogLevel::kVerbose);
+  else if (!options.log.log_info) set_log_level(options.log.log_warning ? LogLevel::kWarning : LogLevel::kError);
+  const std::string effective = table.effective();
+  if (!effective.empty()) log_info("options: ", effective);
+  Status s = serve(rest[0], flags, options, llm, compile);
+  return s.ok() ? 0 : fail("serve", s.error());
+}
+
+}  // namespace ingot::cli
