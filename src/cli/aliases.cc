@@ -10,6 +10,11 @@
 namespace ingot::cli {
 namespace {
 
+struct NoFlags {
+  template <class Self, class V>
+  static void fields(Self&, V&&) {}
+};
+
 struct Shim {
   const char* path;     // below DIR
   const char* command;  // words of ingot that take the arguments
@@ -61,10 +66,7 @@ Status write_all(const std::string& directory) {
 }  // namespace
 
 int run_aliases(const Args& args) {
-  struct None {
-    template <class Self, class V>
-    static void fields(Self&, V&&) {}
-  } none;
+  NoFlags none;
   OptionTable table("ingot aliases DIR", "Writes the classic flow's tool names into DIR: examples/*/convert_checkpoint.py, build.py, run.py, bin/trtllm-build, bin/tritonserver.");
   table.add(none);
   std::vector<std::string> rest;

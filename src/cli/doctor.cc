@@ -12,6 +12,14 @@
 namespace ingot::cli {
 namespace {
 
+struct DoctorFlags {
+  std::string plugin_path;
+  template <class Self, class V>
+  static void fields(Self& o, V&& v) {
+    v("plugin-path", o.plugin_path, "File or folder of device plugins; empty: beside the program.");
+  }
+};
+
 void row(const char* what, const std::string& value) { std::printf("  %-22s %s\n", what, value.c_str()); }
 
 // The value after "key:" in a file of /proc.
@@ -30,13 +38,7 @@ bool has_flag(const std::string& flags, const std::string& name) { return cat(" 
 }  // namespace
 
 int run_doctor(const Args& args) {
-  struct None {
-    std::string plugin_path;
-    template <class Self, class V>
-    static void fields(Self& o, V&& v) {
-      v("plugin-path", o.plugin_path, "File or folder of device plugins; empty: beside the program.");
-    }
-  } options;
+  DoctorFlags options;
   OptionTable table("ingot doctor", "Says what this machine can run and what is missing.");
   table.add(options);
   std::vector<std::string> rest;

@@ -5,15 +5,20 @@
 #include "models/architecture.h"
 
 namespace ingot::cli {
+namespace {
+
+struct ModelsFlags {
+  bool markdown = false;
+  template <class Self, class V>
+  static void fields(Self& o, V&& v) {
+    v("markdown", o.markdown, "The table of docs/models.md.");
+  }
+};
+
+}  // namespace
 
 int run_models(const Args& args) {
-  struct Options {
-    bool markdown = false;
-    template <class Self, class V>
-    static void fields(Self& o, V&& v) {
-      v("markdown", o.markdown, "The table of docs/models.md.");
-    }
-  } options;
+  ModelsFlags options;
   OptionTable table("ingot models", "Lists the model families that convert understands.");
   table.add(options);
   std::vector<std::string> rest;
