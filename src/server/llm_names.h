@@ -10,7 +10,7 @@
 
 namespace ingot::server::llm {
 
-// --- Prompt (tensors) ---
+// --- Prompt: tensors; where the config of the model does not list one as an input, a string parameter of that name with the same text ---
 inline constexpr const char* kTextInput = "text_input";  // BYTES [1]: a raw prompt, no template
 inline constexpr const char* kMessages = "messages";     // BYTES [1]: JSON array of OpenAI chat messages, content parts allowed
 inline constexpr const char* kTools = "tools";           // BYTES [1]: JSON array of OpenAI tools

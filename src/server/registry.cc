@@ -2,10 +2,27 @@
 
 #include <algorithm>
 
+#include "base/files.h"
 #include "server/server.h"
 
 namespace ingot::server {
 namespace {
+
+// One label a line, from the files that the outputs name, in the model's directory.
+Status read_labels(const ModelSpec& spec, LoadedModel& model) {
+  for (const ModelOutput& o : model.config.output) {
+    if (o.label_filename.empty() || spec.directory.empty()) continue;
+    const std::string text = TRY(read_file(join_path(spec.directory, o.label_filename), 64 << 20));
+    std::vector<std::string>& labels = model.labels[o.name];
+    for (size_t at = 0; at < text.size();) {
+      const size_t end = std::min(text.find('\n', at), text.size());
+      labels.push_back(text.substr(at, end - at));
+      if (!labels.back().empty() && labels.back().back() == '\r') labels.back().pop_back();
+      at = end + 1;
+    }
+  }
+  return {};
+}
 
 constexpr const char* kUnloaded = "unloaded";
 
@@ -175,6 +192,7 @@ Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const
     const std::string version_directory = spec.directory.empty() ? "" : cat(spec.directory, "/", version);
     loaded->model = TRY(backend->load(ModelLoad{loaded->config, version, spec.directory, version_directory, spec.auto_complete,
                                                 backend_config, metrics_, server_}));
+    TRY(read_labels(spec, *loaded));
     loaded->stats = std::make_unique<ModelStats>(loaded->config, version, metrics_, metrics_options);
     loaded->scheduler = TRY(make_scheduler(loaded->config, loaded->model, *loaded->stats));
     return {};

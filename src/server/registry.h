@@ -86,6 +86,7 @@ class InFlight {
 struct LoadedModel {
   ModelConfig config;
   int64_t version = 1;
+  std::map<std::string, std::vector<std::string>> labels;  // of classification outputs, by output
   std::unique_ptr<ModelStats> stats;
   std::shared_ptr<Model> model;
   std::unique_ptr<Scheduler> scheduler;

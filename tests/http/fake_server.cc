@@ -1,0 +1,50 @@
+// A server over the fake models, for curl, load generators, the page and the protocol clients:
+//   fake_server [--http-port 8000] [--metrics-port 8002] ...     all flags of ingot serve; ends on SIGINT or SIGTERM after a drain
+#include <signal.h>
+
+#include <cstdio>
+
+#include "frontends/frontend.h"
+#include "http/fake_backend.h"
+
+namespace ingot {
+namespace {
+
+Status run(int argc, char** argv) {
+  frontends::ServerOptions options;
+  options.http.http_address = "127.0.0.1";
+  options.repository.model_control_mode = "explicit";
+  OptionTable table("fake_server [flags]");
+  options.add_to(table);
+  const std::vector<std::string> args(argv + 1, argv + argc);
+  TRY(table.parse(args));
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  TRY(server::Log::get().configure(TRY(frontends::log_options(options))));
+  server::Server server(TRY(frontends::core_options(options)));
+  TRY(test::add_fake_models(server));
+  auto frontend = TRY(frontends::Frontend::start(server, options));
+  printf("http %d metrics %d\n", frontend->http_port(), frontend->metrics_port());
+  fflush(stdout);
+  int signal = 0;
+  sigwait(&signals, &signal);
+  server.begin_exit();
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(options.core.exit_timeout_secs);
+  frontend->stop(deadline);
+  server.stop(std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()));
+  return {};
+}
+
+}  // namespace
+}  // namespace ingot
+
+int main(int argc, char** argv) {
+  if (ingot::Status s = ingot::run(argc, argv); !s.ok()) {
+    fprintf(stderr, "fake_server: %s\n", s.error().message().c_str());
+    return 1;
+  }
+  return 0;
+}
