@@ -23,7 +23,7 @@ struct ChatRequest {
   bool add_generation_prompt = true;
   bool continue_final_message = false;  // the last message is left open: the prompt ends with its content
   Json extra = nullptr;                // more variables (chat_template_kwargs), overriding the others; null: none
-  std::optional<int64_t> unix_seconds;  // what strftime_now sees; unset: the system's clock
+  std::optional<int64_t> unix_seconds = {};  // what strftime_now sees; unset: the system's clock
 };
 
 class ChatTemplate {

@@ -28,11 +28,11 @@ struct AddedToken {
 };
 
 struct SentencePieceOptions {
-  std::vector<AddedToken> added;
+  std::vector<AddedToken> added{};
   bool add_bos = true, add_eos = false;
   // Each stretch of text between special tokens gets the dummy prefix (Transformers' "legacy"), not only the first (sentencepiece).
   bool segments_get_prefix = false;
-  std::string bos_token, eos_token, pad_token, unk_token;  // empty: what the model file names
+  std::string bos_token{}, eos_token{}, pad_token{}, unk_token{};  // empty: what the model file names
 };
 
 // A serialised sentencepiece ModelProto of type BPE or unigram. `name` appears in errors.
@@ -42,8 +42,8 @@ Result<SealedTokenizer> from_sentencepiece(std::string_view model, const Sentenc
 struct TiktokenOptions {
   std::string pattern;
   bool nfc = false;
-  std::vector<AddedToken> added;
-  std::string bos_token, eos_token, pad_token;
+  std::vector<AddedToken> added{};
+  std::string bos_token{}, eos_token{}, pad_token{};
   bool add_bos = false;
 };
 Result<SealedTokenizer> from_tiktoken(std::string_view ranks, const TiktokenOptions& options, std::string_view name);

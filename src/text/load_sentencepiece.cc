@@ -191,15 +191,24 @@ Result<std::string> tokenizer_json(const SentencePieceModel& m, std::vector<Adde
     }
     model.tokens[a.id] = a.content;
   }
-  std::vector<std::string> whole_symbols;
   for (size_t i = 0; i < m.pieces.size(); ++i) {
     const auto& piece = m.pieces[i];
     const bool user = piece.type == Type::kUserDefined;
     if (listed.contains(static_cast<int32_t>(i)) || (!user && piece.type != Type::kControl && piece.type != Type::kUnknown)) continue;
-    // sentencepiece looks for user-defined symbols in the normalised text, so there they get no dummy prefix behind them.
-    const bool in_normalised = user && m.add_dummy_prefix && !m.segments_get_prefix;
-    added.push_back({.content = piece.text, .id = static_cast<int32_t>(i), .special = !user, .normalized = in_normalised});
-    if (in_normalised) whole_symbols.push_back(piece.text);
+    added.push_back({.content = piece.text, .id = static_cast<int32_t>(i), .special = !user});
+  }
+  // Where only the start of a text gets the dummy prefix, the added tokens must be found in the normalised text: what stands between
+  // two of them is then no text of its own. Their own texts run through the normaliser too and must stay as they are.
+  const bool in_normalised = m.add_dummy_prefix && !m.segments_get_prefix;
+  std::string symbols, specials;
+  for (AddedToken& a : added) {
+    a.normalized = in_normalised;
+    std::string& list = a.special ? specials : symbols;
+    if (!list.empty()) list += '|';
+    for (char c : a.content) {
+      if (std::string_view("\\^$.|?*+()[]{}").find(c) != std::string_view::npos) list += '\\';
+      list += c;
+    }
   }
 
   if (!m.unigram) {
@@ -216,24 +225,20 @@ Result<std::string> tokenizer_json(const SentencePieceModel& m, std::vector<Adde
     steps.push_back({{"type", "Replace"}, {"pattern", std::move(pattern)}, {"content", content}});
   };
   if (m.remove_extra_whitespaces) {
-    replace({{"Regex", "^ +| +$"}}, "");
+    replace({{"Regex", "\\A +"}}, "");
     replace({{"Regex", " {2,}"}}, " ");
   }
-  if (m.add_dummy_prefix && whole_symbols.empty()) {
-    steps.push_back({{"type", "Prepend"}, {"prepend", kSpaceMark}});
+  if (in_normalised) {
+    // As sentencepiece, a prefix comes before a user-defined symbol; as Transformers, none before a special token.
+    std::string pattern = "\\A";
+    if (!symbols.empty()) pattern += cat("(?!(?:", symbols, ")\\z)");
+    if (!specials.empty()) pattern += cat("(?!", specials, ")");
+    replace({{"Regex", cat(pattern, "(?=[\\s\\S])")}}, kSpaceMark);
   } else if (m.add_dummy_prefix) {
-    // The same for any text but a bare symbol: a symbol's own text runs through here too and must stay as it is.
-    std::string symbols;
-    for (const std::string& s : whole_symbols) {
-      if (!symbols.empty()) symbols += '|';
-      for (char c : s) {
-        if (std::strchr("\\^$.|?*+()[]{}", c)) symbols += '\\';
-        symbols += c;
-      }
-    }
-    replace({{"Regex", cat("\\A(?!(?:", symbols, ")\\z)(?=[\\s\\S])")}}, kSpaceMark);
+    steps.push_back({{"type", "Prepend"}, {"prepend", kSpaceMark}});
   }
   replace({{"String", " "}}, kSpaceMark);
+  if (m.remove_extra_whitespaces) replace({{"Regex", cat(kSpaceMark, "+\\z")}}, "");  // as sentencepiece: behind the marking
   p.normalizer = {{"type", "Sequence"}, {"normalizers", steps}};
   Json decode = Json::array({{{"type", "Replace"}, {"pattern", {{"String", kSpaceMark}}}, {"content", " "}},
                              {{"type", "ByteFallback"}},
