@@ -28,11 +28,13 @@ string(SUBSTRING ${rust_hash} 0 24 rust_hash)
 # A changed source means another name for the archive, so it must run the configuration again.
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${rust_sources})
 
-set(rust_archive ${INGOT_RUST_CACHE}/${rust_hash}/libingot_text.a)
+# The build folder links a copy of its own: Ninja deletes the outputs of a rule that is interrupted, which must not reach the cache.
+set(rust_cached ${INGOT_RUST_CACHE}/${rust_hash}/libingot_text.a)
+set(rust_archive ${CMAKE_BINARY_DIR}/rust/${rust_hash}/libingot_text.a)
 add_custom_command(
   OUTPUT ${rust_archive}
-  COMMAND ${CMAKE_COMMAND} -DCARGO=${CARGO} -DRUST_DIR=${rust_dir} -DTARGET_DIR=${CMAKE_BINARY_DIR}/rust -DARCHIVE=${rust_archive}
-          -P ${PROJECT_SOURCE_DIR}/cmake/rust_build.cmake
+  COMMAND ${CMAKE_COMMAND} -DCARGO=${CARGO} -DRUST_DIR=${rust_dir} -DTARGET_DIR=${CMAKE_BINARY_DIR}/rust -DCACHED=${rust_cached}
+          -DARCHIVE=${rust_archive} -P ${PROJECT_SOURCE_DIR}/cmake/rust_build.cmake
   COMMENT "Building the Rust archive (tokenizers, minijinja, llguidance)"
   USES_TERMINAL VERBATIM)
 add_custom_target(ingot_rust_archive DEPENDS ${rust_archive})

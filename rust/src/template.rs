@@ -105,6 +105,7 @@ fn prepare(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
     let mut rest = source.as_str();
+    let mut raw = false;
     while let Some(at) = rest.find("{%") {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
@@ -121,8 +122,16 @@ fn prepare(source: &str) -> String {
             _ => (inner, "%}"),
         };
         match inner.trim() {
-            "generation" => out.push_str(&format!("{open} if true {close}")),
-            "endgeneration" => out.push_str(&format!("{open} endif {close}")),
+            "raw" => {
+                raw = true;
+                out.push_str(tag);
+            }
+            "endraw" => {
+                raw = false;
+                out.push_str(tag);
+            }
+            "generation" if !raw => out.push_str(&format!("{open} if true {close}")),
+            "endgeneration" if !raw => out.push_str(&format!("{open} endif {close}")),
             _ => out.push_str(tag),
         }
         rest = after;
@@ -159,6 +168,16 @@ impl ChatTemplate {
         });
         env.add_filter("tojson", tojson);
         env.add_filter("string", |v: Value| pytext::str(&v));
+        // These take any value in Jinja2 and work on its text.
+        env.add_filter("trim", |v: Value, chars: Option<String>| -> Result<String, Error> {
+            let s = pytext::str(&v)?;
+            Ok(match chars {
+                Some(c) => s.trim_matches(&c.chars().collect::<Vec<_>>()[..]).to_string(),
+                None => s.trim().to_string(),
+            })
+        });
+        env.add_filter("upper", |v: Value| pytext::str(&v).map(|s| s.to_uppercase()));
+        env.add_filter("lower", |v: Value| pytext::str(&v).map(|s| s.to_lowercase()));
         env.add_function("raise_exception", |m: Value| -> Result<Value, Error> { Err(wrong(pytext::str(&m)?)) });
         env.add_function("strftime_now", strftime_now);
         // Python counts a text and a dict as sequences, and a bool as a number.

@@ -124,6 +124,7 @@ Result<std::shared_ptr<const ChatTemplate>> ChatTemplate::create(const Tokenizer
 }
 
 Result<std::shared_ptr<const ChatTemplate>> ChatTemplate::create(const TokenizerInfo& info, std::string_view name, std::string source) {
+  init_rust();
   std::shared_ptr<ChatTemplate> t(new ChatTemplate);
   RustBytes error;
   t->impl_ = std::make_unique<Impl>();

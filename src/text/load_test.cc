@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <thread>
 
 #include "base/files.h"
@@ -267,9 +268,14 @@ TEST(StopMatcher, HoldsBackOnlyWhatMayBecomeAStop) {
   }
 }
 
+std::string fresh_folder() {
+  std::string name = testing::TempDir() + "ingot_text_XXXXXX";
+  EXPECT_NE(mkdtemp(name.data()), nullptr);
+  return name;
+}
+
 TEST(Load, FolderSettingsGiveSpecialTokensStopsAndTemplates) {
-  const std::string folder = testing::TempDir() + "ingot_text_folder";
-  ASSERT_TRUE(make_directories(folder).ok());
+  const std::string folder = fresh_folder();
   auto put = [&](std::string_view name, std::string_view text) { ASSERT_TRUE(write_file(join_path(folder, name), text).ok()); };
   put("tokenizer.json", read_file(fixture("bpe/tokenizer.json")).value());
   put("tokenizer_config.json", R"({"tokenizer_class": "LlamaTokenizer", "add_bos_token": true, "bos_token": "<|endoftext|>",
@@ -296,8 +302,7 @@ TEST(Load, FolderSettingsGiveSpecialTokensStopsAndTemplates) {
 }
 
 TEST(Load, SentencePieceFolderFollowsItsConfiguration) {
-  const std::string folder = testing::TempDir() + "ingot_text_spm";
-  ASSERT_TRUE(make_directories(folder).ok());
+  const std::string folder = fresh_folder();
   auto put = [&](std::string_view name, std::string_view text) { ASSERT_TRUE(write_file(join_path(folder, name), text).ok()); };
   put("tokenizer.model", read_file(fixture("spm_bpe/tokenizer.model")).value());
   put("config.json", R"({"model_type": "llama"})");
@@ -345,8 +350,7 @@ TEST(Load, SentencePieceFolderFollowsItsConfiguration) {
 }
 
 TEST(Load, NamesWhatIsWrong) {
-  const std::string folder = testing::TempDir() + "ingot_text_bad";
-  ASSERT_TRUE(make_directories(folder).ok());
+  const std::string folder = fresh_folder();
   EXPECT_NE(load_tokenizer(folder + "/absent").error().message().find("does not exist"), std::string::npos);
   EXPECT_NE(load_tokenizer(folder).error().message().find("has no tokenizer, want one of"), std::string::npos);
   auto error = [&](std::string_view name, std::string_view text) {

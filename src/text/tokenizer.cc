@@ -36,8 +36,7 @@ struct Tokenizer::Impl {
 Tokenizer::~Tokenizer() = default;
 
 Result<std::shared_ptr<const Tokenizer>> Tokenizer::create(SealedTokenizer sealed) {
-  static const bool initialised = (ingot_text_init(), true);
-  (void)initialised;
+  init_rust();
   std::shared_ptr<Tokenizer> t(new Tokenizer);
   t->sealed_ = std::move(sealed);
   t->impl_ = std::make_unique<Impl>();

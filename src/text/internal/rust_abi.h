@@ -66,6 +66,12 @@ class RustBytes {
   IngotTextBytes bytes_{nullptr, 0, 0};
 };
 
+// Before the first call that makes a handle: Rust's panics arrive as errors and are not printed too.
+inline void init_rust() {
+  static const bool done = (ingot_text_init(), true);
+  (void)done;
+}
+
 inline Error failed(const RustBytes& error, Code code = Code::kInvalidArgument) { return Error(code, std::string(error.view())); }
 
 template <class T, void (*kFree)(T*)>
