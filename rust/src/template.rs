@@ -25,8 +25,8 @@ pub struct ChatTemplate {
     env: Environment<'static>,
 }
 
-/// Instructions one rendering may take: a chat of ten thousand messages needs about a million.
-const FUEL: u64 = 100_000_000;
+/// Instructions one rendering may take, about a second: a chat of ten thousand messages needs about a million.
+const FUEL: u64 = 5_000_000;
 
 fn wrong(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())

@@ -51,7 +51,7 @@ TEST(ChatTemplate, EqualsTransformers) {
     request.unix_seconds = expected["now"].get<int64_t>();
     auto out = t->render(request);
     // minijinja cannot reverse an empty list (it would panic, which arrives as an error).
-    if (name == "qwen3" && request.messages.empty() && request.tools.is_null()) {
+    if (name == "qwen3" && request.messages.empty()) {
       EXPECT_FALSE(out.ok());
       continue;
     }
