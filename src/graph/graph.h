@@ -137,7 +137,7 @@ class Builder {
     int scoring = 0;
     int expert_groups = 0, top_groups = 0;
     double scale = 1;
-    std::string correction_bias;  // tensor name, empty: none
+    std::string correction_bias = {};  // tensor name, empty: none
   };
   std::pair<Value, Value> moe_route(Value logits, const Route& route);  // weights, ids
   // Rows of the stacked tensors: fc and gate [experts, ffn, E], proj [experts, E, ffn].

@@ -111,6 +111,29 @@ Value plain_mlp(Builder& b, const Decoder& d, Value h, const std::string& name, 
   return b.linear(b.activation(b.linear(h, name + ".fc", d.ffn, bias), d.activation), name + ".proj", d.hidden, bias);
 }
 
+Value prenorm_layer(Builder& b, const Decoder& d, Value x, int i, const AttentionForm& form, bool mlp_bias) {
+  const std::string p = layer_name(i);
+  x = b.add(x, attention_block(b, d, b.rms_norm(x, p + ".input_layernorm", d.eps), p + ".attention", form));
+  x = b.add(x, gated_mlp(b, d, b.rms_norm(x, p + ".post_layernorm", d.eps), p + ".mlp", mlp_bias));
+  return b.named(x, cat("layer.", i));
+}
+
+Value embed(Builder& b, const Decoder& d, double scale) {
+  return b.embedding("transformer.vocab_embedding", b.tokens(), d.vocab, d.hidden, scale);
+}
+
+Value mixture(Builder& b, const Decoder& d, Value h, const std::string& name, const Builder::Route& route, int64_t ffn) {
+  const auto [weights, ids] = b.moe_route(b.linear(h, name + ".router", route.experts), route);
+  const std::string fc = name + ".fc.weight";
+  return b.moe_mlp(h, weights, ids, {fc, ffn, ffn}, {fc, 0, ffn}, {name + ".proj.weight", 0, d.hidden}, d.activation, route.experts, route.top_k, ffn);
+}
+
+Value sigmoid_gated_expert(Builder& b, const Decoder& d, Value h, const std::string& name, const std::string& gate, int64_t ffn) {
+  const auto [weights, ids] = b.moe_route(b.linear(h, gate, 1), {.experts = 1, .top_k = 1, .scoring = 1});
+  const std::string fc = name + ".fc.weight";
+  return b.moe_mlp(h, weights, ids, {fc, ffn, ffn}, {fc, 0, ffn}, {name + ".proj.weight", 0, d.hidden}, d.activation, 1, 1, ffn);
+}
+
 Value head(Builder& b, const Decoder& d, Value x, bool bias) {
   x = b.last_token(x);
   return b.linear_of(x, d.tied ? "transformer.vocab_embedding.weight" : "lm_head.weight", d.vocab, bias ? "lm_head.bias" : "");
@@ -129,6 +152,39 @@ void map_gated_mlp(WeightMap& map, const Decoder& d, const std::string& to, cons
   map.linear(to + ".fc", gate, d.ffn, d.hidden, bias, "intermediate_size, hidden_size");
   map.linear(to + ".gate", up, d.ffn, d.hidden, bias, "intermediate_size, hidden_size");
   map.linear(to + ".proj", down, d.hidden, d.ffn, bias, "hidden_size, intermediate_size");
+}
+
+std::string prefix_of(const formats::TensorSource& source, std::initializer_list<const char*> prefixes, std::string_view probe) {
+  for (const char* prefix : prefixes)
+    if (source.info(cat(prefix, probe))) return prefix;
+  return *prefixes.begin();  // check_recipe names the missing tensor
+}
+
+std::vector<RowRange> grouped_qkv_rows(int groups, int heads_per_group, int head_dim) {
+  const int64_t block = int64_t{heads_per_group + 2} * head_dim, q = int64_t{heads_per_group} * head_dim;
+  std::vector<RowRange> rows;
+  for (int g = 0; g < groups; ++g) rows.push_back({g * block, q});
+  for (int g = 0; g < groups; ++g) rows.push_back({g * block + q, head_dim});
+  for (int g = 0; g < groups; ++g) rows.push_back({g * block + q + head_dim, head_dim});
+  return rows;
+}
+
+void map_experts(WeightMap& map, const std::string& name, int experts, const std::vector<std::pair<std::string, int64_t>>& suffixes, int64_t in,
+                 const std::string& prefix, const std::string& why) {
+  Recipe r;
+  r.name = name + ".weight";
+  int64_t rows = 0;
+  for (const auto& [suffix, n] : suffixes) rows += n;
+  r.shape = {experts, rows, in};
+  for (int e = 0; e < experts; ++e)
+    for (const auto& [suffix, n] : suffixes) {
+      Piece p;
+      p.tensor = cat(prefix, e, suffix);
+      p.shape = {n, in};
+      p.why = why;
+      r.pieces.push_back(std::move(p));
+    }
+  map.add(std::move(r));
 }
 
 void map_embedding_and_head(WeightMap& map, const Decoder& d, const std::string& embedding, const std::string& head) {

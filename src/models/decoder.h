@@ -58,6 +58,15 @@ Value attend(Builder& b, const Decoder& d, Value q, Value k, Value v, const std:
 Value gated_mlp(Builder& b, const Decoder& d, Value h, const std::string& name, bool bias = false);
 // proj(act(fc x))
 Value plain_mlp(Builder& b, const Decoder& d, Value h, const std::string& name, bool bias = true);
+// x + attention(rms_norm(x)), then + gated_mlp(rms_norm(x)): Llama and its relatives. Names the result "layer.<i>".
+Value prenorm_layer(Builder& b, const Decoder& d, Value x, int i, const AttentionForm& form, bool mlp_bias = false);
+// Learned positions of families that have them are added to the token embedding.
+Value embed(Builder& b, const Decoder& d, double scale = 1);
+// How a mixture's router weighs (Builder::Route) and what its experts' tensors are: mlp.router, mlp.fc [X, 2F, E] with the plain rows
+// first and the activated rows second (TensorRT-LLM's order), mlp.proj [X, E, F].
+Value mixture(Builder& b, const Decoder& d, Value h, const std::string& name, const Builder::Route& route, int64_t ffn);
+// A gated MLP as a mixture of one expert whose weight is the sigmoid of a linear gate (Qwen2-MoE's shared expert).
+Value sigmoid_gated_expert(Builder& b, const Decoder& d, Value h, const std::string& name, const std::string& gate, int64_t ffn);
 // Rows that need logits, then the head: its own matrix or the embedding table.
 Value head(Builder& b, const Decoder& d, Value x, bool bias = false);
 std::string layer_name(int i);  // "transformer.layers.7"
@@ -67,6 +76,13 @@ void map_separate_qkv(WeightMap& map, const Decoder& d, const std::string& to, c
 // gate_proj, up_proj, down_proj as Llama names them; fc is the activated branch.
 void map_gated_mlp(WeightMap& map, const Decoder& d, const std::string& to, const std::string& gate, const std::string& up, const std::string& down,
                    bool bias = false);
+// "transformer." or "": what stands before `probe` in this source (checkpoints of a bare model lack the prefix).
+std::string prefix_of(const formats::TensorSource& source, std::initializer_list<const char*> prefixes, std::string_view probe);
+// Rows of a fused query_key_value into q, k, v order. `groups` blocks, each `heads_per_group` query heads, one key head, one value head.
+std::vector<RowRange> grouped_qkv_rows(int groups, int heads_per_group, int head_dim);
+// name.weight [experts, sum of rows, in]: of every expert the rows of its tensors in this order. `tensor(e, i)`: published name.
+void map_experts(WeightMap& map, const std::string& name, int experts, const std::vector<std::pair<std::string, int64_t>>& suffixes, int64_t in,
+                 const std::string& prefix, const std::string& why);
 void map_embedding_and_head(WeightMap& map, const Decoder& d, const std::string& embedding, const std::string& head);
 
 }  // namespace ingot::models

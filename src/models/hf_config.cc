@@ -1,5 +1,7 @@
 #include "models/hf_config.h"
 
+#include <algorithm>
+
 namespace ingot::models {
 namespace {
 
@@ -62,6 +64,26 @@ Status refuse_unless(const Json& hf, const char* key, const Json& only, std::str
   const Json* found = find_key(hf, {key});
   if (!found || *found == only) return {};
   return Error(Code::kUnsupported, cat(what, ": '", key, "' is ", dump_json(*found), ", only ", dump_json(only), " is supported"));
+}
+
+Status read_windows(const Json& hf, CheckpointConfig& c, int window, int first, std::string_view what) {
+  if (window <= 0) return {};
+  const size_t layers = static_cast<size_t>(std::max(c.num_hidden_layers, 0));
+  const std::vector<std::string> types = TRY(get_or<std::vector<std::string>>(hf, "layer_types", {}, what));
+  if (!types.empty() && types.size() != layers)
+    return Error(Code::kInvalidArgument, cat(what, ": 'layer_types' has ", types.size(), " entries, want ", layers, " (num_hidden_layers)"));
+  std::vector<int> windows;
+  for (size_t i = 0; i < layers; ++i) {
+    bool slides = static_cast<int>(i) >= first;
+    if (!types.empty()) {
+      slides = types[i] == "sliding_attention";
+      if (!slides && types[i] != "full_attention")
+        return Error(Code::kUnsupported, cat(what, ": layer_types[", i, "] is '", types[i], "', want full_attention or sliding_attention"));
+    }
+    windows.push_back(slides ? window : 0);
+  }
+  if (std::any_of(windows.begin(), windows.end(), [](int w) { return w > 0; })) c.extra["layer_windows"] = windows;
+  return {};
 }
 
 Result<CheckpointConfig> read_decoder_config(const Json& hf, std::string_view what, const ConfigDefaults& defaults) {

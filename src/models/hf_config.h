@@ -34,6 +34,10 @@ Result<double> read_number_or(const Json& hf, std::initializer_list<const char*>
 Result<bool> read_bool_or(const Json& hf, const char* key, bool otherwise, std::string_view what);
 Result<std::string> read_string_or(const Json& hf, const char* key, std::string otherwise, std::string_view what);
 
+// Layers that see only sliding_window positions: as layer_types says ("sliding_attention"), otherwise those from `first` on. Sets
+// extra["layer_windows"] when there is one.
+Status read_windows(const Json& hf, CheckpointConfig& c, int window, int first, std::string_view what);
+
 // A key that is present must have this value: what else it could say is not supported.
 Status refuse_unless(const Json& hf, const char* key, const Json& only, std::string_view what);
 

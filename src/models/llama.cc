@@ -32,7 +32,7 @@ Result<CheckpointConfig> read_config(const Json& hf, std::string_view what) {
     c.extra["no_rope_layers"] = TRY(rotating(given, c.num_hidden_layers, what));
     TRY(refuse_unless(hf, "use_sliding_window", false, what));
   } else if (type == "mistral") {
-    if (const int window = TRY(read_int_or(hf, {"sliding_window"}, 0, what))) c.extra["sliding_window"] = window;
+    TRY(read_windows(hf, c, TRY(read_int_or(hf, {"sliding_window"}, 0, what)), 0, what));
   }
   return c;
 }
@@ -61,14 +61,10 @@ Result<Graph> build(const CheckpointConfig& c) {
   Builder b;
   Value x = b.embedding("transformer.vocab_embedding", b.tokens(), d.vocab, d.hidden);
   for (int i = 0; i < d.layers; ++i) {
-    const std::string p = layer_name(i);
-    Value h = b.rms_norm(x, p + ".input_layernorm", d.eps);
     AttentionForm form{.qkv_bias = attn_bias, .dense_bias = attn_bias};
     form.rotate = rotate[static_cast<size_t>(i)] != 0;
     form.window = windows[static_cast<size_t>(i)];
-    x = b.add(x, attention_block(b, d, h, p + ".attention", form));
-    h = b.rms_norm(x, p + ".post_layernorm", d.eps);
-    x = b.named(b.add(x, gated_mlp(b, d, h, p + ".mlp", mlp_bias)), cat("layer.", i));
+    x = prenorm_layer(b, d, x, i, form, mlp_bias);
   }
   return b.finish(head(b, d, b.rms_norm(x, "transformer.ln_f", d.eps)));
 }
