@@ -1,5 +1,6 @@
 #include "backends/llm.h"
 #include "base/log.h"
+#include "engine/fit.h"
 
 namespace ingot::backends {
 
@@ -25,13 +26,7 @@ Result<std::shared_ptr<LlmService>> LlmService::load(const std::string& engine_p
       }
     }
   }
-  sched::SchedulerOptions& sched = options.engine.scheduler;
-  sched.max_tokens_per_step = s->memory_.max_num_tokens;
-  sched.max_running = s->memory_.max_batch_size;
-  sched.page_tokens = s->memory_.page_tokens;
-  sched.pages = static_cast<int>(s->memory_.pages);
-  sched.max_seq_tokens = s->memory_.max_seq_len;
-  sched.state_rows = s->memory_.state_rows;
+  engine::fit_to_runtime(*runtime, options.engine);
   s->engine_ = TRY(engine::Engine::create(options.engine, std::move(runtime), s->tokenizer_));
   return s;
 }

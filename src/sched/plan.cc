@@ -28,6 +28,7 @@ const StepPlan& Scheduler::plan() {
   plan_.preempted.clear();
   plan_.finished.clear();
   plan_.tokens = 0;
+  extra_logits_ = 0;
   plan_.id = StepId{next_step_};
   open_entry();
   const bool may_admit = policy_ != Policy::kStaticBatch || running_.empty();
@@ -81,11 +82,13 @@ bool Scheduler::can_run(const Sequence& q) const {
 void Scheduler::clip_drafts() {
   int spare = options_.max_tokens_per_step;
   for (int index : running_) spare -= can_run(sequences_[index]) && decodes(sequences_[index]);
+  if (options_.max_logits_per_step > 0) spare = std::min(spare, options_.max_logits_per_step - options_.max_running);
   for (int index : running_) {
     Sequence& q = sequences_[index];
     if (q.drafts == 0 || q.open > 0) continue;
     q.drafts = std::min(q.drafts, spare);
     spare -= q.drafts;
+    extra_logits_ += q.drafts;
     q.tokens.resize(q.known + q.drafts);
   }
 }
@@ -148,6 +151,9 @@ void Scheduler::rewind_to_snapshot(Sequence& q) {
 int Scheduler::chunk(const Sequence& q, int budget) const {
   int n = std::min(missing(q), budget);
   if (!decodes(q) && options_.max_chunk_tokens > 0) n = std::min(n, options_.max_chunk_tokens);
+  // Each returned row of the prompt beside the one row that every running sequence is entitled to.
+  if (options_.max_logits_per_step > 0 && wants_context_logits(q))
+    n = std::min(n, 1 + options_.max_logits_per_step - options_.max_running - extra_logits_);
   if (!keeps_state()) return n;
   // The snapshot went to another sequence earlier in this plan; the next one rewinds further.
   if (q.load_state && q.planned > 0 && pool_.snapshot(q.pages[q.planned / options_.page_tokens - 1]) == StateId::kNone) return 0;
@@ -167,7 +173,7 @@ void Scheduler::add_slice(int index, int budget) {
   const int n = chunk(q, budget);
   if (n <= 0) return;
   const int begin = q.planned, end = begin + n, length = static_cast<int>(q.tokens.size());
-  const bool samples = end == length;
+  const bool samples = end == length, decoding = decodes(q);
   const Request& r = *q.request;
   CHECK(writable(q.pages[begin / options_.page_tokens]), "sequence ", value(q.id), " would write to page ",
         value(q.pages[begin / options_.page_tokens]), ", which others read");
@@ -187,6 +193,7 @@ void Scheduler::add_slice(int index, int budget) {
     s.return_logits = true;
     s.logits_begin = std::min(s.logits_begin, from);
     q.logits_done = until;
+    if (!decoding) extra_logits_ += end - s.logits_begin - 1;
   }
   s.tokens = std::span<const Token>(q.tokens.data(), end);
   s.pages = std::span<const PageId>(q.pages.data(), pages_for(end));
@@ -281,8 +288,7 @@ bool Scheduler::admit() {
   const int length = static_cast<int>(q.tokens.size()), page_tokens = options_.page_tokens;
 
   hits_.clear();
-  const bool skips_logits = r.s.context_logits && q.logits_done < r.prompt_tokens;
-  if (r.stores_prefix && !skips_logits) {
+  if (r.stores_prefix && !wants_context_logits(q)) {
     // The last token is always computed: its logits are wanted.
     for (int i = 0; i < (length - 1) / page_tokens; ++i) {
       const auto tokens = std::span<const Token>(q.tokens).subspan(static_cast<size_t>(i) * page_tokens, page_tokens);

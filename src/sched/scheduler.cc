@@ -32,6 +32,9 @@ Result<Scheduler> Scheduler::create(const SchedulerOptions& o) {
   if (o.max_tokens_per_step < o.max_running)
     return bad("max_tokens_per_step", o.max_tokens_per_step,
                cat(o.max_running, " or more (max_running: each running sequence decodes one token per step)"));
+  if (o.max_logits_per_step != 0 && o.max_logits_per_step <= o.max_running)
+    return bad("max_logits_per_step", o.max_logits_per_step,
+               cat("0, or more than ", o.max_running, " (max_running: each running sequence samples from one row)"));
   if (o.max_chunk_tokens < 0) return bad("max_chunk_tokens", o.max_chunk_tokens, "0 or more");
   if (o.page_tokens < 1) return bad("page_tokens", o.page_tokens, "1 or more");
   if (o.pages < 1) return bad("pages", o.pages, "1 or more");

@@ -166,6 +166,9 @@ class Scheduler {
   int generated_limit(const Sequence& q) const { return q.request->prompt_tokens + q.request->s.max_new; }
   bool keeps_state() const { return options_.state_rows > 0; }
   bool writable(PageId page) const { return pool_.references(page) == 1 && !pool_.in_tree(page); }
+  bool wants_context_logits(const Sequence& q) const {
+    return q.request->s.context_logits && q.logits_done < q.request->prompt_tokens;
+  }
   bool can_run(const Sequence& q) const;
   std::span<const uint64_t> extra_ids(const Sequence& q, int page) const;
   PrefixContext context(const Sequence& q) const;
@@ -210,6 +213,7 @@ class Scheduler {
   size_t first_plan_ = 0;
   int open_ = 0;
   StepPlan plan_;
+  int extra_logits_ = 0;         // rows of logits of plan_, beyond one per sequence
   std::vector<SeqId> finished_;  // since the last plan that was not empty
   std::vector<int> born_;        // forked by the plan being made
   std::vector<PageId> hits_;     // scratch of admit()

@@ -30,7 +30,8 @@ struct SchedulerOptions {
   int page_tokens = 64;
   int pages = 0;
   int max_seq_tokens = 0;
-  int state_rows = 0;  // 0: the model keeps no state but KV; else max_running working rows and the rest snapshots
+  int max_logits_per_step = 0;  // rows of logits that a step may give back or sample from; 0 is no limit
+  int state_rows = 0;           // 0: the model keeps no state but KV; else max_running working rows and the rest snapshots
 
   int max_chunk_tokens = 0;
   int priority_head_start = 256;
