@@ -106,6 +106,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool active = false, close_after = false, posted = false, closed = false, abort = false;
   std::function<void()> on_disconnect;
   std::atomic<bool> gone{false};
+  std::atomic<size_t> sending_left{0};  // of `sending`
 
   void append(std::string_view head, std::string_view body, bool finishes, bool closes);
   void poke();  // makes the loop look at this connection
@@ -396,6 +397,7 @@ bool Loop::flush(Connection& c) {
       if (c.out.empty()) return true;
       c.sending.swap(c.out);
       c.sent = 0;
+      c.sending_left = c.sending.size();
       c.progress = Clock::now();
     }
     while (c.sent < c.sending.size()) {
@@ -404,6 +406,7 @@ bool Loop::flush(Connection& c) {
       const ssize_t n = c.tls ? c.tls->write(data, size) : send(c.fd, data, size, MSG_NOSIGNAL);
       if (n > 0) {
         c.sent += static_cast<size_t>(n);
+        c.sending_left = c.sending.size() - c.sent;
         c.progress = Clock::now();
         continue;
       }
@@ -562,7 +565,7 @@ void Exchange::write(std::string_view bytes) {
     if (c.closed || c.abort) return;
     if (chunked_) append_chunk(c.out, bytes);
     else c.out += bytes;
-    if (c.out.size() > c.shared.options.most_unsent_bytes) c.abort = true;
+    if (c.out.size() + c.sending_left.load() > c.shared.options.most_unsent_bytes) c.abort = true;
     if (c.posted) return;
   }
   c.poke();
