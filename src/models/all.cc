@@ -3,13 +3,13 @@
 namespace ingot::models {
 
 extern const Architecture kLlama, kQwen2, kQwen3, kQwen1, kYuan, kBaichuan, kGpt2, kMixtral, kQwen2Moe, kQwen3Moe, kGemma, kGemma2, kGemma3, kPhi3,
-    kGlm, kGlm4, kChatGlm, kGptj, kGptNeox, kFalcon, kOpt, kBloom, kStarcoder, kStarcoder2;
+    kGlm, kGlm4, kChatGlm, kGptj, kGptNeox, kFalcon, kOpt, kBloom, kStarcoder, kStarcoder2, kDeepSeek2, kDeepSeek3;
 
 namespace {
 
 constexpr const Architecture* kAll[] = {
     &kLlama, &kQwen1, &kQwen2, &kQwen3, &kYuan, &kBaichuan, &kGpt2, &kMixtral, &kQwen2Moe, &kQwen3Moe, &kGemma, &kGemma2, &kGemma3,
-    &kPhi3, &kGlm, &kGlm4, &kChatGlm, &kGptj, &kGptNeox, &kFalcon, &kOpt, &kBloom, &kStarcoder, &kStarcoder2,
+    &kPhi3, &kGlm, &kGlm4, &kChatGlm, &kGptj, &kGptNeox, &kFalcon, &kOpt, &kBloom, &kStarcoder, &kStarcoder2, &kDeepSeek2, &kDeepSeek3,
 };
 
 std::string known_names() {

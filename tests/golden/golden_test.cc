@@ -180,7 +180,6 @@ void register_tests() {
     const std::string directory = join_path(root, name);
     // A model family's fixture has both files (demo and sampling are other kinds).
     if (!file_exists(join_path(directory, "fixture.json")) || !file_exists(join_path(directory, "config.json"))) continue;
-    if (name.rfind("deepseek", 0) == 0) continue;
     testing::RegisterTest("Golden", name.c_str(), nullptr, nullptr, __FILE__, __LINE__, [=] { return new Golden(directory, DType::kF32); });
     testing::RegisterTest("GoldenBf16", name.c_str(), nullptr, nullptr, __FILE__, __LINE__, [=] { return new Golden(directory, DType::kBf16); });
   }
