@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "base/log.h"
+#include "base/options.h"
 #include "base/random.h"
 
 namespace ingot::bench {
