@@ -1,5 +1,7 @@
 #include "convert/published.h"
 
+#include <algorithm>
+#include <numeric>
 #include <optional>
 
 #include "base/files.h"
@@ -83,13 +85,17 @@ quant::LayerKind PublishedCheckpoint::layer_kind(const Recipe& r, const Publishe
   if (options.weight_only_bits == 8) return {.bits = 8, .group = 0};
   if (options.weight_only_bits == 4) return k % 2 == 0 ? quant::LayerKind{.bits = 4, .group = quant::fitting_group(k, options.group_size)} : none;
   if (options.dtype != "auto" || !r.row_wise()) return none;
-  std::optional<DType> stored;
+  // GGUF blocks: the form that holds the types of all pieces.
+  quant::LayerKind kind = none;
   for (const models::Piece& p : r.pieces) {
     const formats::TensorInfo* info = source_->info(p.tensor);
-    if (!info || !quant::maps_exactly(info->dtype) || (stored && *stored != info->dtype)) return none;
-    stored = info->dtype;
+    const std::optional<quant::QuantScheme> scheme = info ? quant::gguf_scheme(info->dtype) : std::nullopt;
+    if (!scheme) return none;
+    kind.bits = std::max(kind.bits, scheme->bits);
+    kind.group = std::gcd(kind.group, scheme->group);
+    kind.zeros = kind.zeros || scheme->zero_point;
   }
-  return stored ? quant::LayerKind{.bits = *stored == DType::kQ8_0 ? 8 : 4, .group = 32, .zeros = *stored == DType::kQ4_1} : none;
+  return kind;
 }
 
 void PublishedCheckpoint::add_quantised(size_t recipe, const quant::LayerKind& kind) {
@@ -129,24 +135,39 @@ const formats::TensorInfo* PublishedCheckpoint::info(std::string_view name) cons
 
 Result<quant::QuantWeight> PublishedCheckpoint::make_quantised(const Recipe& r) const {
   if (options_.weight_only_bits == 0) {
-    // Rows of blocks as the file has them.
+    // Rows of blocks as the file has them; rows of different types meet in the wider form.
+    std::vector<quant::QuantWeight> parts;
     std::vector<std::byte> bytes;
     DType dtype = DType::kF32;
+    const auto flush = [&]() -> Status {
+      if (bytes.empty()) return {};
+      const auto row = static_cast<size_t>(storage_bytes(dtype, r.width()));
+      parts.push_back(TRY(quant::from_gguf_blocks(View{dtype, {static_cast<int64_t>(bytes.size() / row), r.width()}, bytes})));
+      CHECK(parts.back().values.data() == parts.back().owned.data(), r.name);  // the blocks go away here
+      bytes.clear();
+      return {};
+    };
     for (const models::Run& run : models::runs(r, 0, r.rows())) {
       const View stored = TRY(source_->find(run.piece->tensor));
+      if (stored.dtype != dtype) TRY(flush());
       dtype = stored.dtype;
       const size_t row = static_cast<size_t>(storage_bytes(stored.dtype, r.width()));
       const auto part = stored.bytes.subspan(static_cast<size_t>(run.row) * row, static_cast<size_t>(run.count) * row);
       bytes.insert(bytes.end(), part.begin(), part.end());
     }
-    quant::QuantWeight w = TRY(quant::from_gguf_blocks(View{dtype, r.shape, bytes}));
-    CHECK(w.values.data() == w.owned.data(), r.name);  // the blocks go away here
-    return w;
+    TRY(flush());
+    if (parts.size() == 1) return std::move(parts[0]);
+    std::vector<const quant::QuantWeight*> pointers;
+    for (const quant::QuantWeight& p : parts) pointers.push_back(&p);
+    return quant::join_rows(pointers);
   }
   std::vector<float> values(static_cast<size_t>(r.shape.elements()));
   TRY(models::read_rows(r, *source_, 0, r.rows(), values));
   quant::QuantScheme scheme{.bits = options_.weight_only_bits};
-  if (scheme.bits == 4) scheme.group = quant::fitting_group(r.shape[-1], options_.group_size);
+  if (scheme.bits == 4) {
+    scheme.group = quant::fitting_group(r.shape[-1], options_.group_size);
+    scheme.search = 4;  // a tenth less error for a second per billion weights
+  }
   return quant::quantize(View{DType::kF32, r.shape, std::as_bytes(std::span(values))}, scheme);
 }
 

@@ -78,7 +78,6 @@ Result<QuantWeight> join_rows(std::span<const QuantWeight* const> parts);
 
 // GGUF blocks keep their integers, scales and minima (README.md): what they map to, nothing for other types; and the mapping.
 std::optional<QuantScheme> gguf_scheme(DType dtype);
-inline bool maps_exactly(DType d) { return d == DType::kQ4_0 || d == DType::kQ4_1 || d == DType::kQ8_0; }  // the plain ones of 32
 Result<QuantWeight> from_gguf_blocks(const View& weights, const ParallelFor& parallel_for = on_all_cores);
 
 // The weight as devices take it (ingot_weight_desc): `experts` > 0 for a stack whose matrices lie one after the other in the rows.
