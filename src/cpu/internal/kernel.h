@@ -77,7 +77,7 @@ struct Kernel {
   bool int8_activations = false;
 };
 
-inline size_t no_scratch(const ingot_op_desc&, const Bounds&) { return 0; }
+size_t no_scratch(const ingot_op_desc&, const Bounds&);  // 0; not inline: no ISA's copy may serve the others
 
 // All rows compiled in, best first within an op.
 std::span<const Kernel* const> all_kernels();

@@ -61,38 +61,10 @@ void launch(const Call& c, Thread& t) {
     t.sync();
   }
   const float* bias = !kGated && c.desc().weights > 1 ? static_cast<const float*>(c.step->weight[1]) : nullptr;
-  const int act = c.attrs().activation;
   const Range panels = share(p.panels, t);
   for (int64_t i = panels.begin; i < panels.end; ++i)
-    multiply(p, p.panel(i), packed, set, mine + own_rows, [&](int first, int m, const float* y) {
-      if (kGated) {
-        const int column = static_cast<int>(i) * 16, n = p.n / 2 - column;
-        for (int r = 0; r < m; ++r)
-          store_n(c.out[0].f(first + r) + column, activate(act, load(y + 32 * r)) * load(y + 32 * r + 16), n);
-        return;
-      }
-      const int column = static_cast<int>(i) * 32, n = p.n - column;
-      F b[2] = {zero(), zero()};
-      if (bias) {
-        b[0] = load_n(bias + column, n);
-        b[1] = load_n(bias + column + 16, n - 16 < 0 ? 0 : n - 16);
-      }
-      for (int r = 0; r < m; ++r) {
-        float* out = c.out[0].f(first + r) + column;
-        F v0 = load(y + 32 * r), v1 = load(y + 32 * r + 16);
-        if (bias) {
-          v0 = v0 + b[0];
-          v1 = v1 + b[1];
-        }
-        if (n >= 32) {
-          store(out, v0);
-          store(out + 16, v1);
-        } else {
-          store_n(out, v0, n);
-          if (n > 16) store_n(out + 16, v1, n - 16);
-        }
-      }
-    });
+    multiply(p, p.panel(i), packed, set, mine + own_rows,
+             [&](int first, int m, const float* y) { finish(c, p, bias, static_cast<int>(i), first, m, y); });
 }
 
 template <Format kFormat, bool kInt8>
@@ -126,5 +98,7 @@ constexpr Kernel kKernels[] = {
 }  // namespace
 
 std::span<const Kernel> linear_kernels() { return kKernels; }
+
+const Kernel& dot_kernel(Format f, bool is_gated) { return kKernels[(is_gated ? 7 : 0) + (f == Format::kI4 ? 1 : 0)]; }
 
 }  // namespace ingot::cpu::INGOT_SIMD

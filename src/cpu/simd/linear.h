@@ -48,6 +48,9 @@ const MicroSet& float_set(Format f);   // f32, bf16, f16
 const MicroSet& exact_set(Format f);   // i8, i4 with f32 activations
 const MicroSet& dot_set(Format f);     // i8, i4 with int8 activations
 
+// The int8-activation row of linear or gated_linear for i8 or i4 weights: what the tile rows use for few rows.
+const Kernel& dot_kernel(Format f, bool is_gated);
+
 inline int block_index(int rows_left) {
   int i = 0;
   while (kBlockSizes[i] > rows_left) ++i;
@@ -92,6 +95,31 @@ inline Rows place_rows(const Panels& p, bool int8, int rows, char* memory) {
     r.scaled_sum = reinterpret_cast<float*>(memory + 2 * step);
   }
   return r;
+}
+
+// One row's int8 codes, group by group: put(input, codes, how many fours of them), fold(group, scale, sum of codes). A scale is the
+// group's largest magnitude / 127; inputs past k count as zero.
+template <class Put, class Fold>
+void quantise_row(const float* x, int k, int group, int groups, Put put, Fold fold) {
+  for (int g = 0; g < groups; ++g) {
+    const int begin = g * group, end = begin + group, real = end < k ? end : k;
+    F top = zero();
+    int i = begin;
+    for (; i + 16 <= real; i += 16) top = max(top, abs(load(x + i)));
+    if (i < real) top = max(top, abs(load_n(x + i, real - i)));
+    const float amax = largest(top);
+    const F inverse = set1(amax > 0 ? 127.f / amax : 0.f);
+    F total = zero();
+    for (i = begin; i < end; i += 16) {
+      const F v = i + 16 <= real ? load(x + i) : load_n(x + i, real - i);
+      const F q = max(min(round(v * inverse), set1(127.f)), set1(-127.f));
+      total = total + q;
+      alignas(16) int8_t codes[16];
+      store_i8(codes, q);
+      put(i, codes, end - i < 16 ? (end - i) / 4 : 4);
+    }
+    fold(g, amax / 127.f, sum(total));  // integral and below 2^24: exact
+  }
 }
 
 // Puts row `index` (of the Rows' count) into its block. The block it falls into is found from the count alone.
@@ -149,6 +177,37 @@ inline const uint8_t* read_scales(const Panels& p, const uint8_t* w, float centr
       break;
   }
   return w;
+}
+
+// Rows [first, first + m) of panel i: bias, or act(fc) * gate, and out.
+inline void finish(const Call& c, const Panels& p, const float* bias, int i, int first, int m, const float* y) {
+  if (p.gated) {
+    const int column = i * 16, n = p.n / 2 - column, act = c.attrs().activation;
+    for (int r = 0; r < m; ++r)
+      store_n(c.out[0].f(first + r) + column, activate(act, load(y + 32 * r)) * load(y + 32 * r + 16), n);
+    return;
+  }
+  const int column = i * 32, n = p.n - column;
+  F b[2] = {zero(), zero()};
+  if (bias) {
+    b[0] = load_n(bias + column, n);
+    b[1] = load_n(bias + column + 16, n - 16);
+  }
+  for (int r = 0; r < m; ++r) {
+    float* out = c.out[0].f(first + r) + column;
+    F v0 = load(y + 32 * r), v1 = load(y + 32 * r + 16);
+    if (bias) {
+      v0 = v0 + b[0];
+      v1 = v1 + b[1];
+    }
+    if (n >= 32) {
+      store(out, v0);
+      store(out + 16, v1);
+    } else {
+      store_n(out, v0, n);
+      store_n(out + 16, v1, n - 16);
+    }
+  }
 }
 
 // Distances in bytes: measured on Sapphire Rapids, worth a quarter of the speed of a single row.

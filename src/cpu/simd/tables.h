@@ -20,6 +20,7 @@ constexpr Isa kIsa = Isa::kScalar, kDotIsa = Isa::kScalar;
 #endif
 
 std::span<const Kernel> linear_kernels();
+std::span<const Kernel> tile_kernels();       // AMX; empty elsewhere
 std::span<const Kernel> moe_kernels();
 std::span<const Kernel> row_kernels();        // norms, elementwise, embedding, slices
 std::span<const Kernel> rope_kernels();
