@@ -146,7 +146,17 @@ struct Frontend::Impl {
   std::atomic<uint64_t> next_id{std::random_device{}()};
   std::unique_ptr<HttpServer> http, openai, metrics;  // last: closed first
 
+  // Parsers and containers of libraries may throw on what nobody foresaw; that costs one request, not the process.
   void handle(ExchangePtr e) {
+    try {
+      route(e);
+    } catch (const std::exception& x) {
+      INGOT_LOG(kError, cat("internal error while handling ", e->request().method, " ", e->request().path(), ": ", x.what()));
+      send_error(*e, Error(Code::kInternal, cat("internal error: ", x.what())));
+    }
+  }
+
+  void route(ExchangePtr e) {
     const std::string_view sent = e->request().header("x-request-id");
     if (good_request_id(sent)) e->add_header("X-Request-Id", std::string(sent));
     if (access_log) access_log->attach(*e, good_request_id(sent) ? std::string(sent) : cat("ingot-", next_id++));

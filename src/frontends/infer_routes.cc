@@ -175,6 +175,33 @@ struct GenerateTask {
   }
 };
 
+// ORCA: the load of the model as a response header, for balancers that ask for it.
+void add_load_header(ApiContext& api, Exchange& exchange, const std::string& model) {
+  const std::string_view format = exchange.request().header("endpoint-load-metrics-format");
+  if (format != "json" && format != "text") return;
+  const server::MetricFamily* family = api.server.metrics().find("nv_trt_llm_kv_cache_block_metrics");
+  if (family == nullptr) return;
+  double used = -1, most = -1, tokens_per = -1;
+  family->each([&](const server::Metric& m) {
+    std::string_view of, type;
+    for (const auto& [key, value] : m.labels()) {
+      if (key == "model") of = value;
+      else if (key == "kv_cache_block_type") type = value;
+    }
+    if (of != model) return;
+    if (type == "used") used = m.value();
+    else if (type == "max") most = m.value();
+    else if (type == "tokens_per") tokens_per = m.value();
+  });
+  if (used < 0 || most <= 0 || tokens_per < 0) return;
+  const double utilization = used / most, capacity = most * tokens_per;
+  exchange.add_header("endpoint-load-metrics",
+                      format == "json" ? cat(R"(JSON {"named_metrics":{"kv_cache_utilization":)", utilization, R"(,"max_token_capacity":)",
+                                             static_cast<int64_t>(capacity), "}}")
+                                       : cat("TEXT named_metrics.kv_cache_utilization=", utilization,
+                                             ", named_metrics.max_token_capacity=", static_cast<int64_t>(capacity)));
+}
+
 Status start_generate(ApiContext& api, const ExchangePtr& exchange, const std::string& name, int64_t version, bool stream) {
   const HttpRequest& http = exchange->request();
   if (const std::string_view e = http.header("content-encoding"); !e.empty() && !equal_ignoring_case(e, "identity"))
@@ -184,6 +211,7 @@ Status start_generate(ApiContext& api, const ExchangePtr& exchange, const std::s
   model.reset();
   request.model = name;
   request.version = version;
+  add_load_header(api, *exchange, name);
   auto task = std::make_shared<GenerateTask>(GenerateTask{exchange, stream, {}});
   std::shared_ptr<Call> call = TRY(api.server.infer(std::move(request), [task](InferResponse r) { task->receive(std::move(r)); }));
   cancel_on_disconnect(*exchange, call);
