@@ -41,7 +41,7 @@ def chat(page, url):
 def stop(page, url):
     held = []
     # An answer that never comes.
-    page.route("**/v1/chat/completions", held.append)
+    page.route("**/v1/chat/completions", lambda route: held.append(route))
     page.goto(url)
     expect(page.locator("#model")).to_have_value("llm")
     page.locator("#prompt").fill("wait")
