@@ -121,7 +121,7 @@ def main():
 
     start = time.time()
     with open(DEMO / "server.log", "w") as log:
-        server = subprocess.Popen([INGOT, "serve", engine, "--http-port", str(options.port)], cwd=ROOT, stdout=log, stderr=log)
+        server = subprocess.Popen([INGOT, "serve", engine, "--http-port", str(options.port), "--metrics-port", str(options.port + 2)], cwd=ROOT, stdout=log, stderr=log)
     try:
         wait_ready(server, options.port)
         stage("serve", start, "ready")
@@ -136,7 +136,7 @@ def main():
         stage("answer", start)
         print(f"\n$ curl -X POST localhost:{options.port}/v2/models/ensemble/generate -d '{json.dumps(REQUEST)}'")
         print(answer["text_output"].strip())
-        bench = json.loads(run([INGOT, "run", "--engine_dir", engine, "--max_output_len", 64, "--end_id", -1, "--input_text",
+        bench = json.loads(run([INGOT, "run", "--engine_dir", engine, "--max_output_len", 64, "--end_id=-1", "--input_text",
                                 REQUEST["text_input"], "--run_profiling", "--json"]).strip().splitlines()[-1])
         print(f"\n{bench['decode_tokens_per_second']:.0f} tokens per second decoding, "
               f"{bench['prefill_tokens_per_second']:.0f} reading the prompt; the request took {seconds:.2f} s")

@@ -46,6 +46,7 @@ def sanitized(preset, tests, log):
 def main():
     stages = [
         ("release build", lambda log: build("release", [], log)),
+        ("demo", lambda log: call([sys.executable, "tools/demo.py", "--port", "18080"], log)),
         ("release tests", lambda log: ctest("release", log)),
         ("asan + ubsan", lambda log: sanitized("asan", ASAN_TESTS, log)),
         ("tsan", lambda log: sanitized("tsan", TSAN_TESTS, log)),

@@ -216,9 +216,10 @@ Error OptionTable::unknown(std::string_view flag) const {
   for (const Field& f : fields_) names.push_back(f.name);
   for (const Pair& a : aliases_) names.push_back(dashed(a.first));
   const std::string close = nearest(dashed(flag), names);
-  return Error(Code::kInvalidArgument,
-               cat("unknown flag --", flag, close.empty() ? "" : cat("; did you mean --", close, "?"), " (", usage_.substr(0, usage_.find(" [")),
-                   " --help lists all)"));
+  size_t command = usage_.find(' ');  // "ingot build" of the usage line
+  if (command != usage_.npos) command = usage_.find(' ', command + 1);
+  return Error(Code::kInvalidArgument, cat("unknown flag --", flag, close.empty() ? "" : cat("; did you mean --", close, "?"), " (",
+                                           usage_.substr(0, command), " --help lists all)"));
 }
 
 Result<std::vector<std::string>> OptionTable::parse(std::span<const std::string> args) {
