@@ -42,7 +42,7 @@ def run(ingot, command, root):
     words = [w.replace("{dir}", str(root)) for w in shlex.split(command)]
     done = subprocess.run([ingot, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60,
                           env={k: v for k, v in os.environ.items() if not k.startswith("INGOT_")})
-    lines = [line for line in (done.stdout + done.stderr).strip().splitlines() if line.strip()]
+    lines = [line.strip() for line in (done.stdout + done.stderr).strip().splitlines() if line.strip()]
     return done.returncode, (lines[-1] if lines else "").replace(str(root), "{dir}")
 
 
