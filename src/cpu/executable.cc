@@ -77,6 +77,7 @@ Result<std::unique_ptr<Executable>> Executable::make(const ingot_program& progra
 }
 
 Status Executable::plan(const ingot_program& p, const DeviceOptions& options) {
+  argmax_ = argmax_for(options.isa);
   if (p.n_steps < 0 || p.n_buffers < INGOT_BUF_FIRST_FREE || p.max_tokens <= 0 || p.max_slices <= 0)
     return bad(cat("program has ", p.n_steps, " steps, ", p.n_buffers, " buffers, max_tokens ", p.max_tokens, ", max_slices ", p.max_slices,
                    ", want at least ", static_cast<int>(INGOT_BUF_FIRST_FREE), " buffers and positive limits"));
@@ -220,6 +221,7 @@ Status Executable::allocate(const ingot_program& p) {
   scratch_ = TRY(Region::make(scratch + 64, "scratch"));
   work_.reset(new (std::nothrow) std::atomic<int>[steps_.size() + 1]);
   sampling_.resize(static_cast<size_t>(team_->size()));
+  for (SamplingScratch& s : sampling_) s.argmax = argmax_;
 
   context_.kv = kv_layers_.data();
   context_.kv_dtype = p.kv_dtype;

@@ -4,6 +4,8 @@
 #include <string_view>
 #include <vector>
 
+#include "cpu/internal/sampling.h"
+
 // The tables of each ISA; declared here because their header compiles under one ISA at a time.
 #define INGOT_TABLES(isa)                          \
   namespace ingot::cpu::isa {                      \
@@ -13,6 +15,7 @@
   std::span<const Kernel> row_kernels();           \
   std::span<const Kernel> rope_kernels();          \
   std::span<const Kernel> attention_kernels();     \
+  int32_t argmax(const float* x, int n);           \
   }
 INGOT_TABLES(scalar)
 INGOT_TABLES(avx2)
@@ -44,6 +47,14 @@ size_t no_scratch(const ingot_op_desc&, const Bounds&) { return 0; }
 std::span<const Kernel* const> all_kernels() {
   static const std::vector<const Kernel*> kernels = collect();
   return kernels;
+}
+
+Argmax argmax_for(Isa isa) {
+#if defined(INGOT_X86_KERNELS)
+  if (isa >= Isa::kAvx512) return avx512::argmax;
+  if (isa >= Isa::kAvx2) return avx2::argmax;
+#endif
+  return isa == Isa::kScalar ? scalar::argmax : plain_argmax;
 }
 
 const Kernel* find_kernel(const char* name) {

@@ -46,6 +46,25 @@ TEST(Sampling, GreedyTakesTheLowestIdOfEqualsAndNeverNaN) {
   EXPECT_EQ(pick(wide, one), 37);
 }
 
+TEST(Sampling, EveryIsaFindsTheSameLargest) {
+  std::vector<float> x(1000);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 37 % 91);
+  for (int n : {1, 15, 16, 17, 255, 256, 300, 999, 1000})
+    for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+      if (isa > machine_isa()) continue;
+      const Argmax argmax = argmax_for(isa);
+      EXPECT_EQ(argmax(x.data(), n), plain_argmax(x.data(), n)) << n;
+      std::vector<float> odd(x.begin(), x.begin() + n);
+      odd[0] = NAN;
+      if (n > 20) odd[20] = INFINITY;
+      EXPECT_EQ(argmax(odd.data(), n), plain_argmax(odd.data(), n)) << n;
+      std::fill(odd.begin(), odd.end(), -INFINITY);
+      EXPECT_EQ(argmax(odd.data(), n), 0);
+      std::fill(odd.begin(), odd.end(), -5.f);
+      EXPECT_EQ(argmax(odd.data(), n), 0);
+    }
+}
+
 TEST(Sampling, PhiloxIsTheKnownGenerator) {
   // Philox 4x32-10 of counter 0, key 0 begins 6627e8d5 e169c58d (Random123's known answers).
   EXPECT_EQ(philox_uniform(0, 0), static_cast<double>(0x6627e8d5e169c58dull >> 11) * 0x1p-53);

@@ -108,6 +108,7 @@ class Executable {
   Region scratch_;
   std::unique_ptr<std::atomic<int>[]> work_;
   std::vector<SamplingScratch> sampling_;
+  Argmax argmax_ = plain_argmax;
   std::vector<int32_t> tokens_;  // resolved
   StepContext context_;
   int vocab_ = 0, max_tokens_ = 0, max_slices_ = 0, max_logits_ = 0, state_slots_ = 0, kv_dtype_ = 0;

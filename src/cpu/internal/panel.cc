@@ -143,6 +143,75 @@ void get_value(const PanelLayout& l, uint8_t* values, int64_t element, const uin
   }
 }
 
+uint32_t read32(const uint8_t* p) {
+  uint32_t v;
+  std::memcpy(&v, p, 4);
+  return v;
+}
+void write32(uint8_t* p, uint32_t v) { std::memcpy(p, &v, 4); }
+
+uint32_t nibbles_apart(uint32_t v) {  // four nibbles into the low halves of four bytes
+  v = (v | v << 8) & 0x00ff00ffu;
+  return (v | v << 4) & 0x0f0f0f0fu;
+}
+uint32_t nibbles_together(uint32_t v) {
+  v &= 0x0f0f0f0fu;
+  v = (v | v >> 4) & 0x00ff00ffu;
+  return (v | v >> 8) & 0xffffu;
+}
+
+// Whether `inputs` inputs from `element` on fill whole lines, so that a column is moved four bytes (one line) at a time.
+bool whole_lines(Format f, int64_t element, int64_t inputs) { return inputs % line_inputs(f) == 0 && (f != Format::kI4 || element % 2 == 0); }
+
+// Inputs of one column between the raw matrix and the lines of a group. Where lines are whole only.
+void put_column(Format f, const uint8_t* values, int64_t element, int64_t inputs, uint8_t* lines, int c) {
+  uint8_t* out = lines + place(f, 0, c).byte;
+  switch (f) {
+    case Format::kF32:
+      for (int64_t i = 0; i < inputs; ++i) write32(out + i * 128, read32(values + (element + i) * 4));
+      break;
+    case Format::kF16:
+      for (int64_t i = 0; i < inputs; ++i) std::memcpy(out + i * 64, values + (element + i) * 2, 2);
+      break;
+    case Format::kBf16:
+      for (int64_t i = 0; i < inputs / 2; ++i) write32(out + i * 128, read32(values + (element + 2 * i) * 2));
+      break;
+    case Format::kI8:
+      for (int64_t i = 0; i < inputs / 4; ++i) write32(out + i * 128, read32(values + element + 4 * i) ^ 0x80808080u);
+      break;
+    case Format::kI4:
+      for (int64_t i = 0; i < inputs / 8; ++i) {
+        const uint32_t v = read32(values + element / 2 + 4 * i);
+        write32(out + i * 128, nibbles_apart(v & 0xffffu) | nibbles_apart(v >> 16) << 4);
+      }
+      break;
+  }
+}
+
+void get_column(Format f, uint8_t* values, int64_t element, int64_t inputs, const uint8_t* lines, int c) {
+  const uint8_t* in = lines + place(f, 0, c).byte;
+  switch (f) {
+    case Format::kF32:
+      for (int64_t i = 0; i < inputs; ++i) write32(values + (element + i) * 4, read32(in + i * 128));
+      break;
+    case Format::kF16:
+      for (int64_t i = 0; i < inputs; ++i) std::memcpy(values + (element + i) * 2, in + i * 64, 2);
+      break;
+    case Format::kBf16:
+      for (int64_t i = 0; i < inputs / 2; ++i) write32(values + (element + 2 * i) * 2, read32(in + i * 128));
+      break;
+    case Format::kI8:
+      for (int64_t i = 0; i < inputs / 4; ++i) write32(values + element + 4 * i, read32(in + i * 128) ^ 0x80808080u);
+      break;
+    case Format::kI4:
+      for (int64_t i = 0; i < inputs / 8; ++i) {
+        const uint32_t v = read32(in + i * 128);
+        write32(values + element / 2 + 4 * i, nibbles_together(v) | nibbles_together(v >> 4) << 16);
+      }
+      break;
+  }
+}
+
 }  // namespace
 
 size_t PanelLayout::panel_bytes(bool half_scales, OffsetKind offset_kind) const {
@@ -221,6 +290,10 @@ void pack_panels(const PanelLayout& l, const ingot_weight_desc& d, const void* r
           const int64_t r = source_row(l, p, c);
           if (r < 0) continue;
           const int64_t element = (e * l.n + r) * l.k + g * l.group;
+          if (whole_lines(l.format, element, inputs)) {
+            put_column(l.format, raw.values, element, inputs, out, c);
+            continue;
+          }
           if (l.format == Format::kI4 && inputs < l.group)  // what is written below is or-ed in
             for (int64_t i = 0; i < l.group; ++i) {
               const Place at = place(l.format, i, c);
@@ -273,6 +346,10 @@ Status unpack_panels(const PanelLayout& l, const ingot_weight_desc& d, const voi
           const int64_t r = source_row(l, p, c);
           if (r < 0) continue;
           const int64_t element = (e * l.n + r) * l.k + g * l.group;
+          if (whole_lines(l.format, element, inputs)) {
+            get_column(l.format, values, element, inputs, in, c);
+            continue;
+          }
           for (int64_t i = 0; i < inputs; ++i) get_value(l, values, element + i, in, i, c);
         }
         in += data_bytes(l.format, l.group);

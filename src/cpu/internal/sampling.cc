@@ -10,35 +10,6 @@ namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
-// The largest, the lowest id among equals; NaN never wins. Four chains, so that the compare is not one long dependency.
-int32_t argmax(const float* x, int n) {
-  constexpr int kChains = 8;
-  float best[kChains];
-  int32_t at[kChains];
-  std::fill(best, best + kChains, kNever);
-  std::fill(at, at + kChains, -1);
-  int i = 0;
-  for (; i + kChains <= n; i += kChains)
-    for (int j = 0; j < kChains; ++j) {
-      const bool more = x[i + j] > best[j];
-      best[j] = more ? x[i + j] : best[j];
-      at[j] = more ? i + j : at[j];
-    }
-  for (int j = 0; i < n; ++i, ++j)
-    if (x[i] > best[j]) {
-      best[j] = x[i];
-      at[j] = i;
-    }
-  int32_t winner = -1;
-  float top = kNever;
-  for (int j = 0; j < kChains; ++j)
-    if (at[j] >= 0 && (winner < 0 || best[j] > top || (best[j] == top && at[j] < winner))) {
-      winner = at[j];
-      top = best[j];
-    }
-  return winner < 0 ? 0 : winner;
-}
-
 bool changes_logits(const ingot_sampling& s) {
   return s.n_bias > 0 || s.n_banned > 0 || s.mask || s.presence_penalty != 0 || s.frequency_penalty != 0 ||
          (s.repetition_penalty != 1 && s.repetition_penalty > 0);
@@ -175,6 +146,17 @@ int32_t draw(const float* row, int vocab, const ingot_sampling& s, SamplingScrat
 
 }  // namespace
 
+int32_t plain_argmax(const float* x, int n) {
+  int32_t at = 0;
+  float best = kNever;
+  for (int32_t i = 0; i < n; ++i)
+    if (x[i] > best) {
+      best = x[i];
+      at = i;
+    }
+  return at;
+}
+
 void SamplingScratch::reserve(int vocab) {
   const size_t n = static_cast<size_t>(vocab);
   if (stamp.size() < n) {
@@ -221,7 +203,7 @@ Sampled sample(const float* logits, int vocab, const ingot_sampling& s, int32_t 
     row = changed;
   }
   Sampled out;
-  out.id = argmax(row, vocab);
+  out.id = scratch.argmax(row, vocab);
   if (s.temperature > 0 && s.top_k != 1 && row[out.id] > kNever) out.id = draw(row, vocab, s, scratch);
   if (s.logprobs >= 0) fill_logprobs(row, vocab, s, out, scratch, top_ids, top_logprobs, max_top);
   return out;

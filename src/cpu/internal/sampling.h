@@ -9,11 +9,18 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/internal/isa.h"
 #include "ingot/device_abi.h"
 
 namespace ingot::cpu {
 
+// The largest value's index, the lowest among equals; NaN never wins; 0 when nothing is above -inf.
+using Argmax = int32_t (*)(const float* x, int n);
+int32_t plain_argmax(const float* x, int n);
+Argmax argmax_for(Isa isa);
+
 struct SamplingScratch {
+  Argmax argmax = plain_argmax;
   std::vector<float> row;        // changed logits
   std::vector<uint32_t> stamp;   // ids seen in the history of the row numbered `epoch`
   std::vector<int32_t> count;    // of those, how often in the answer

@@ -26,4 +26,6 @@ std::span<const Kernel> row_kernels();        // norms, elementwise, embedding, 
 std::span<const Kernel> rope_kernels();
 std::span<const Kernel> attention_kernels();
 
+int32_t argmax(const float* x, int n);       // as plain_argmax in internal/sampling.h
+
 }  // namespace ingot::cpu::INGOT_SIMD
