@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Load on a running server with random disconnects: 64 clients against the demo engine, loopback only, for --seconds.
+
+Checks at the end: every page is back (nv_trt_llm_kv_cache_block_metrics used = 0), no request is stuck, resident memory is flat.
+"""
+
+import argparse
+import http.client
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+INGOT = ROOT / "build" / "release" / "bin" / "ingot"
+
+
+def resident_bytes(pid):
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text()).group(1)) * 1024
+
+
+def metric(port, pattern):
+    c = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    c.request("GET", "/metrics")
+    text = c.getresponse().read().decode()
+    return [float(v) for v in re.findall(pattern + r"[^\n]* ([0-9.e+-]+)\n", text)]
+
+
+class Client(threading.Thread):
+    def __init__(self, port, deadline, seed, counts, lock):
+        super().__init__(daemon=True)
+        self.port, self.deadline, self.random, self.counts, self.lock = port, deadline, random.Random(seed), counts, lock
+
+    def count(self, what):
+        with self.lock:
+            self.counts[what] = self.counts.get(what, 0) + 1
+
+    def run(self):
+        while time.time() < self.deadline:
+            words = " ".join(self.random.choice(["sea", "tree", "machine", "learning", "blue", "why", "how", "is"]) for _ in range(self.random.randint(1, 60)))
+            body = json.dumps({"text_input": words, "max_tokens": self.random.randint(1, 48), "stream": True, "temperature": 0.8, "random_seed": self.random.randint(0, 9999)})
+            try:
+                c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+                c.request("POST", "/v2/models/ensemble/generate_stream", body, {"Content-Type": "application/json"})
+                if self.random.random() < 0.15:  # leave at once
+                    c.sock.close()
+                    self.count("left before the answer")
+                    continue
+                response = c.getresponse()
+                if response.status == 503:
+                    self.count("refused (503)")
+                    time.sleep(0.2)
+                    continue
+                if response.status != 200:
+                    self.count(f"status {response.status}")
+                    continue
+                leave_after = self.random.randint(1, 2000) if self.random.random() < 0.25 else None
+                got = 0
+                while chunk := response.read1(4096):
+                    got += len(chunk)
+                    if leave_after and got > leave_after:
+                        break
+                self.count("left while it streamed" if leave_after and got > leave_after else "complete")
+                c.close()
+            except OSError as e:
+                self.count(f"error {type(e).__name__}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", default=str(ROOT / "build" / "demo" / "engine"))
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=int, default=300)
+    parser.add_argument("--port", type=int, default=18200)
+    o = parser.parse_args()
+    server = subprocess.Popen([INGOT, "serve", o.engine, "--http-port", str(o.port), "--metrics-port", str(o.port + 2), "--http-address", "127.0.0.1",
+                               "--max-tokens-in-paged-kv-cache", "16384"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    threading.Thread(target=lambda: [None for _ in server.stderr], daemon=True).start()
+    ok = True
+    try:
+        for _ in range(300):
+            try:
+                http.client.HTTPConnection("127.0.0.1", o.port, timeout=1).request("GET", "/v2/health/ready")
+                break
+            except OSError:
+                time.sleep(0.1)
+        counts, lock, deadline = {}, threading.Lock(), time.time() + o.seconds
+        clients = [Client(o.port, deadline, i, counts, lock) for i in range(o.clients)]
+        for c in clients:
+            c.start()
+        time.sleep(min(20, o.seconds / 4))
+        early = resident_bytes(server.pid)
+        for c in clients:
+            c.join(timeout=o.seconds + 150)
+        stuck = sum(c.is_alive() for c in clients)
+        late = resident_bytes(server.pid)
+        used, end = [1.0], time.time() + 20
+        while time.time() < end and any(used):
+            used = metric(o.port + 2, r'nv_trt_llm_kv_cache_block_metrics\{[^}]*kv_cache_block_type="used"[^}]*\}')
+            time.sleep(0.5)
+        print("| result | count |\n|---|---:|")
+        for what, n in sorted(counts.items()):
+            print(f"| {what} | {n} |")
+        grown = late / early - 1
+        print(f"\npages used at the end: {max(used):.0f}   stuck clients: {stuck}   resident memory: {early / 1e6:.0f} MB early, {late / 1e6:.0f} MB late ({grown:+.1%})")
+        bad = [w for w in counts if w.startswith(("status", "error"))]
+        ok = max(used) == 0 and stuck == 0 and grown < 0.10 and not bad and server.poll() is None
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(timeout=40)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            ok = False
+    print("soak: passed" if ok else "soak: FAILED")
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
