@@ -61,10 +61,16 @@ Result<Region> Region::make(size_t bytes, const char* what) {
 }
 
 std::vector<const Kernel*> accepting(const ingot_op_desc& desc, const DeviceOptions& options) {
+  const auto family = [](const Kernel* k) { return std::min(k->needs, Isa::kAvx512); };  // VNNI and AMX rows stand beside AVX-512's
   std::vector<const Kernel*> out;
+  Isa best[2] = {Isa::kScalar, Isa::kScalar};  // of rows with f32 and with int8 activations
   for (const Kernel* k : all_kernels())
-    if (static_cast<int32_t>(k->op) == desc.op && k->needs <= options.isa && !(options.exact && k->int8_activations) && k->accepts(desc))
+    if (static_cast<int32_t>(k->op) == desc.op && k->needs <= options.isa && !(options.exact && k->int8_activations) && k->accepts(desc)) {
       out.push_back(k);
+      best[k->int8_activations] = std::max(best[k->int8_activations], family(k));
+    }
+  // Rows of lesser instruction sets are never faster, and timing the scalar ones takes minutes.
+  std::erase_if(out, [&](const Kernel* k) { return family(k) < best[k->int8_activations]; });
   return out;
 }
 

@@ -51,10 +51,11 @@ struct Tally {
 
 class Run {
  public:
-  Run(const Options& options, std::shared_ptr<device::Device> main, std::shared_ptr<device::Device> single)
-      : options_(options), main_(std::move(main)), single_(std::move(single)) {}
+  explicit Run(const Options& options) : options_(options) {}
 
-  Status all() {
+  Status all(std::shared_ptr<device::Device> main, std::shared_ptr<device::Device> single) {
+    main_ = std::move(main);
+    single_ = std::move(single);
     const ingot_device_properties properties = TRY(main_->properties());
     const int activation = properties.preferred_activation_dtype;
     const bool invariance = options_.invariance < 0 ? std::strcmp(main_->kind(), "cpu") == 0 : options_.invariance != 0;
@@ -138,24 +139,29 @@ int run(int argc, char** argv) {
   }
   const ingot_device_api* linked[] = {cpu::cpu_device_api()};
   const bool cpu = o.device == "cpu";
-  if (cpu && o.options == "{}") o.options = R"({"threads": 2})";
   const auto open = [&](const std::string& options) {
     return device::open_device(o.device, {.linked = linked, .plugin_path = "", .options_json = options});
   };
-  Result<std::shared_ptr<device::Device>> main = open(o.options);
-  if (!main.ok()) {
-    std::fprintf(stderr, "%s\n", main.error().message().c_str());
-    return 2;
-  }
-  std::shared_ptr<device::Device> single;
-  if (cpu) {
-    Result<std::shared_ptr<device::Device>> one = open(R"({"threads": 1})");
-    if (one.ok()) single = *one;
-  }
-  Run r(o, *main, single);
-  if (const Status s = r.all(); !s.ok()) {
-    std::fprintf(stderr, "%s\n", s.error().message().c_str());
-    return 2;
+  // A device lists the rows of its best instruction set; the CPU is opened once for each.
+  std::vector<std::string> all{o.options};
+  if (cpu && o.options == "{}") all = {R"("threads": 2, "isa": "amx")", R"("threads": 2, "isa": "avx2")", R"("threads": 2, "isa": "scalar")"};
+  Run r(o);
+  for (std::string& options : all) {
+    std::shared_ptr<device::Device> single;
+    if (all.size() > 1) {
+      Result<std::shared_ptr<device::Device>> one = open(cat("{", options, "}").replace(1, 12, R"("threads": 1)"));
+      if (one.ok()) single = *one;
+      options = cat("{", options, "}");
+    }
+    Result<std::shared_ptr<device::Device>> main = open(options);
+    if (!main.ok()) {
+      std::fprintf(stderr, "%s\n", main.error().message().c_str());
+      return 2;
+    }
+    if (const Status s = r.all(*main, single); !s.ok()) {
+      std::fprintf(stderr, "%s\n", s.error().message().c_str());
+      return 2;
+    }
   }
   return r.print();
 }
