@@ -1,0 +1,269 @@
+// The fixtures through the whole chain on the CPU device: published form -> build -> engine file -> runtime -> logits and greedy ids. A
+// failure names the first differing layer. One fixture also goes across instruction sets, schedules and number formats.
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/files.h"
+#include "build/build.h"
+#include "convert/published.h"
+#include "cpu/cpu.h"
+#include "fixture.h"
+#include "runtime/runtime.h"
+
+namespace ingot::golden {
+namespace {
+
+constexpr double kExact = 1e-10;  // f32 weights, f32 arithmetic, against float64
+constexpr double kBf16 = 1e-4;    // bf16 weights and KV, against the same weights in float64
+
+const ingot_device_api* const kLinked[] = {cpu::cpu_device_api()};
+
+class Scratch {
+ public:
+  Scratch() {
+    char name[] = "/tmp/ingot-engine-XXXXXX";
+    path_ = mkdtemp(name);
+  }
+  ~Scratch() {
+    for (const char* folder : {"published", "engine"}) {
+      const std::string dir = join_path(path_, folder);
+      if (Result<std::vector<std::string>> names = list_directory(dir))
+        for (const std::string& name : *names) unlink(join_path(dir, name).c_str());
+      rmdir(dir.c_str());
+    }
+    rmdir(path_.c_str());
+  }
+  std::string at(std::string_view name) const { return join_path(path_, name); }
+
+ private:
+  std::string path_;
+};
+
+std::string device_options(const std::string& isa) { return isa.empty() ? R"({"threads": 2})" : cat(R"({"threads": 2, "isa": ")", isa, "\"}"); }
+
+// Engine of a fixture below `scratch`.
+Status build_fixture(const Fixture& f, const Scratch& scratch, DType stored, build::BuildOptions options = {}, const std::string& isa = "") {
+  TRY(write_published(f, scratch.at("published"), stored));
+  auto published = TRY(convert::PublishedCheckpoint::open(scratch.at("published"), {.dtype = "auto", .model_version = f.model_version}));
+  auto device = TRY(device::open_device("cpu", {.linked = kLinked, .options_json = device_options(isa)}));
+  options.no_timing = true;
+  TRY(build::build_engine({.config = published->config(), .tensors = published.get()}, options, *device, scratch.at("engine")));
+  return {};
+}
+
+Result<std::unique_ptr<runtime::Runtime>> load(const Scratch& scratch, runtime::RuntimeOptions o = {}) {
+  o.threads = 2;
+  if (!o.max_batch_size) o.max_batch_size = 8;
+  if (!o.max_tokens_in_paged_kv_cache) o.max_tokens_in_paged_kv_cache = 2048;
+  o.max_seq_len = 512;  // dynamic scalings are tested past the positions of training
+  return runtime::Runtime::load(scratch.at("engine"), o, kLinked);
+}
+
+double difference(const std::vector<float>& found, const std::vector<float>& want) {
+  const std::vector<double> exact(found.begin(), found.end());
+  return nmse(exact, want);
+}
+
+// "layer 3, nmse 0.02" or "".
+Result<std::string> first_differing_layer(runtime::Runtime& rt, const Prompt& p, double bar) {
+  for (size_t layer = 0; layer < p.hidden.size(); ++layer) {
+    const std::string name = cat("layer.", layer);
+    runtime::Dump dump;
+    for (size_t b = 0; b < rt.plan().buffers.size(); ++b)
+      if (rt.plan().buffers[b].name == name) dump.buffer = static_cast<int>(b);
+    if (dump.buffer < 0) return cat("no buffer holds ", name);
+    TRY(rt.logits(p.ids, &dump));
+    std::vector<float> found;
+    for (int position : p.positions) {
+      // The last layer may hold the wanted rows alone: the last position.
+      const bool all = dump.rows == static_cast<int64_t>(p.ids.size());
+      if (!all && position != static_cast<int>(p.ids.size()) - 1) return std::string();
+      const int64_t row = all ? position : 0;
+      found.insert(found.end(), dump.values.begin() + row * dump.width, dump.values.begin() + (row + 1) * dump.width);
+    }
+    if (const double e = difference(found, p.hidden[layer]); !(e <= bar)) return cat("layer ", layer, ", nmse ", e);
+  }
+  return std::string();
+}
+
+class EngineGolden : public testing::Test {
+ public:
+  EngineGolden(std::string directory, DType stored) : directory_(std::move(directory)), stored_(stored) {}
+
+  void TestBody() override {
+    const Status s = body();
+    if (!s) ADD_FAILURE() << s.error().message();
+  }
+
+ private:
+  Status body() {
+    const Fixture f = TRY(read_fixture(directory_));
+    Scratch scratch;
+    TRY(build_fixture(f, scratch, stored_));
+    auto rt = TRY(load(scratch));
+    const bool exact = stored_ == DType::kF32;
+    const double bar = exact ? kExact : kBf16;
+    for (size_t i = 0; i < f.prompts.size(); ++i) {
+      const Prompt& p = f.prompts[i];
+      const std::vector<float> logits = TRY(rt->logits(p.ids));
+      const double e = difference(logits, exact ? p.logits : p.bf16_logits);
+      EXPECT_LE(e, bar) << "prompt " << i << ": logits; first differing layer: " << (exact && !(e <= bar) ? TRY(first_differing_layer(*rt, p, bar)) : "");
+      if (!exact) continue;
+      EXPECT_EQ(TRY(rt->generate_greedy(p.ids, static_cast<int>(p.greedy.size()))), p.greedy) << "prompt " << i;
+      if (p.growing_rope) continue;
+      std::vector<int32_t> all = p.ids;
+      all.insert(all.end(), p.greedy.begin(), p.greedy.end() - 1);
+      // Recomputed as a prompt, unless the prompt's length fixes the rotation.
+      if (directory_.find("rope_dynamic") == std::string::npos && directory_.find("qwen1") == std::string::npos && directory_.find("longrope") == std::string::npos) {
+        EXPECT_LE(difference(TRY(rt->logits(all)), p.last_logits), bar) << "prompt " << i << ": logits after 31 more tokens";
+      }
+      if (HasFailure()) return {};
+    }
+    return {};
+  }
+
+  std::string directory_;
+  DType stored_;
+};
+
+std::string fixture_path(const char* name) { return cat(INGOT_SOURCE_DIR "/tests/golden/", name); }
+
+// An engine packed for the newest instruction set runs in a process that may use less, and back.
+TEST(AcrossInstructionSets, GivesTheSameIds) {
+  const Fixture f = read_fixture(fixture_path("llama_gqa_tied")).value();
+  for (const char* built : {"", "avx2", "scalar"}) {
+    Scratch scratch;
+    const Status s = build_fixture(f, scratch, DType::kF32, {}, built);
+    ASSERT_TRUE(s.ok()) << s.error().message();
+    for (const char* isa : {"scalar", "avx2", "avx512"}) {
+      runtime::RuntimeOptions o;
+      o.isa = isa;
+      auto rt = load(scratch, o);
+      ASSERT_TRUE(rt.ok()) << rt.error().message();
+      for (const Prompt& p : f.prompts) {
+        EXPECT_LE(difference((*rt)->logits(p.ids).value(), p.logits), kExact) << "built for '" << built << "', run on " << isa;
+        EXPECT_EQ((*rt)->generate_greedy(p.ids, static_cast<int>(p.greedy.size())).value(), p.greedy);
+      }
+    }
+  }
+}
+
+// Whatever the step size, a row's arithmetic is the same.
+TEST(Chunks, DoNotChangeABit) {
+  const Fixture f = read_fixture(fixture_path("llama_mha")).value();
+  Scratch scratch;
+  ASSERT_TRUE(build_fixture(f, scratch, DType::kBf16).ok());
+  std::vector<std::vector<float>> want;
+  for (int tokens : {512, 1, 3, 8}) {
+    runtime::RuntimeOptions o;
+    o.max_num_tokens = tokens;
+    o.max_batch_size = 1;
+    auto rt = load(scratch, o);
+    ASSERT_TRUE(rt.ok()) << rt.error().message();
+    for (size_t i = 0; i < f.prompts.size(); ++i) {
+      const std::vector<float> logits = (*rt)->logits(f.prompts[i].ids).value();
+      if (want.size() <= i) want.push_back(logits);
+      EXPECT_EQ(logits, want[i]) << tokens << " tokens a step, prompt " << i;
+    }
+    const std::vector<float> all = (*rt)->all_logits(f.prompts[0].ids).value();
+    EXPECT_TRUE(std::equal(want[0].begin(), want[0].end(), all.end() - static_cast<ptrdiff_t>(want[0].size())));
+  }
+}
+
+TEST(HugePages, GiveTheSameBits) {
+  const Fixture f = read_fixture(fixture_path("llama_mha")).value();
+  Scratch scratch;
+  ASSERT_TRUE(build_fixture(f, scratch, DType::kBf16).ok());
+  auto mapped = load(scratch);
+  runtime::RuntimeOptions o;
+  o.huge_pages = true;
+  auto copied = load(scratch, o);
+  ASSERT_TRUE(mapped.ok() && copied.ok());
+  EXPECT_GT((*mapped)->memory().weights_mapped_bytes, 0);
+  EXPECT_EQ((*copied)->memory().weights_mapped_bytes, 0);
+  EXPECT_EQ((*mapped)->logits(f.prompts[0].ids).value(), (*copied)->logits(f.prompts[0].ids).value());
+}
+
+// Passes change no bit that matters.
+TEST(Passes, LeaveTheAnswerAlone) {
+  const Fixture f = read_fixture(fixture_path("llama_gqa_tied")).value();
+  for (const std::vector<std::string>& skip : {std::vector<std::string>{"fuse_gate_up"}, {"fuse_add_norm"}, {"early_last_token"}, {"fuse_qkv", "fuse_gate_up", "early_last_token", "fuse_add_norm"}}) {
+    Scratch scratch;
+    build::BuildOptions options;
+    options.skip_pass = skip;
+    ASSERT_TRUE(build_fixture(f, scratch, DType::kF32, options).ok());
+    auto rt = load(scratch);
+    ASSERT_TRUE(rt.ok()) << rt.error().message();
+    for (const Prompt& p : f.prompts) EXPECT_LE(difference((*rt)->logits(p.ids).value(), p.logits), kExact) << skip[0];
+  }
+}
+
+// The cache in fewer bits: near the exact answer, not equal to it.
+TEST(KvCache, StaysNearInEveryFormat) {
+  const Fixture f = read_fixture(fixture_path("llama_mha")).value();
+  Scratch scratch;
+  ASSERT_TRUE(build_fixture(f, scratch, DType::kF32).ok());
+  for (const auto& [dtype, bar] : {std::pair{"float32", 1e-10}, {"float16", 1e-6}, {"bfloat16", 1e-4}, {"int8", 1e-3}, {"fp8", 2e-2}}) {
+    runtime::RuntimeOptions o;
+    o.kv_cache_dtype = dtype;
+    auto rt = load(scratch, o);
+    ASSERT_TRUE(rt.ok()) << rt.error().message();
+    for (const Prompt& p : f.prompts) EXPECT_LE(difference((*rt)->logits(p.ids).value(), p.logits), bar) << dtype;
+  }
+}
+
+// Generated weights in every number format: the same engine gives the same ids on every instruction set with exact arithmetic.
+TEST(Synthetic, RunsInEveryFormat) {
+  Scratch scratch;
+  const std::string config = fixture_path("llama_gqa_tied") + "/config.json";
+  for (const char* algo : {"", "int8", "int4", "W4A16_GPTQ", "W4A16"}) {
+    auto c = build::synthetic_config(config, algo, "bfloat16");
+    ASSERT_TRUE(c.ok()) << c.error().message();
+    auto device = device::open_device("cpu", {.linked = kLinked, .options_json = device_options("")}).value();
+    build::BuildOptions options;
+    options.no_timing = true;
+    auto report = build::build_engine({.config = *c, .seed = 5}, options, *device, scratch.at("engine"));
+    ASSERT_TRUE(report.ok()) << report.error().message();
+    std::vector<float> want;
+    for (const char* isa : {"scalar", "avx2", "avx512"}) {
+      runtime::RuntimeOptions o;
+      o.isa = isa;
+      o.activations = "exact";
+      auto rt = load(scratch, o);
+      ASSERT_TRUE(rt.ok()) << rt.error().message();
+      const std::vector<float> logits = (*rt)->logits(std::vector<int32_t>{1, 2, 3, 4, 5}).value();
+      if (want.empty()) want = logits;
+      EXPECT_LE(difference(logits, want), 1e-9) << algo << " on " << isa;
+    }
+    auto fast = load(scratch);
+    ASSERT_TRUE(fast.ok()) << fast.error().message();
+    EXPECT_LE(difference((*fast)->logits(std::vector<int32_t>{1, 2, 3, 4, 5}).value(), want), 2e-3) << algo << ", int8 activations";
+  }
+}
+
+void register_tests() {
+  const std::string root = INGOT_SOURCE_DIR "/tests/golden";
+  Result<std::vector<std::string>> names = list_directory(root);
+  CHECK(names.ok(), root);
+  for (const std::string& name : *names) {
+    const std::string directory = join_path(root, name);
+    if (!file_exists(join_path(directory, "fixture.json"))) continue;
+    Result<std::string> text = read_file(join_path(directory, "config.json"));
+    Result<Json> config = text.ok() ? parse_json(*text, name) : Result<Json>(text.error());
+    if (!config.ok() || !models::find_of_config(*config, name).ok()) continue;  // a family without a model file
+    testing::RegisterTest("EngineGolden", name.c_str(), nullptr, nullptr, __FILE__, __LINE__, [=] { return new EngineGolden(directory, DType::kF32); });
+    testing::RegisterTest("EngineGoldenBf16", name.c_str(), nullptr, nullptr, __FILE__, __LINE__, [=] { return new EngineGolden(directory, DType::kBf16); });
+  }
+}
+
+}  // namespace
+}  // namespace ingot::golden
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  ingot::golden::register_tests();
+  return RUN_ALL_TESTS();
+}
