@@ -248,7 +248,7 @@ class Builder {
       const graph::Weight& w = graph_.weights[static_cast<size_t>(graph_weights_[c.step][c.index])];
       p.raw.resize(op::raw_sizes(c.weight.desc).total());
       TRY(provider_->read(w, c.format, p.raw));
-      if (is_vector(c.weight)) return {};
+      if (!packs(c)) return {};
       const std::string& tactic = plan_.steps[c.step].tactic;
       p.packed.resize(TRY(device_.packed_bytes(tactic.c_str(), desc, static_cast<int>(c.index))));
       TRY(device_.pack(tactic.c_str(), desc, static_cast<int>(c.index), p.raw.data(), p.packed.data()));
@@ -259,7 +259,7 @@ class Builder {
     return p;
   }
 
-  static bool is_vector(const plan::Weight& w) { return w.desc.n == 1 && w.desc.experts == 0; }
+  bool packs(const Chosen& c) const { return plan::is_packed(plan_.steps[c.step].op, c.index); }
 
   Status write(const std::string& config) {
     plan::PlanWriter writer = TRY(plan::PlanWriter::create(report_.engine));
@@ -305,7 +305,7 @@ class Builder {
 
   std::tuple<int, std::string, std::string, size_t> use_key(const Chosen& c) const {
     const op::WeightDesc& d = c.weight.desc;
-    return {graph_weight(c), cat(d.dtype, ' ', d.group, ' ', d.has_zero), is_vector(c.weight) || c.weight.generator ? "" : plan_.steps[c.step].tactic, c.weight.generator ? 0 : c.index};
+    return {graph_weight(c), cat(d.dtype, ' ', d.group, ' ', d.has_zero), !packs(c) || c.weight.generator ? "" : plan_.steps[c.step].tactic, c.weight.generator ? 0 : c.index};
   }
 
   ingot_op_desc describe_use(const Chosen& c) const {
@@ -335,11 +335,11 @@ class Builder {
       if (auto known = by_bytes.find(content); known != by_bytes.end() && op_equal(plan_.weights[static_cast<size_t>(known->second)].desc, row.desc)) {
         slot = by_use[key] = known->second;
         std::vector<std::string>& packings = plan_.weights[static_cast<size_t>(slot)].packings;
-        if (!is_vector(row) && std::find(packings.begin(), packings.end(), tactic) == packings.end()) packings.push_back(tactic);
+        if (packs(c) && std::find(packings.begin(), packings.end(), tactic) == packings.end()) packings.push_back(tactic);
         return {};
       }
       by_bytes[content] = static_cast<int32_t>(plan_.weights.size());
-      if (!is_vector(row)) row.packings = {tactic};
+      if (packs(c)) row.packings = {tactic};
       const plan::PlacedBytes at = TRY(writer.append_weight(bytes));
       row.offset = at.offset;
       row.bytes = at.bytes;

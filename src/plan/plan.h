@@ -76,6 +76,9 @@ struct Plan {
 // The fixed buffers, in order.
 std::vector<Buffer> fixed_buffers(int32_t vocab_size);
 
+// Weights that a kernel row may want packed: matrices and tables. The others (norms, biases, slopes, frequencies) are bound raw.
+bool is_packed(op::Op o, size_t weight_index);
+
 // The op description that a kernel row decides on.
 ingot_op_desc describe_step(const Plan& plan, const Step& step);
 

@@ -263,6 +263,11 @@ std::vector<Buffer> fixed_buffers(int32_t vocab_size) {
           {"logits", DType::kF32, vocab_size, INGOT_ROWS_LOGITS, -1}};
 }
 
+bool is_packed(op::Op o, size_t weight_index) {
+  if (o == op::Op::kMoeMlp) return true;
+  return weight_index == 0 && (o == op::Op::kLinear || o == op::Op::kGatedLinear || o == op::Op::kEmbedding);
+}
+
 ingot_op_desc describe_step(const Plan& p, const Step& s) {
   ingot_op_desc d{};
   d.op = static_cast<int32_t>(s.op);

@@ -28,9 +28,6 @@ size_t aligned(size_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 
 bool has(const std::vector<std::string>& list, const std::string& s) { return std::find(list.begin(), list.end(), s) != list.end(); }
 
-// Vectors are bound raw, whatever the row.
-bool is_vector(const Weight& w) { return w.desc.n == 1 && w.desc.experts == 0; }
-
 // A place to be filled.
 struct Job {
   size_t row = 0;
@@ -162,7 +159,7 @@ Result<BoundWeights> BoundWeights::bind(const plan::PlanFile& file, const Plan& 
     for (size_t i = 0; i < s.weights.size(); ++i) {
       const size_t row = static_cast<size_t>(s.weights[i]);
       const Weight& w = original.weights[row];
-      const bool raw = is_vector(w), matches = !w.generator && (raw ? w.raw : packed.count({row, s.tactic, static_cast<int>(i), s.op}) > 0);
+      const bool raw = !plan::is_packed(s.op, i), matches = !w.generator && (raw ? w.raw : packed.count({row, s.tactic, static_cast<int>(i), s.op}) > 0);
       const Key key{row, raw ? "" : s.tactic, raw ? 0 : static_cast<int>(i), raw ? op::Op{} : s.op};
       uses.push_back({si, i, key});
       if (job_of.count(key) || in_place.count(key)) continue;

@@ -47,7 +47,7 @@ std::string device_options(const std::string& isa) { return isa.empty() ? R"({"t
 // Engine of a fixture below `scratch`.
 Status build_fixture(const Fixture& f, const Scratch& scratch, DType stored, build::BuildOptions options = {}, const std::string& isa = "") {
   TRY(write_published(f, scratch.at("published"), stored));
-  auto published = TRY(convert::PublishedCheckpoint::open(scratch.at("published"), {.dtype = "auto", .model_version = f.model_version}));
+  auto published = TRY(convert::PublishedCheckpoint::open(scratch.at("published"), {.dtype = stored == DType::kF32 ? "float32" : "bfloat16", .model_version = f.model_version}));
   auto device = TRY(device::open_device("cpu", {.linked = kLinked, .options_json = device_options(isa)}));
   options.no_timing = true;
   TRY(build::build_engine({.config = published->config(), .tensors = published.get()}, options, *device, scratch.at("engine")));
