@@ -17,7 +17,7 @@ namespace ingot::golden {
 namespace {
 
 constexpr double kExact = 1e-10;  // f32 weights, f32 arithmetic, against float64
-constexpr double kBf16 = 1e-4;    // bf16 weights and KV, against the same weights in float64
+constexpr double kBf16Kv = 1e-4;  // bf16 weights and KV cache, against the same weights in float64
 
 const ingot_device_api* const kLinked[] = {cpu::cpu_device_api()};
 
@@ -103,9 +103,19 @@ class EngineGolden : public testing::Test {
     const Fixture f = TRY(read_fixture(directory_));
     Scratch scratch;
     TRY(build_fixture(f, scratch, stored_));
-    auto rt = TRY(load(scratch));
+    // bf16 weights are exact in f32 arithmetic; what the cache in bf16 adds is bounded for Llama, since routers amplify it at will.
+    runtime::RuntimeOptions options;
+    options.kv_cache_dtype = "float32";
+    auto rt = TRY(load(scratch, options));
     const bool exact = stored_ == DType::kF32;
-    const double bar = exact ? kExact : kBf16;
+    // Conversion rounds what it computes once more to bf16: 1 + w of Gemma's norms, the normalised head of Baichuan 2.
+    const bool rounded_again = !exact && (f.name.rfind("gemma", 0) == 0 || f.name.rfind("baichuan2", 0) == 0);
+    const double bar = rounded_again ? 1e-4 : kExact;
+    if (!exact && f.name.rfind("llama", 0) == 0) {
+      auto with_bf16_cache = TRY(load(scratch));
+      EXPECT_EQ(with_bf16_cache->memory().kv_dtype, DType::kBf16);
+      for (const Prompt& p : f.prompts) EXPECT_LE(difference(TRY(with_bf16_cache->logits(p.ids)), p.bf16_logits), kBf16Kv);
+    }
     for (size_t i = 0; i < f.prompts.size(); ++i) {
       const Prompt& p = f.prompts[i];
       const std::vector<float> logits = TRY(rt->logits(p.ids));
