@@ -192,6 +192,7 @@ Result<std::unique_ptr<Frontend>> Frontend::start(server::Server& server, const 
                             " without API keys: everyone who reaches this address may use the models (--api-keys-file)"));
   }
   if (o.metrics.allow_metrics && o.metrics.allow_cpu_metrics) i.host_metrics = std::make_unique<HostMetrics>(server.metrics());
+  server.traces().set_global(TRY(trace_settings(o)));
   HttpServerOptions http;
   http.address = o.http.http_address;
   http.port = o.http.http_port;
@@ -321,6 +322,35 @@ Result<server::CoreOptions> core_options(const ServerOptions& o) {
     else return Error(Code::kInvalidArgument, cat("--metrics-config: unknown key '", key, "'"));
   }
   return c;
+}
+
+Result<server::TraceSettings> trace_settings(const ServerOptions& o) {
+  server::TraceSettings t;
+  bool first_level = true;
+  for (std::string item : o.metrics.trace_config) {
+    if (item.starts_with("triton,")) item = item.substr(7);
+    if (item.starts_with("opentelemetry,")) continue;  // of a mode that is refused below
+    auto [key, value] = TRY(key_value(item, "--trace-config"));
+    if (key == "level") {
+      if (value != "OFF" && value != "TIMESTAMPS" && value != "TENSORS")
+        return Error(Code::kInvalidArgument, cat("--trace-config level: found '", value, "', want OFF, TIMESTAMPS or TENSORS"));
+      if (std::exchange(first_level, false)) t.level.clear();
+      t.level.push_back(value);
+    } else if (key == "rate" || key == "count" || key == "log-frequency") {
+      int64_t n = 0;
+      auto r = std::from_chars(value.data(), value.data() + value.size(), n);
+      if (r.ec != std::errc() || r.ptr != value.data() + value.size() || n < (key == "count" ? -1 : 0))
+        return Error(Code::kInvalidArgument, cat("--trace-config ", key, ": found '", value, "', want an integer"));
+      (key == "rate" ? t.rate : key == "count" ? t.count : t.log_frequency) = value;
+    } else if (key == "file") {
+      t.file = value;
+    } else if (key == "mode") {
+      if (value != "triton") return Error(Code::kUnsupported, cat("--trace-config mode: found '", value, "', only triton is supported"));
+    } else {
+      return Error(Code::kInvalidArgument, cat("--trace-config: unknown key '", key, "'"));
+    }
+  }
+  return t;
 }
 
 Result<server::LogOptions> log_options(const ServerOptions& o) {

@@ -23,6 +23,8 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
         batch_size_(batch_size),
         handler_(std::move(handler)) {}
 
+  void trace(TraceTable* traces, uint64_t id) { traces_ = traces, trace_id_ = id; }
+
   void start(uint64_t arrived_ns) {
     times_.request_start = arrived_ns;
     times_.queue_start = steady_ns();
@@ -125,6 +127,16 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
     } else {
       model_->stats->failure(failure_reason(response.error->code()), times_, now);
     }
+    if (trace_id_ != 0)
+      traces_->record(trace_id_, model_->config.name, model_->version, request_->id,
+                      {{"REQUEST_START", times_.request_start},
+                       {"QUEUE_START", times_.queue_start},
+                       {"COMPUTE_START", times_.compute_start},
+                       {"COMPUTE_INPUT_END", times_.compute_input_end},
+                       {"COMPUTE_OUTPUT_START", times_.compute_output_start},
+                       {"COMPUTE_END", times_.compute_end},
+                       {"INFER_RESPONSE_COMPLETE", now},
+                       {"REQUEST_END", now}});
     ResponseHandler handler = std::move(handler_);
     std::shared_ptr<InFlight> in_flight = std::move(in_flight_);
     std::shared_ptr<const InferRequest> request = std::move(request_);
@@ -146,6 +158,8 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
   const uint64_t batch_size_;
   ResponseHandler handler_;
   CallTimes times_;
+  TraceTable* traces_ = nullptr;
+  uint64_t trace_id_ = 0;
   uint64_t sent_ = 0, last_ns_ = 0;
   std::atomic<bool> done_{false}, cancelled_{false}, left_queue_{false};
   std::mutex mutex_;
@@ -220,6 +234,7 @@ Result<std::shared_ptr<Call>> Server::infer(InferRequest request, ResponseHandle
       batch_size = static_cast<uint64_t>(request.inputs[0].shape[0]);
     auto shared = std::make_shared<const InferRequest>(std::move(request));
     auto call = std::make_shared<RunningCall>(shared, *model, batch_size, std::move(handler));
+    if (const uint64_t id = traces_.sample(model->config.name)) call->trace(&traces_, id);
     call->start(arrived);
     Status s = model->scheduler->enqueue({shared, call});
     if (!s.ok()) {

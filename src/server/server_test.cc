@@ -4,6 +4,9 @@
 
 #include <thread>
 
+#include "base/files.h"
+#include "base/json.h"
+
 namespace ingot::server {
 namespace {
 
@@ -283,6 +286,28 @@ TEST(SharedMemoryTest, RefusesWhatItMust) {
   EXPECT_FALSE(shm.register_system("r", "/triton_python_backend_shm_region_1", 0, 8).ok());
   EXPECT_EQ(shm.span("r", 0, 1).error().message(), "Unable to find shared memory region: 'r'");
   EXPECT_EQ(shm.status("r").error().code(), Code::kNotFound);
+}
+
+TEST_F(ServerTest, TracesGoToTheFileAsOneJsonArray) {
+  ASSERT_TRUE(server.registry().load({config(), {1}, "", true}).ok());
+  const std::string path = testing::TempDir() + "ingot_trace.json";
+  TraceSettings settings;
+  settings.file = path;
+  settings.rate = "2";
+  server.traces().set_global(settings);
+  auto run = [&](int n) {
+    for (int i = 0; i < n; ++i) ASSERT_TRUE(server.infer(request(), [](InferResponse) {}).ok());
+  };
+  run(2);  // OFF
+  ASSERT_TRUE(server.traces().update("m", {.level = std::vector<std::string>{"TIMESTAMPS"}, .count = "2"}).ok());
+  run(10);
+  ASSERT_TRUE(server.traces().update("m", {.level = std::vector<std::string>{"OFF"}}).ok());
+  Result<Json> json = parse_json(read_file(path).value(), path);
+  ASSERT_TRUE(json.ok()) << json.error().message();
+  ASSERT_EQ(json->size(), 4u);  // every second request, two of them, two objects each
+  EXPECT_EQ((*json)[0]["model_name"], "m");
+  EXPECT_EQ((*json)[1]["timestamps"][0]["name"], "REQUEST_START");
+  remove(path.c_str());
 }
 
 TEST(TraceTableTest, ModelOverridesAndClears) {

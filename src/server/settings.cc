@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/json_text.h"
@@ -76,9 +77,78 @@ void Log::write_raw(std::string_view text) {
   if (::write(fd_, text.data(), text.size()) < 0) return;
 }
 
+TraceTable::~TraceTable() { close_file(); }
+
 void TraceTable::set_global(TraceSettings settings) {
   std::lock_guard lock(mutex_);
   global_ = initial_ = std::move(settings);
+  refresh_active();
+}
+
+namespace {
+bool wants_timestamps(const std::vector<std::string>& level) {
+  for (const std::string& l : level)
+    if (l == "TIMESTAMPS" || l == "TENSORS") return true;
+  return false;
+}
+}  // namespace
+
+void TraceTable::refresh_active() {
+  bool on = wants_timestamps(global_.level);
+  for (const auto& [model, o] : models_) on |= o.level && wants_timestamps(*o.level);
+  active_ = on && !global_.file.empty();
+  if (!active_) close_file();
+}
+
+// With log_frequency n > 0 every n traces go into a file of their own: FILE.0, FILE.1, ...
+void TraceTable::open_file() {
+  std::string path = global_.file;
+  if (global_.log_frequency != "0") path += cat(".", files_++);
+  fd_ = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  in_file_ = 0;
+  if (fd_ >= 0 && ::write(fd_, "[", 1) < 0) return;
+}
+
+void TraceTable::close_file() {
+  if (fd_ < 0) return;
+  if (::write(fd_, "]\n", 2) < 0) {
+  }
+  close(fd_);
+  fd_ = -1;
+}
+
+uint64_t TraceTable::sample(const std::string& model) {
+  if (!active_.load(std::memory_order_relaxed)) return 0;
+  std::lock_guard lock(mutex_);
+  const TraceSettings s = merged(model);
+  if (!wants_timestamps(s.level)) return 0;
+  Count& c = counts_[models_.count(model) != 0 ? model : std::string()];
+  const uint64_t rate = std::strtoull(s.rate.c_str(), nullptr, 10);
+  if (s.count != "-1" && c.traced >= std::strtoull(s.count.c_str(), nullptr, 10)) return 0;
+  if (rate == 0 || ++c.seen % rate != 0) return 0;
+  ++c.traced;
+  return next_id_++;
+}
+
+void TraceTable::record(uint64_t id, const std::string& model, int64_t version, const std::string& request_id,
+                        const std::vector<TraceStamp>& stamps) {
+  JsonText j;
+  j.object().key("id").integer(id).key("model_name").string(model).key("model_version").integer(version);
+  if (!request_id.empty()) j.key("request_id").string(request_id);
+  j.end();
+  JsonText t;
+  t.object().key("id").integer(id).key("timestamps").array();
+  for (const TraceStamp& stamp : stamps)
+    if (stamp.ns != 0) t.object().key("name").string(stamp.name).key("ns").integer(stamp.ns).end();
+  t.end().end();
+  std::lock_guard lock(mutex_);
+  if (fd_ < 0) open_file();
+  if (fd_ < 0) return;
+  const std::string text = cat(in_file_ == 0 ? "" : ",", j.text, ",", t.text);
+  if (::write(fd_, text.data(), text.size()) < 0) return;  // a full disk loses the trace, nothing else
+  ++in_file_;
+  const uint64_t most = std::strtoull(merged(model).log_frequency.c_str(), nullptr, 10);
+  if (most != 0 && in_file_ >= most) close_file();
 }
 
 TraceSettings TraceTable::merged(const std::string& model) const {
@@ -137,6 +207,8 @@ Result<TraceSettings> TraceTable::update(const std::string& model, const TraceUp
     if (u.count) o.count = *u.count;
     if (u.log_frequency) o.log_frequency = *u.log_frequency;
   }
+  if (u.rate || u.count || u.level) counts_.erase(model);  // a change starts to count anew
+  refresh_active();
   return merged(model);
 }
 

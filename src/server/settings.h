@@ -65,8 +65,20 @@ struct TraceUpdate {
   std::optional<std::optional<std::string>> rate{}, count{}, log_frequency{};
 };
 
+// One timestamp of a trace: its name in Triton's trace files, nanoseconds of the steady clock.
+struct TraceStamp {
+  const char* name;
+  uint64_t ns;
+};
+
+// The settings, which requests they choose, and the trace file: a JSON array that is whole whenever the file is closed.
 class TraceTable {
  public:
+  ~TraceTable();
+  // The id of a trace for this request of the model, 0 for none: level TIMESTAMPS, one of `rate`, `count` in all, a file.
+  uint64_t sample(const std::string& model);
+  void record(uint64_t id, const std::string& model, int64_t version, const std::string& request_id,
+              const std::vector<TraceStamp>& stamps);
   TraceSettings get(const std::string& model) const;  // "": the global settings
   Result<TraceSettings> update(const std::string& model, const TraceUpdate& update);
   void set_global(TraceSettings settings);
@@ -76,7 +88,17 @@ class TraceTable {
     std::optional<std::vector<std::string>> level{};
     std::optional<std::string> rate{}, count{}, log_frequency{};
   };
+  struct Count {
+    uint64_t seen = 0, traced = 0;
+  };
   TraceSettings merged(const std::string& model) const;
+  void open_file();   // with the lock
+  void close_file();
+  void refresh_active();
+  std::atomic<bool> active_{false};  // some level is not OFF and there is a file: all else is one load
+  std::map<std::string, Count> counts_;
+  uint64_t next_id_ = 1, in_file_ = 0, files_ = 0;
+  int fd_ = -1;
   mutable std::mutex mutex_;
   TraceSettings global_, initial_;
   std::map<std::string, Override> models_;
