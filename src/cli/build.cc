@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "convert/convert.h"
 #include "convert/published.h"
+#include "convert/shard.h"
 #include "convert/tokenizer.h"
 
 namespace ingot::cli {
@@ -60,7 +61,7 @@ Status run(const BuildFlags& flags, const build::BuildOptions& options) {
   auto device = TRY(device::open_device(flags.device, {.linked = linked_devices(), .options_json = cat("{\"threads\": ", flags.threads, "}")}));
   build::BuildInput input;
   std::unique_ptr<convert::PublishedCheckpoint> published;
-  std::unique_ptr<checkpoint::Checkpoint> unified;
+  std::unique_ptr<convert::JoinedCheckpoint> unified;
   const std::string shape = flags.synthetic.empty() ? flags.model_config : flags.synthetic;
   if (!shape.empty()) {
     if (!flags.checkpoint_dir.empty()) return Error(Code::kUnsupported, "--synthetic and --checkpoint_dir exclude each other");
@@ -69,12 +70,9 @@ Status run(const BuildFlags& flags, const build::BuildOptions& options) {
   } else if (flags.checkpoint_dir.empty()) {
     return Error(Code::kUnsupported, "--checkpoint_dir is missing: a unified checkpoint, or --synthetic SHAPE");
   } else if (convert::is_unified(flags.checkpoint_dir)) {
-    unified = std::make_unique<checkpoint::Checkpoint>(TRY(checkpoint::Checkpoint::open(flags.checkpoint_dir)));
-    if (unified->config().mapping.world_size != 1)
-      return Error(Code::kUnsupported, cat(flags.checkpoint_dir, " has ", unified->config().mapping.world_size,
-                                           " ranks: engines of several ranks are not built; convert with --tp_size 1 --pp_size 1"));
+    unified = TRY(convert::JoinedCheckpoint::open(flags.checkpoint_dir));  // the ranks of a sharded one become one engine
     input.config = unified->config();
-    input.tensors = &unified->rank(0);
+    input.tensors = unified.get();
     input.tokenizer = TRY(convert::checkpoint_tokenizer(flags.checkpoint_dir));
   } else {
     convert::ConvertOptions conversion;

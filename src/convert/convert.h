@@ -25,7 +25,7 @@ struct ConvertOptions {
 
   template <class Self, class V>
   static void fields(Self& o, V&& v) {
-    v("model-dir", o.model_dir, "The published model: a Hugging Face directory or a GGUF file.");
+    v("model-dir", o.model_dir, "The published model: a Hugging Face directory or a GGUF file; or a unified checkpoint that gets another mapping.");
     v("output-dir", o.output_dir, "Folder of the unified checkpoint.");
     v("dtype", o.dtype, "auto (as published; quantised GGUF layers are kept), float32, float16 or bfloat16.");
     v("use-weight-only", o.use_weight_only, "Round the weights of linear layers.");

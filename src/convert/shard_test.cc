@@ -1,0 +1,140 @@
+#include "convert/shard.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "base/files.h"
+#include "convert/convert.h"
+
+namespace ingot::convert {
+namespace {
+
+using checkpoint::CheckpointConfig;
+using formats::TensorInfo;
+
+class Folder {
+ public:
+  Folder() {
+    char name[] = "/tmp/ingot-shard-XXXXXX";
+    path_ = mkdtemp(name);
+  }
+  ~Folder() {
+    for (const char* sub : {"one", "many", "back"}) {
+      if (auto names = list_directory(at(sub)))
+        for (const std::string& n : *names) unlink(join_path(at(sub), n).c_str());
+      rmdir(at(sub).c_str());
+    }
+    rmdir(path_.c_str());
+  }
+  std::string at(const char* sub) const { return join_path(path_, sub); }
+
+ private:
+  std::string path_;
+};
+
+CheckpointConfig config() {
+  CheckpointConfig c;
+  c.architecture = "LlamaForCausalLM";
+  c.dtype = DType::kF32;
+  c.vocab_size = 10;  // no multiple of 4: the head is padded
+  c.hidden_size = 16;
+  c.num_hidden_layers = 2;
+  c.num_attention_heads = 4;
+  c.num_key_value_heads = 2;  // fewer than 4 ranks: repeated
+  c.head_size = 4;
+  c.hidden_act = "silu";
+  c.intermediate_size = 24;
+  c.position_embedding_type = "rope_gpt_neox";
+  return c;
+}
+
+std::vector<TensorInfo> tensors() {
+  std::vector<TensorInfo> out = {{"transformer.vocab_embedding.weight", DType::kF32, {10, 16}}};
+  for (int i = 0; i < 2; ++i) {
+    const std::string p = cat("transformer.layers.", i, ".");
+    out.push_back({p + "input_layernorm.weight", DType::kF32, {16}});
+    out.push_back({p + "attention.qkv.weight", DType::kF32, {32, 16}});
+    out.push_back({p + "attention.qkv.bias", DType::kF32, {32}});
+    out.push_back({p + "attention.dense.weight", DType::kF32, {16, 16}});
+    out.push_back({p + "attention.dense.bias", DType::kF32, {16}});
+    out.push_back({p + "mlp.fc.weight", DType::kF32, {24, 16}});
+    out.push_back({p + "mlp.gate.weight", DType::kF32, {24, 16}});
+    out.push_back({p + "mlp.proj.weight", DType::kF32, {16, 24}});
+  }
+  out.push_back({"transformer.ln_f.weight", DType::kF32, {16}});
+  out.push_back({"lm_head.weight", DType::kF32, {10, 16}});
+  return out;
+}
+
+Status write_one(const std::string& directory) {
+  checkpoint::CheckpointWriter w = TRY(checkpoint::CheckpointWriter::create(directory, config()));
+  for (const TensorInfo& t : tensors()) TRY(w.rank(0).declare(t.name, t.dtype, t.shape));
+  TRY(w.begin(0));
+  float next = 1;
+  for (const TensorInfo& t : tensors()) {
+    std::vector<float> v(static_cast<size_t>(t.shape.elements()));
+    for (float& e : v) e = next++;
+    TRY(w.rank(0).write(t.name, View{t.dtype, t.shape, std::as_bytes(std::span(v))}));
+  }
+  TRY(w.finish(0));
+  return w.finish();
+}
+
+TEST(Shard, RoundTripIsBitExact) {
+  Folder f;
+  ASSERT_TRUE(write_one(f.at("one")).ok());
+  for (auto [tp, pp] : {std::pair{4, 1}, {2, 2}, {1, 2}}) {
+    ConvertOptions o;
+    o.model_dir = f.at("one");
+    o.output_dir = f.at("many");
+    o.tp_size = tp;
+    o.pp_size = pp;
+    Status s = convert(o);
+    ASSERT_TRUE(s.ok()) << s.error().message();
+    o = {};
+    o.model_dir = f.at("many");
+    o.output_dir = f.at("back");
+    s = convert(o);
+    ASSERT_TRUE(s.ok()) << s.error().message();
+    EXPECT_EQ(*read_file(join_path(f.at("back"), "rank0.safetensors")), *read_file(join_path(f.at("one"), "rank0.safetensors"))) << tp << " x " << pp;
+    EXPECT_EQ(*read_file(join_path(f.at("back"), "config.json")), *read_file(join_path(f.at("one"), "config.json")));
+    for (const char* folder : {"many", "back"}) {
+      const std::vector<std::string> names = *list_directory(f.at(folder));
+      for (const std::string& n : names) unlink(join_path(f.at(folder), n).c_str());
+    }
+  }
+}
+
+TEST(Shard, RanksHoldWhatTheRulesSay) {
+  const CheckpointConfig c = config();
+  checkpoint::Mapping m;
+  m.world_size = m.tp_size = 4;
+  const auto shard = [&](const char* name, const Shape& shape, int rank) { return **shard_of(c, {name, DType::kF32, shape}, m, rank); };
+  const Shard qkv = shard("transformer.layers.1.attention.qkv.weight", {32, 16}, 3);
+  EXPECT_EQ(qkv.shape, (Shape{12, 16}));  // one query head, and a key and a value head shared with rank 2
+  ASSERT_EQ(qkv.rows.size(), 3u);
+  EXPECT_EQ(qkv.rows[0].from, 12);
+  EXPECT_EQ(qkv.rows[1].from, 20);
+  EXPECT_EQ(qkv.rows[2].from, 28);
+  EXPECT_EQ(shard("transformer.layers.1.mlp.proj.weight", {16, 24}, 1).column_begin, 6);
+  EXPECT_TRUE(shard("transformer.layers.1.attention.dense.bias", {16}, 1).rows.empty());  // zeros beside rank 0's
+  const Shard head = shard("lm_head.weight", {10, 16}, 3);
+  EXPECT_EQ(head.shape, (Shape{3, 16}));
+  ASSERT_EQ(head.rows.size(), 1u);
+  EXPECT_EQ(head.rows[0].count, 1);  // row 9; 10 and 11 are padding
+}
+
+TEST(Shard, RefusesWhatDoesNotDivide) {
+  CheckpointConfig c = config();
+  c.num_attention_heads = 28;
+  c.num_key_value_heads = 4;
+  EXPECT_EQ(check_sharding(c, 8, 1).error().message(), "num_attention_heads (28) is not divisible by tp_size (8)");
+  c = config();
+  EXPECT_EQ(check_sharding(c, 1, 3).error().message(), "num_hidden_layers (2) is not divisible by pp_size (3)");
+  EXPECT_TRUE(check_sharding(c, 4, 2).ok());
+}
+
+}  // namespace
+}  // namespace ingot::convert
