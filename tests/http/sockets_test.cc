@@ -162,6 +162,7 @@ TEST_F(SocketsTest, ASlowReaderIsCutOffInsteadOfFillingTheMemory) {
   setsockopt(c.fd(), SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
   ASSERT_TRUE(c.send(post("/v2/models/llm/generate_stream",
                           cat(R"({"stream":true,"repeat":400,"text_input":")", std::string(100000, 'x'), " y\"}"))));
+  (void)wait_running(1);  // may be over before it is seen; idle before it began would prove nothing
   EXPECT_TRUE(wait_idle());  // 40 MB were produced, none was read
   HttpReply r = c.receive();
   EXPECT_FALSE(r.whole);

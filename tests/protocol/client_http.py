@@ -12,7 +12,7 @@ try:
     import tritonclient.utils.shared_memory as shm
     from tritonclient.utils import InferenceServerException
 except ImportError as e:
-    print(f"skipped: {e} (install tests/protocol/requirements.txt)")
+    print(f"skipped: {e} (install tools/requirements-test.txt)")
     sys.exit(77)
 
 from fake_server import FakeServer

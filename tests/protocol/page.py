@@ -8,7 +8,7 @@ import sys
 try:
     from playwright.sync_api import expect, sync_playwright
 except ImportError as e:
-    print(f"skipped: {e} (install tests/protocol/requirements.txt)")
+    print(f"skipped: {e} (install tools/requirements-test.txt)")
     sys.exit(77)
 
 from fake_server import FakeServer
