@@ -69,6 +69,22 @@ void moe_cases(std::vector<Chain>& out) {
     c.check(c.add(Op::kMoeMlp, a, {x, routed[0], routed[1]}, {fc, gate, proj}));
     out.push_back(std::move(c));
   }
+  {  // Qwen2-MoE's shared expert: a gate of one row, a mixture of one expert
+    Attrs a{};
+    a.experts = a.top_k = a.scoring = 1;
+    a.scale = 1;
+    Chain gate("linear/one row", {9}, ++seed);
+    const int x = gate.input(64), logit = gate.add(Op::kLinear, {}, {x}, {gate.matrix(DType::kF32, 1, 64, 0, false)});
+    Chain mlp = gate;
+    gate.check(logit);
+    out.push_back(std::move(gate));
+    mlp.name = "moe_mlp/one expert";
+    const std::vector<int> routed = mlp.add_all(Op::kMoeRoute, a, {logit}, {});
+    const int fc = mlp.matrix(DType::kF32, 96, 64, 0, false, 1), up = mlp.matrix(DType::kF32, 96, 64, 0, false, 1),
+              proj = mlp.matrix(DType::kF32, 64, 96, 0, false, 1);
+    mlp.check(mlp.add(Op::kMoeMlp, a, {x, routed[0], routed[1]}, {fc, up, proj}));
+    out.push_back(std::move(mlp));
+  }
   for (int scoring : {0, 1, 2})
     for (int grouped : {0, 1}) {
       Chain c(cat("moe_route/scoring", scoring, grouped ? "/groups" : ""), {17}, ++seed);
