@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "backends/llm_native.h"
 #include "base/log.h"
+#include "base/options.h"
 #include "server/llm_names.h"
 
 namespace ingot::backends {
@@ -26,6 +28,20 @@ uint64_t fresh_seed() {
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
   z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
   return z ^ (z >> 31);
+}
+
+// Optional inputs of the classic configs which clients send with values that change nothing here.
+constexpr std::string_view kHarmlessInputs[] = {"embedding_bias_words", "embedding_bias_weights", "early_stopping", "len_penalty", "beam_search_diversity_rate",
+                                                "runtime_top_p_min", "runtime_top_p_decay", "runtime_top_p_reset_ids", "return_perf_metrics",
+                                                "draft_acceptance_threshold", "prompt_vocab_size", "num_draft_tokens", "use_draft_logits"};
+
+// A tensor that asks for something: not empty, not only empty strings, not only zeros.
+bool says_something(const server::Tensor& t) {
+  if (t.datatype == server::DataType::kBytes) {
+    auto texts = server::read_strings(t);
+    return !texts.ok() || std::any_of(texts->begin(), texts->end(), [](std::string_view s) { return !s.empty(); });
+  }
+  return std::any_of(t.data.begin(), t.data.end(), [](std::byte b) { return b != std::byte{0}; });
 }
 
 }  // namespace
@@ -111,10 +127,22 @@ LlmModel::LlmModel(std::shared_ptr<LlmService> service, LlmSurface surface, cons
     : service_(std::move(service)),
       surface_(surface),
       batched_(load.config.max_batch_size > 0),
-      metrics_(std::make_shared<LlmMetrics>(load.metrics, load.config.name, load.version, service_)) {}
+      metrics_(std::make_shared<LlmMetrics>(load.metrics, load.config.name, load.version, service_)) {
+  if (const std::string* exclude = load.config.find_parameter("exclude_input_in_output")) exclude_input_ = parse_bool(*exclude).value_or(false);
+  const server::ModelConfig native = llm_config("", surface, 0);
+  for (const server::ModelInput& i : load.config.input)
+    if (!native.find_input(i.name) && std::find(std::begin(kHarmlessInputs), std::end(kHarmlessInputs), i.name) == std::end(kHarmlessInputs))
+      refused_inputs_.push_back(i.name);
+}
 
 Result<std::shared_ptr<server::Model>> LlmBackend::load(const server::ModelLoad& load) {
   std::shared_ptr<LlmService> service = TRY(open_(load));
+  const bool pre = load.config.find_input("QUERY"), post = load.config.find_input("TOKENS_BATCH");
+  if (pre || post) {
+    if (!service->shared_tokenizer())
+      return Error(Code::kUnsupported, cat("model '", load.config.name, "' needs a tokenizer, but engine ", service->path(), " has none sealed in"));
+    return pre ? make_preprocess(std::move(service), load) : make_postprocess(std::move(service), load);
+  }
   const LlmSurface surface = load.config.find_input(llm::kInputIds) ? LlmSurface::kTokens : LlmSurface::kText;
   if (surface == LlmSurface::kText && !service->shared_tokenizer())
     return Error(Code::kUnsupported, cat("model '", load.config.name, "' speaks text, but engine ", service->path(), " has no tokenizer sealed in"));
@@ -218,6 +246,9 @@ Result<engine::Request> LlmModel::request(const LlmArguments& a) const {
 
 Status LlmModel::start(const server::Invocation& invocation) {
   const server::InferRequest& q = *invocation.request;
+  for (const std::string& name : refused_inputs_)
+    if (const server::Tensor* t = q.find_input(name); t && says_something(*t))
+      return Error(Code::kUnsupported, cat("input '", name, "' is not supported by the LLM backend; leave it out"));
   int rows = 1;
   if (batched_)
     for (const server::Tensor& t : q.inputs)
@@ -229,6 +260,7 @@ Status LlmModel::start(const server::Invocation& invocation) {
   std::vector<engine::Request> requests;
   for (int row = 0; row < rows; ++row) {
     LlmArguments a = TRY(read_arguments(ArgumentReader(q, row, rows)));
+    if (exclude_input_ && !ArgumentReader(q, row, rows).has(llm::kExcludeInput)) a.exclude_input = true;
     if (a.stop_earlier) {
       if (q.id.empty()) return Error(Code::kInvalidArgument, "a request with 'stop' needs the id of the request it stops");
       std::lock_guard lock(by_id_mutex_);

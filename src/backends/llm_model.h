@@ -34,6 +34,8 @@ class LlmModel : public server::Model {
   std::shared_ptr<LlmService> service_;
   LlmSurface surface_;
   bool batched_;
+  bool exclude_input_ = false;                // where the request does not say
+  std::vector<std::string> refused_inputs_;   // of the config, without support here
   std::shared_ptr<LlmMetrics> metrics_;
   std::mutex by_id_mutex_;
   std::map<std::string, std::vector<engine::RequestId>> by_id_;  // token surface: `stop` cancels by request id

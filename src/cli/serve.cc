@@ -1,4 +1,6 @@
-// ingot serve: an engine or a raw model behind HTTP, the OpenAI and Anthropic routes, metrics and the page.
+// ingot serve: an engine, a raw model or model repositories behind HTTP, the OpenAI and Anthropic routes, metrics and the page.
+#include <sys/prctl.h>
+
 #include <csignal>
 #include <cstdio>
 #include <thread>
@@ -7,35 +9,35 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/serve_repository.h"
 #include "frontends/frontend.h"
 #include "server/server.h"
 
 namespace ingot::cli {
 namespace {
 
+// Options of tritonserver for things that do not exist here.
+constexpr const char* kWithoutEffect[] = {"enable-peer-access", "pinned-memory-pool-byte-size", "cuda-memory-pool-byte-size", "cuda-virtual-address-size",
+                                          "min-supported-compute-capability", "buffer-manager-thread-count", "host-policy", "model-load-gpu-limit",
+                                          "strict-model-config", "response-cache-byte-size", "trace-file", "trace-level", "trace-rate", "trace-count",
+                                          "trace-log-frequency", "repoagent-directory", "cache-directory", "allow-sagemaker", "allow-vertex-ai"};
+
 struct ServeFlags {
   std::string model_name;
+  std::string process_name;
   int max_batch_size_of_requests = 64;
   template <class Self, class V>
   static void fields(Self& o, V&& v) {
     v("model-name", o.model_name, "One more name under which the text model answers; empty: the engine folder's.");
     v("triton-max-batch-size", o.max_batch_size_of_requests, "max_batch_size of the models' configs.", 0, 1 << 16);
+    v("process-name", o.process_name, "Name under which ps and pkill find this process; empty: the program's.");
   }
 };
 
-Status serve(const std::string& model, const ServeFlags& flags, frontends::ServerOptions& options, const backends::LlmOptions& llm,
-             const CompileOptions& compile) {
-  // Threads inherit the mask, so the signals reach sigwait below and nobody else.
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGINT);
-  sigaddset(&signals, SIGTERM);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  std::signal(SIGPIPE, SIG_IGN);
-
-  const int64_t start = monotonic_ns();
+// One engine under the names of the classic models.
+Result<std::shared_ptr<backends::LlmService>> load_engine(server::Server& server, const std::string& model, const ServeFlags& flags,
+                                                          const backends::LlmOptions& llm, const CompileOptions& compile) {
   const std::string engine = TRY(engine_of(model, compile));
-  server::Server server(TRY(frontends::core_options(options)));
   std::shared_ptr<backends::LlmService> service = TRY(backends::LlmService::load(engine, llm, linked_devices()));
   log_info("engine ", engine, " on ", service->device_name(), "\n", runtime::str(service->memory()));
   server.registry().add_backend(std::make_shared<backends::LlmBackend>("ingot", [service](const server::ModelLoad&) {
@@ -54,6 +56,31 @@ Status serve(const std::string& model, const ServeFlags& flags, frontends::Serve
     log_warning(engine, " has no tokenizer: only token ids are served (model tensorrt_llm)");
   }
   TRY(load("tensorrt_llm", backends::LlmSurface::kTokens));
+  return service;
+}
+
+// `model`: "" for the repositories of the flags.
+Status serve(const std::string& model, const ServeFlags& flags, frontends::ServerOptions& options, const backends::LlmOptions& llm,
+             const CompileOptions& compile) {
+  // Threads inherit the mask, so the signals reach sigwait below and nobody else.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+  if (!flags.process_name.empty()) ::prctl(PR_SET_NAME, flags.process_name.c_str());
+
+  const int64_t start = monotonic_ns();
+  TRY(server::Log::get().configure(TRY(frontends::log_options(options))));
+  server::Server server(TRY(frontends::core_options(options)));
+  std::shared_ptr<backends::LlmService> service;
+  std::unique_ptr<RepositoryServer> repository;
+  if (model.empty())
+    repository = TRY(RepositoryServer::start(
+        server, {.flags = options.repository, .llm = llm, .compile = compile, .max_batch_size = flags.max_batch_size_of_requests}));
+  else
+    service = TRY(load_engine(server, model, flags, llm, compile));
   std::unique_ptr<frontends::Frontend> frontend = TRY(frontends::Frontend::start(server, options));
   server.set_ready();
   log_info("ready after ", static_cast<int64_t>(seconds_since(start) * 1e3), " ms; the page: http://localhost:", frontend->http_port(), "/");
@@ -63,10 +90,11 @@ Status serve(const std::string& model, const ServeFlags& flags, frontends::Serve
   log_info("signal ", signal, ": finishing what runs, at most ", options.core.exit_timeout_secs, " s");
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(options.core.exit_timeout_secs);
   server.begin_exit();
+  if (repository) repository->stop();
   bool clean = frontend->stop(deadline);
   clean &= server.stop(std::chrono::duration_cast<std::chrono::milliseconds>(
       std::max(std::chrono::steady_clock::duration::zero(), deadline - std::chrono::steady_clock::now())));
-  service->engine().shutdown();
+  if (service) service->engine().shutdown();
   if (!clean) return Error(Code::kUnavailable, "Exit timeout expired. Exiting immediately.");
   return {};
 }
@@ -78,22 +106,26 @@ int run_serve(const Args& args) {
   frontends::ServerOptions options;
   backends::LlmOptions llm;
   CompileOptions compile;
-  OptionTable table("ingot serve ENGINE_OR_MODEL", "Serves an engine, a Hugging Face directory or a GGUF file (compiled on first use).");
+  OptionTable table("ingot serve ENGINE_OR_MODEL | --model-repository DIR",
+                    "Serves an engine, a Hugging Face directory or a GGUF file (compiled on first use), or repositories of several models.");
   table.add(flags);
   table.add(llm, "engine");
   table.add(compile, "compiling a raw model");
   options.add_to(table);
+  table.accept_without_effect(kWithoutEffect);
   std::vector<std::string> rest;
   int code = 0;
   if (!read_flags(table, "serve", args, rest, code)) return code;
-  if (!options.repository.model_repository.empty())
-    return fail("serve", Error(Code::kUnsupported, "--model-repository: repositories of several models are not built yet; ingot serve ENGINE serves one"));
-  if (rest.size() != 1) return fail("serve", Error(Code::kUnsupported, "want one path: an engine or a model"));
+  const bool repository = !options.repository.model_repository.empty();
+  if (repository && !rest.empty())
+    return fail("serve", Error(Code::kUnsupported, cat("found '", rest[0], "' beside --model-repository, want one of them")));
+  if (!repository && rest.size() != 1)
+    return fail("serve", Error(Code::kUnsupported, "want one path: an engine or a model, or --model-repository DIR"));
   if (options.log.log_verbose > 0) set_log_level(LogLevel::kVerbose);
   else if (!options.log.log_info) set_log_level(options.log.log_warning ? LogLevel::kWarning : LogLevel::kError);
   const std::string effective = table.effective();
   if (!effective.empty()) log_info("options: ", effective);
-  Status s = serve(rest[0], flags, options, llm, compile);
+  Status s = serve(repository ? "" : rest[0], flags, options, llm, compile);
   return s.ok() ? 0 : fail("serve", s.error());
 }
 

@@ -1,0 +1,127 @@
+#include "cli/serve_repository.h"
+
+#include <mutex>
+
+#include "backends/llm_native.h"
+#include "base/log.h"
+#include "server/settings.h"
+
+namespace ingot::cli {
+namespace {
+
+// The engines in use, by path: all models of one LLM share one. An engine ends with the last model that holds it.
+class Engines {
+ public:
+  Engines(backends::LlmOptions llm, CompileOptions compile) : llm_(std::move(llm)), compile_(std::move(compile)) {}
+
+  Result<std::shared_ptr<backends::LlmService>> open(const std::string& model, const server::ModelConfig& config) {
+    std::lock_guard lock(mutex_);
+    std::weak_ptr<backends::LlmService>& known = by_path_[model];
+    if (std::shared_ptr<backends::LlmService> service = known.lock()) return service;
+    backends::LlmOptions options = llm_;
+    TRY(backends::apply_llm_parameters(config, options));
+    const std::string engine = TRY(engine_of(model, compile_));
+    std::shared_ptr<backends::LlmService> service = TRY(backends::LlmService::load(engine, options, linked_devices()));
+    log_info("engine ", engine, " on ", service->device_name(), "\n", runtime::str(service->memory()));
+    known = service;
+    return service;
+  }
+
+ private:
+  backends::LlmOptions llm_;
+  CompileOptions compile_;
+  std::mutex mutex_;
+  std::map<std::string, std::weak_ptr<backends::LlmService>> by_path_;
+};
+
+Result<std::map<std::string, server::StringMap>> backend_config(const std::vector<std::string>& flags) {
+  std::map<std::string, server::StringMap> out;
+  for (const std::string& f : flags) {
+    const size_t comma = f.find(','), equals = f.find('=', comma == std::string::npos ? 0 : comma);
+    if (comma == std::string::npos || equals == std::string::npos)
+      return Error(Code::kInvalidArgument, cat("--backend-config: found '", f, "', want BACKEND,KEY=VALUE"));
+    out[f.substr(0, comma)][f.substr(comma + 1, equals - comma - 1)] = f.substr(equals + 1);
+  }
+  return out;
+}
+
+std::string option_table(const server::CoreOptions& core, const frontends::RepositoryFlags& flags, const server::Server& server) {
+  std::vector<std::vector<std::string>> rows{{"server_id", core.id}, {"server_version", server.version()}};
+  std::string extensions;
+  for (const std::string& e : server::Server::extensions()) extensions += cat(extensions.empty() ? "" : " ", e);
+  rows.push_back({"server_extensions", extensions});
+  for (size_t i = 0; i < flags.model_repository.size(); ++i) rows.push_back({cat("model_repository_path[", i, "]"), flags.model_repository[i]});
+  rows.push_back({"model_control_mode", flags.model_control_mode == "poll" ? "MODE_POLL" : flags.model_control_mode == "explicit" ? "MODE_EXPLICIT" : "MODE_NONE"});
+  for (size_t i = 0; i < flags.load_model.size(); ++i) rows.push_back({cat("startup_models_", i), flags.load_model[i]});
+  rows.push_back({"strict_model_config", flags.disable_auto_complete_config ? "1" : "0"});
+  rows.push_back({"model_config_name", flags.model_config_name});
+  rows.push_back({"rate_limit", flags.rate_limit == "execution_count" ? "EXEC_COUNT" : "OFF"});
+  rows.push_back({"strict_readiness", core.strict_readiness ? "1" : "0"});
+  rows.push_back({"exit_timeout", cat(core.exit_timeout_secs)});
+  rows.push_back({"cache_enabled", "0"});
+  return repository::text_table({"Option", "Value"}, rows);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<RepositoryServer>> RepositoryServer::start(server::Server& server, Options o) {
+  const frontends::RepositoryFlags& flags = o.flags;
+  if (flags.model_namespacing) return Error(Code::kUnsupported, "--model-namespacing: models are known by their folder's name alone");
+  if (!flags.cache_config.empty()) return Error(Code::kUnsupported, "--cache-config: the response cache is not built");
+  const std::map<std::string, server::StringMap> config = TRY(backend_config(flags.backend_config));
+  server::ModelRegistry& registry = server.registry();
+  for (const auto& [backend, values] : config) registry.set_backend_config(backend, values);
+
+  auto adapt = [batch = o.max_batch_size](server::ModelSpec& spec, const repository::ParsedConfig& parsed, const backends::ModelConfigs& all) -> Status {
+    const backends::LlmPart part = backends::llm_part(spec.config, all);
+    if (part == backends::LlmPart::kNone) return {};
+    std::vector<backends::LlmNote> notes;
+    TRY(backends::adapt_llm_config(spec.config, part, all, parsed.was_unset("max_batch_size"), batch, notes));
+    for (const backends::LlmNote& n : notes) {
+      if (n.warning) INGOT_LOG(kWarning, n.text);
+      else INGOT_LOG(kInfo, n.text);
+    }
+    return {};
+  };
+  std::shared_ptr<repository::Repository> repository = TRY(repository::Repository::open({.directories = flags.model_repository,
+                                                                                        .config_name = flags.model_config_name,
+                                                                                        .auto_complete = !flags.disable_auto_complete_config,
+                                                                                        .adapt = adapt}));
+  auto engines = std::make_shared<Engines>(o.llm, o.compile);
+  auto open = [engines, weak = std::weak_ptr<repository::Repository>(repository)](const server::ModelLoad& load) -> Result<std::shared_ptr<backends::LlmService>> {
+    const std::string* name = load.config.find_parameter(backends::kLlmModelParameter);
+    if (!name || *name == load.config.name)
+      return engines->open(TRY(backends::llm_engine_path(load.config, load.directory, load.version)), load.config);
+    std::shared_ptr<repository::Repository> source = weak.lock();
+    if (!source) return Error(Code::kUnavailable, "the server is stopping");
+    const repository::Repository::Described d = TRY(source->read(*name));
+    const std::vector<int64_t> versions =
+        repository::choose_versions(d.parsed.config.version_policy, repository::version_folders(d.directory));
+    return engines->open(TRY(backends::llm_engine_path(d.parsed.config, d.directory, versions.empty() ? 1 : versions.back())), d.parsed.config);
+  };
+  registry.add_backend(std::make_shared<backends::LlmBackend>("ingot", open));
+  registry.add_backend(std::make_shared<backends::LlmBackend>("tensorrtllm", open));
+
+  repository::Lifecycle::Options options;
+  options.mode = flags.model_control_mode == "poll"       ? repository::Lifecycle::Mode::kPoll
+                 : flags.model_control_mode == "explicit" ? repository::Lifecycle::Mode::kExplicit
+                                                          : repository::Lifecycle::Mode::kNone;
+  options.load = flags.load_model;
+  options.poll_secs = flags.repository_poll_secs;
+  options.threads = flags.model_load_thread_count;
+  options.retries = flags.model_load_retry_count;
+  options.exit_on_error = flags.exit_on_error;
+  std::unique_ptr<RepositoryServer> self(new RepositoryServer);
+  auto lifecycle = repository::Lifecycle::start(registry, repository, std::move(options));
+  INGOT_LOG(kInfo, "backends and models:");
+  if (server::Log::get().enabled(server::LogLevel::kInfo)) {
+    server::Log::get().write_raw("\n" + repository::backend_table(registry, config));
+    server::Log::get().write_raw("\n" + repository::model_table(registry));
+    server::Log::get().write_raw("\n" + option_table(server.options(), flags, server) + "\n");
+  }
+  if (!lifecycle.ok()) return lifecycle.error().in("creating server");
+  self->lifecycle_ = std::move(lifecycle).value();
+  return self;
+}
+
+}  // namespace ingot::cli

@@ -1,0 +1,258 @@
+#include "repository/repository.h"
+
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+
+#include "base/files.h"
+#include "server/settings.h"
+
+namespace ingot::repository {
+namespace {
+
+constexpr size_t kMostConfigBytes = size_t{16} << 20;
+constexpr int kMostFingerprintDepth = 8;
+
+uint64_t mix(uint64_t h, std::string_view s) {  // FNV-1a
+  for (char c : s) h = (h ^ static_cast<uint8_t>(c)) * 0x100000001b3;
+  return h;
+}
+
+uint64_t mix_tree(uint64_t h, const std::string& path, int depth) {
+  struct stat st {};
+  if (::stat(path.c_str(), &st) != 0) return mix(h, "gone");
+  h = mix(h, cat(base_name(path), "|", static_cast<int64_t>(st.st_mode)));
+  if (!S_ISDIR(st.st_mode)) return mix(h, cat(st.st_size, "|", st.st_mtim.tv_sec, "|", st.st_mtim.tv_nsec, "|", st.st_ino));
+  if (depth == 0) return h;
+  if (auto names = list_directory(path); names.ok())
+    for (const std::string& name : *names) h = mix_tree(h, join_path(path, name), depth - 1);
+  return h;
+}
+
+std::optional<int64_t> version_number(const std::string& name) {
+  int64_t v = 0;
+  auto [end, code] = std::from_chars(name.data(), name.data() + name.size(), v);
+  if (code != std::errc() || end != name.data() + name.size() || v <= 0 || name[0] == '0') return std::nullopt;
+  return v;
+}
+
+bool bad_name(const std::string& name) { return name.empty() || name[0] == '.' || name.find('/') != std::string::npos; }
+
+// A model without a config: what its files and its name tell. Only the LLM backend is guessed; others say their name in the folder's.
+Result<ParsedConfig> guess(const std::string& name, const std::string& directory) {
+  ParsedConfig p;
+  p.config.name = name;
+  for (int64_t version : version_folders(directory)) {
+    const std::string v = join_path(directory, cat(version));
+    if (file_exists(join_path(v, "rank0.engine")) || file_exists(join_path(v, "config.json"))) {
+      p.config.backend = "ingot";
+      return p;
+    }
+    if (file_exists(join_path(v, "model.py"))) {
+      p.config.backend = "python";
+      return p;
+    }
+  }
+  if (const size_t dot = name.rfind('.'); dot != std::string::npos && dot + 1 < name.size()) {
+    p.config.backend = name.substr(dot + 1);
+    return p;
+  }
+  return Error(Code::kInvalidArgument, cat("Invalid model name: Could not determine backend for model '", name,
+                                           "' with no backend in model configuration. Expected model name of the form 'model.<backend_name>'."));
+}
+
+}  // namespace
+
+std::vector<int64_t> version_folders(const std::string& directory) {
+  std::vector<int64_t> out;
+  if (auto names = list_directory(directory); names.ok())
+    for (const std::string& name : *names)
+      if (const auto v = version_number(name); v && is_directory(join_path(directory, name))) out.push_back(*v);
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+std::vector<int64_t> choose_versions(const std::optional<server::VersionPolicy>& policy, const std::vector<int64_t>& all) {
+  const server::VersionPolicy p = policy.value_or(server::VersionPolicy());
+  using Kind = server::VersionPolicy::Kind;
+  if (p.kind == Kind::kAll) return all;
+  std::vector<int64_t> out;
+  if (p.kind == Kind::kSpecific) {
+    for (int64_t v : all)
+      if (std::find(p.versions.begin(), p.versions.end(), v) != p.versions.end()) out.push_back(v);
+    return out;
+  }
+  const size_t n = std::min<size_t>(all.size(), p.num_versions);
+  return {all.end() - static_cast<std::ptrdiff_t>(n), all.end()};
+}
+
+Result<std::shared_ptr<Repository>> Repository::open(RepositoryOptions options) {
+  if (options.directories.empty()) return Error(Code::kInvalidArgument, "--model-repository: want at least one directory");
+  for (const std::string& d : options.directories) {
+    for (const char* scheme : {"s3://", "gs://", "as://"})
+      if (d.starts_with(scheme)) return Error(Code::kUnsupported, cat("--model-repository ", d, ": only local directories are served; mount or copy the bucket"));
+    if (!is_directory(d)) return Error(Code::kInvalidArgument, cat("--model-repository ", d, ": found no such directory"));
+  }
+  return std::shared_ptr<Repository>(new Repository(std::move(options)));
+}
+
+Repository::~Repository() {
+  std::error_code ignored;
+  for (const auto& [name, directory] : unpacked_) std::filesystem::remove_all(directory, ignored);
+}
+
+std::string Repository::config_path(const std::string& directory) const {
+  if (!options_.config_name.empty()) {
+    const std::string named = join_path(join_path(directory, "configs"), options_.config_name + ".pbtxt");
+    if (file_exists(named)) return named;
+  }
+  return join_path(directory, "config.pbtxt");
+}
+
+bool Repository::is_model(const std::string& directory) const {
+  return is_directory(directory) && (file_exists(config_path(directory)) || !version_folders(directory).empty());
+}
+
+std::vector<std::string> Repository::names() {
+  std::set<std::string> found;
+  for (const std::string& d : options_.directories) {
+    auto entries = list_directory(d);
+    if (!entries.ok()) {
+      INGOT_LOG(kError, cat("cannot read the model repository: ", entries.error().message()));
+      continue;
+    }
+    for (const std::string& name : *entries) {
+      if (name[0] == '.') continue;
+      if (is_model(join_path(d, name))) {
+        found.insert(name);
+        continue;
+      }
+      std::lock_guard lock(mutex_);
+      if (strays_.insert(join_path(d, name)).second)
+        INGOT_LOG(kWarning, cat(join_path(d, name), " is ignored: want a folder with config.pbtxt or version folders"));
+    }
+  }
+  return {found.begin(), found.end()};
+}
+
+Result<std::string> Repository::directory_of(const std::string& name) const {
+  if (bad_name(name)) return Error(Code::kInvalidArgument, cat("'", name, "' is no name of a model folder"));
+  std::string found;
+  for (const std::string& d : options_.directories) {
+    const std::string path = join_path(d, name);
+    if (!is_model(path)) continue;
+    if (!found.empty()) return Error(Code::kInvalidArgument, cat("model '", name, "' is in two repositories: ", found, " and ", path));
+    found = path;
+  }
+  if (found.empty()) return Error(Code::kNotFound, cat("no repository has a model '", name, "'"));
+  return found;
+}
+
+Result<Repository::Described> Repository::read(const std::string& name) const {
+  Described out;
+  out.directory = TRY(directory_of(name));
+  const std::string path = config_path(out.directory);
+  if (!file_exists(path)) {
+    if (!options_.auto_complete)
+      return Error(Code::kInvalidArgument, cat("failed to open text file for read ", path, ": No such file or directory (config.pbtxt is necessary with "
+                                               "--disable-auto-complete-config)"));
+    out.parsed = TRY(guess(name, out.directory));
+    return out;
+  }
+  out.parsed = TRY(parse_config_text(TRY(read_file(path, kMostConfigBytes)), path));
+  server::ModelConfig& c = out.parsed.config;
+  if (c.name.empty()) c.name = name;
+  if (c.name != name)
+    return Error(Code::kInvalidArgument, cat("unexpected directory name '", name, "' for model '", c.name, "', directory name must equal model name (", path, ")"));
+  if (c.backend.empty() && c.platform.empty()) {
+    if (c.ensemble_scheduling) {
+      c.platform = "ensemble";
+    } else {
+      const ParsedConfig guessed = TRY(guess(name, out.directory));
+      c.backend = guessed.config.backend;
+    }
+  }
+  return out;
+}
+
+std::map<std::string, server::ModelConfig> Repository::configs() {
+  std::map<std::string, server::ModelConfig> out;
+  for (const std::string& name : names())
+    if (auto d = read(name); d.ok()) out.emplace(name, std::move(d->parsed.config));
+  return out;
+}
+
+// Files of a load request, in a folder of their own: the version folders that they name are the model's.
+Result<std::string> Repository::unpack(const std::string& name, const server::LoadParameters& parameters) {
+  std::error_code code;
+  std::string pattern = (std::filesystem::temp_directory_path(code) / "ingot-model-XXXXXX").string();
+  if (code || !::mkdtemp(pattern.data())) return Error(Code::kInternal, cat("cannot make a temporary folder for the files of model '", name, "'"));
+  const std::string root = pattern;
+  for (const auto& [file, bytes] : parameters.files) {
+    const std::filesystem::path relative(file);
+    bool inside = !relative.empty() && relative.is_relative();
+    for (const auto& part : relative) inside &= part != ".." && !part.empty();
+    if (!inside || !version_number(relative.begin()->string())) {
+      std::filesystem::remove_all(root, code);
+      return Error(Code::kInvalidArgument, cat("file:", file, " of the load request for '", name, "': want file:<version>/<path> without '..'"));
+    }
+    const std::string path = join_path(root, file);
+    Status written = make_directories(parent_directory(path));
+    if (written.ok()) written = write_file(path, bytes);
+    if (!written.ok()) {
+      std::filesystem::remove_all(root, code);
+      return written.error();
+    }
+  }
+  return root;
+}
+
+Result<server::ModelSpec> Repository::describe(const std::string& name, const server::LoadParameters& parameters) {
+  if (bad_name(name)) return Error(Code::kInvalidArgument, cat("'", name, "' is no name of a model folder"));
+  Described d;
+  if (!parameters.files.empty()) {
+    if (parameters.config_json.empty())
+      return Error(Code::kInvalidArgument, cat("the load request for '", name, "' has files without 'config', want both"));
+    d.directory = TRY(unpack(name, parameters));
+    std::lock_guard lock(mutex_);
+    std::string& kept = unpacked_[name];
+    std::error_code ignored;
+    if (!kept.empty()) std::filesystem::remove_all(kept, ignored);
+    kept = d.directory;
+  } else {
+    d.directory = TRY(directory_of(name));
+  }
+  if (!parameters.config_json.empty()) {
+    d.parsed = TRY(parse_config_json(parameters.config_json, cat("config of the load request for '", name, "'")));
+    if (d.parsed.config.name.empty()) d.parsed.config.name = name;
+    if (d.parsed.config.name != name)
+      return Error(Code::kInvalidArgument, cat("the config of the load request names the model '", d.parsed.config.name, "', want '", name, "'"));
+    if (d.parsed.config.backend.empty() && d.parsed.config.platform.empty()) {
+      if (d.parsed.config.ensemble_scheduling) d.parsed.config.platform = "ensemble";
+      else d.parsed.config.backend = TRY(guess(name, d.directory)).config.backend;
+    }
+  } else {
+    d = TRY(read(name));
+  }
+  for (const Unset& u : d.parsed.unset)
+    INGOT_LOG(kVerbose, cat("model '", name, "': ", u.path, " is left at ", u.placeholder, " (line ", u.line, "), so it is not set"));
+  server::ModelSpec spec{.config = d.parsed.config, .versions = {}, .directory = d.directory, .auto_complete = options_.auto_complete};
+  if (options_.adapt) {
+    std::map<std::string, server::ModelConfig> all = configs();
+    all.insert_or_assign(name, d.parsed.config);
+    TRY(options_.adapt(spec, d.parsed, all));
+  }
+  spec.versions = choose_versions(spec.config.version_policy, version_folders(d.directory));
+  return spec;
+}
+
+uint64_t Repository::fingerprint(const std::string& name) const {
+  auto d = directory_of(name);
+  if (!d.ok()) return 0;
+  return mix_tree(0xcbf29ce484222325, *d, kMostFingerprintDepth) | 1;
+}
+
+}  // namespace ingot::repository
