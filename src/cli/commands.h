@@ -34,6 +34,8 @@ int run_models(const Args& args);
 int run_doctor(const Args& args);
 int run_bench(const Args& args);
 int run_aliases(const Args& args);
+int run_repo(const Args& args);
+int run_launch(const Args& args);
 
 // Prints an error with the command's name in front and returns its exit code.
 int fail(const char* command, const Error& error);

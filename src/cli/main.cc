@@ -13,6 +13,8 @@ std::span<const Command> commands() {
       {"run", "generate text with an engine or any model", run_run},
       {"chat", "talk to a model in the terminal", run_chat},
       {"serve", "serve engines and model repositories: HTTP, OpenAI, metrics, web page", run_serve},
+      {"repo", "write and fill model repositories: init, fill", run_repo},
+      {"launch", "start the server on a repository, as launch_triton_server.py", run_launch},
       {"bench", "measure: offline, ops, compare", run_bench},
       {"inspect", "print what is in a checkpoint or an engine, the memory plan included", run_inspect},
       {"models", "list the model families", run_models},

@@ -19,8 +19,8 @@
 namespace ingot::repository {
 
 struct RepositoryOptions {
-  std::vector<std::string> directories;
-  std::string config_name;    // configs/NAME.pbtxt of a model where there is one
+  std::vector<std::string> directories{};
+  std::string config_name{};  // configs/NAME.pbtxt of a model where there is one
   bool auto_complete = true;  // a model without config.pbtxt may be described by its files
   // Completes a config by what native backends know about it (`all` holds every readable config of the repository, this one too).
   // Called before the versions are chosen.

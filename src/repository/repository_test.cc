@@ -1,0 +1,170 @@
+#include "repository/lifecycle.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "base/files.h"
+#include "server/server.h"
+
+namespace ingot::repository {
+namespace {
+
+class Nothing : public server::Model {
+ public:
+  void execute(int, std::span<server::Invocation> batch) override {
+    for (auto& i : batch) i.sink->finish();
+  }
+};
+class NothingBackend : public server::Backend {
+ public:
+  std::string name() const override { return "nothing"; }
+  Result<std::shared_ptr<server::Model>> load(const server::ModelLoad&) override { return std::shared_ptr<server::Model>(std::make_shared<Nothing>()); }
+};
+
+class RepositoryTest : public testing::Test {
+ protected:
+  RepositoryTest() {
+    std::string pattern = testing::TempDir() + "/repository-XXXXXX";
+    root_ = ::mkdtemp(pattern.data());
+    server_.registry().add_backend(std::make_shared<NothingBackend>());
+  }
+  ~RepositoryTest() override { std::filesystem::remove_all(root_); }
+
+  void write(const std::string& path, const std::string& text) {
+    const std::string full = join_path(root_, path);
+    ASSERT_TRUE(make_directories(parent_directory(full)).ok());
+    ASSERT_TRUE(write_file(full, text).ok());
+  }
+  void model(const std::string& name, const std::string& more, std::initializer_list<int> versions) {
+    write(name + "/config.pbtxt", "backend: \"nothing\" input { name: \"x\" data_type: TYPE_FP32 dims: 1 } " + more);
+    for (int v : versions) ASSERT_TRUE(make_directories(join_path(root_, cat(name, "/", v))).ok());
+  }
+  std::shared_ptr<Repository> repository(RepositoryOptions o = {}) {
+    o.directories = {root_};
+    auto r = Repository::open(std::move(o));
+    EXPECT_TRUE(r.ok());
+    return *r;
+  }
+  std::vector<int64_t> ready(const std::string& name) { return server_.registry().ready_versions(name); }
+
+  std::string root_;
+  server::Server server_;
+};
+
+TEST_F(RepositoryTest, PolicyChoosesVersions) {
+  model("latest", "", {1, 2, 10});
+  model("two", "version_policy { latest { num_versions: 2 } }", {1, 2, 10});
+  model("all", "version_policy { all {} }", {1, 2});
+  model("some", "version_policy { specific { versions: [ 2, 7 ] } }", {1, 2, 3});
+  ASSERT_TRUE(make_directories(join_path(root_, "latest/011")).ok());
+  ASSERT_TRUE(make_directories(join_path(root_, "latest/notes")).ok());
+  write("README.md", "not a model");
+  auto r = repository();
+  EXPECT_EQ(r->names(), (std::vector<std::string>{"all", "latest", "some", "two"}));
+  EXPECT_EQ(r->describe("latest", {})->versions, (std::vector<int64_t>{10}));
+  EXPECT_EQ(r->describe("two", {})->versions, (std::vector<int64_t>{2, 10}));
+  EXPECT_EQ(r->describe("all", {})->versions, (std::vector<int64_t>{1, 2}));
+  EXPECT_EQ(r->describe("some", {})->versions, (std::vector<int64_t>{2}));
+  EXPECT_EQ(r->describe("latest", {})->config.name, "latest");
+}
+
+TEST_F(RepositoryTest, BadModelsAreErrorsThatSayWhy) {
+  write("other/config.pbtxt", "name: \"name\" backend: \"nothing\"");
+  write("bare/1/weights", "");
+  auto r = repository();
+  EXPECT_EQ(r->describe("unheard_of", {}).error().code(), Code::kNotFound);
+  EXPECT_NE(r->describe("other", {}).error().message().find("unexpected directory name 'other' for model 'name'"), std::string::npos);
+  EXPECT_NE(r->describe("bare", {}).error().message().find("Could not determine backend for model 'bare'"), std::string::npos);
+  EXPECT_FALSE(r->describe("../other", {}).ok());
+  EXPECT_NE(repository({.auto_complete = false})->describe("bare", {}).error().message().find("failed to open text file for read"), std::string::npos);
+  EXPECT_FALSE(Repository::open({.directories = {join_path(root_, "nowhere")}}).ok());
+}
+
+TEST_F(RepositoryTest, NamedConfigs) {
+  model("m", "max_batch_size: 1", {1});
+  write("m/configs/big.pbtxt", "backend: \"nothing\" max_batch_size: 64");
+  EXPECT_EQ(repository()->describe("m", {})->config.max_batch_size, 1);
+  EXPECT_EQ(repository({.config_name = "big"})->describe("m", {})->config.max_batch_size, 64);
+  EXPECT_EQ(repository({.config_name = "absent"})->describe("m", {})->config.max_batch_size, 1);
+}
+
+TEST_F(RepositoryTest, LoadRequestsBringConfigsAndFiles) {
+  model("m", "", {1});
+  auto r = repository();
+  EXPECT_EQ(r->describe("m", {.config_json = R"({"backend":"nothing","max_batch_size":7})", .files = {}})->config.max_batch_size, 7);
+  auto spec = r->describe("m", {.config_json = R"({"backend":"nothing"})", .files = {{"5/model.txt", "bytes"}}});
+  ASSERT_TRUE(spec.ok()) << spec.error().message();
+  EXPECT_EQ(spec->versions, (std::vector<int64_t>{5}));
+  EXPECT_EQ(*read_file(join_path(spec->directory, "5/model.txt")), "bytes");
+  for (const char* bad : {"../5/model.txt", "5/../../model.txt", "/5/model.txt", "model.txt", ""})
+    EXPECT_FALSE(r->describe("m", {.config_json = R"({"backend":"nothing"})", .files = {{bad, "bytes"}}}).ok()) << bad;
+  EXPECT_FALSE(r->describe("m", {.config_json = "", .files = {{"1/model.txt", "bytes"}}}).ok());
+}
+
+TEST_F(RepositoryTest, ModesLoadWhatTheySay) {
+  model("a", "", {1});
+  model("b", "", {1});
+  {
+    server::Server server;
+    server.registry().add_backend(std::make_shared<NothingBackend>());
+    auto l = Lifecycle::start(server.registry(), repository(), {.mode = Lifecycle::Mode::kExplicit, .load = {"b"}});
+    ASSERT_TRUE(l.ok());
+    EXPECT_FALSE(server.registry().find("a", -1).ok());
+    EXPECT_TRUE(server.registry().find("b", -1).ok());
+    EXPECT_TRUE(server.registry().load_by_name("a", {}).ok());
+    EXPECT_TRUE(server.registry().find("a", 1).ok());
+  }
+  EXPECT_FALSE(Lifecycle::start(server_.registry(), repository(), {.load = {"a"}}).ok());
+  EXPECT_FALSE(Lifecycle::start(server_.registry(), repository(), {.mode = Lifecycle::Mode::kExplicit, .load = {"*", "a"}}).ok());
+  auto l = Lifecycle::start(server_.registry(), repository(), {.mode = Lifecycle::Mode::kExplicit, .load = {"*"}});
+  ASSERT_TRUE(l.ok());
+  EXPECT_TRUE(server_.registry().find("a", -1).ok() && server_.registry().find("b", -1).ok());
+}
+
+TEST_F(RepositoryTest, ErrorsEndTheStartUnlessTheyMayNot) {
+  model("good", "", {1});
+  model("empty", "", {});
+  write("bad/config.pbtxt", "max_batch_size: many");
+  ASSERT_TRUE(make_directories(join_path(root_, "bad/1")).ok());
+  auto strict = Lifecycle::start(server_.registry(), repository(), {});
+  ASSERT_FALSE(strict.ok());
+  EXPECT_NE(strict.error().message().find("bad/config.pbtxt:1:17: found 'many'"), std::string::npos) << strict.error().message();
+  auto l = Lifecycle::start(server_.registry(), repository(), {.exit_on_error = false});
+  ASSERT_TRUE(l.ok());
+  EXPECT_EQ(ready("good"), (std::vector<int64_t>{1}));
+  const std::string table = model_table(server_.registry());
+  EXPECT_NE(table.find("| empty | -       | Not loaded: No model version was found"), std::string::npos) << table;
+  EXPECT_NE(table.find("| good  | 1       | READY"), std::string::npos) << table;
+}
+
+TEST_F(RepositoryTest, PollFollowsTheFiles) {
+  model("a", "", {1});
+  auto l = Lifecycle::start(server_.registry(), repository(), {.mode = Lifecycle::Mode::kPoll, .poll_secs = 0});
+  ASSERT_TRUE(l.ok());
+  EXPECT_EQ(ready("a"), (std::vector<int64_t>{1}));
+  model("a", "max_batch_size: 3", {1, 2});
+  model("b", "", {4});
+  (*l)->poll();
+  EXPECT_EQ(ready("a"), (std::vector<int64_t>{2}));
+  EXPECT_EQ((*server_.registry().find("a", 2))->config.max_batch_size, 3);
+  EXPECT_EQ(ready("b"), (std::vector<int64_t>{4}));
+  std::filesystem::remove_all(join_path(root_, "a"));
+  (*l)->poll();
+  EXPECT_TRUE(ready("a").empty());
+  EXPECT_EQ(ready("b"), (std::vector<int64_t>{4}));
+}
+
+TEST(TextTable, FramesAndSplitsCells) {
+  EXPECT_EQ(text_table({"A", "Long"}, {{"x", "one\ntwo"}, {"yy", ""}}),
+            "+----+------+\n"
+            "| A  | Long |\n"
+            "+----+------+\n"
+            "| x  | one  |\n"
+            "|    | two  |\n"
+            "| yy |      |\n"
+            "+----+------+\n");
+}
+
+}  // namespace
+}  // namespace ingot::repository
