@@ -49,6 +49,7 @@ Result<std::unique_ptr<PublishedCheckpoint>> PublishedCheckpoint::open(const std
 
   const models::Architecture* architecture = TRY(models::find_of_config(published, what));
   CheckpointConfig config = TRY(architecture->read_config(published, what));
+  TRY(checkpoint::check_config(config, what));
   if (options.dtype != "auto") {
     config.dtype = TRY(parse_dtype(options.dtype));
     if (config.dtype != DType::kF32 && config.dtype != DType::kF16 && config.dtype != DType::kBf16)

@@ -14,6 +14,12 @@ Result<Decoder> decoder(const CheckpointConfig& c) {
   d.ffn = c.intermediate_size;
   d.vocab = c.vocab_size;
   d.eps = c.norm_epsilon;
+  // Fused widths are counted as int.
+  constexpr int64_t kMost = 1 << 28;
+  if (d.heads < 1 || d.kv_heads < 1 || d.head_dim < 1 || d.heads % d.kv_heads != 0 || int64_t{d.heads} * d.head_dim > kMost || d.ffn < 1 || d.ffn > kMost ||
+      d.hidden < 1 || d.hidden > kMost)
+    return Error(Code::kInvalidArgument, cat("config.json: ", d.heads, " heads and ", d.kv_heads, " kv heads of ", d.head_dim, ", hidden_size ", d.hidden, ", intermediate_size ",
+                                             d.ffn, ": want positive sizes, kv heads that divide the heads, and widths up to ", kMost));
   d.activation = TRY(parse_activation(c.hidden_act, "hidden_act"));
   d.tied = c.share_embedding_table;
   const std::string& p = c.position_embedding_type;

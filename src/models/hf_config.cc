@@ -98,8 +98,14 @@ Result<CheckpointConfig> read_decoder_config(const Json& hf, std::string_view wh
   c.hidden_size = TRY(read_int(hf, {"hidden_size", "n_embd", "d_model"}, what));
   c.num_hidden_layers = TRY(read_int(hf, {"num_hidden_layers", "n_layer", "num_layers", "n_layers"}, what));
   c.num_attention_heads = TRY(read_int(hf, {"num_attention_heads", "n_head", "n_heads"}, what));
-  if (c.num_attention_heads < 1)
-    return Error(Code::kInvalidArgument, cat(what, ": 'num_attention_heads' is ", c.num_attention_heads, ", want at least 1"));
+  // What follows counts with these; check_config sees the rest at the end.
+  struct Bound {
+    const char* key;
+    int value, most;
+  };
+  for (const Bound& b : {Bound{"num_attention_heads", c.num_attention_heads, 1 << 16}, {"num_hidden_layers", c.num_hidden_layers, 10000},
+                         {"hidden_size", c.hidden_size, 1 << 24}, {"vocab_size", c.vocab_size, 1 << 28}})
+    if (b.value < 1 || b.value > b.most) return Error(Code::kInvalidArgument, cat(what, ": '", b.key, "' is ", b.value, ", want 1 to ", b.most));
   c.num_key_value_heads = TRY(read_int_or(hf, {"num_key_value_heads"}, c.num_attention_heads, what));
   c.head_size = TRY(read_int_or(hf, {"head_dim", "kv_channels"}, 0, what));
   if (c.head_size == 0) {

@@ -1,0 +1,95 @@
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "models/architecture.h"
+#include "models/decoder.h"
+#include "models/hf_config.h"
+
+namespace ingot::models {
+namespace {
+
+Json small(const char* architecture) {
+  return *parse_json(cat(R"({"architectures": [")", architecture, R"("], "model_type": "x", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "intermediate_size": 48, "ffn_dim": 48, "hidden_act": "silu", "max_position_embeddings": 128, "rotary_dim": 4, "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4, "v_head_dim": 8, "kv_lora_rank": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1,
+    "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "num_experts": 4, "num_local_experts": 4, "activation_function": "gelu_new", "head_dim": 8})"),
+                     "test");
+}
+
+// Every row gives a graph that passes the verifier, from config.json alone and again from the config as a checkpoint stores it.
+TEST(Models, EveryArchitectureBuilds) {
+  for (const Architecture* a : all())
+    for (const char* name : a->published_names) {
+      Json hf = small(name);
+      if (std::string_view(name).find("OPT") != std::string_view::npos) hf["activation_function"] = "relu";
+      Result<const Architecture*> found = find_of_config(hf, "test");
+      ASSERT_TRUE(found.ok()) << found.error().message();
+      EXPECT_EQ(*found, a) << name;
+      Result<CheckpointConfig> c = a->read_config(hf, "test");
+      ASSERT_TRUE(c.ok()) << name << ": " << c.error().message();
+      Result<Graph> g = build_graph(*c);
+      ASSERT_TRUE(g.ok()) << name << ": " << g.error().message();
+      Result<CheckpointConfig> stored = checkpoint::config_from_json(checkpoint::to_json(*c), "stored");
+      ASSERT_TRUE(stored.ok()) << name << ": " << stored.error().message();
+      Result<Graph> again = build_graph(*stored);
+      ASSERT_TRUE(again.ok()) << name << ": " << again.error().message();
+      EXPECT_EQ(graph::print(*again), graph::print(*g)) << name;
+    }
+}
+
+TEST(Models, NamesAreUnique) {
+  std::set<std::string> names;
+  for (const Architecture* a : all())
+    for (const char* name : a->published_names) EXPECT_TRUE(names.insert(name).second) << name;
+}
+
+TEST(Models, RefusesWithTheReason) {
+  const auto message = [](Json hf) {
+    Result<const Architecture*> a = find_of_config(hf, "config.json");
+    if (!a.ok()) return a.error().message();
+    Result<CheckpointConfig> c = (*a)->read_config(hf, "config.json");
+    if (!c.ok()) return c.error().message();
+    Result<Graph> g = build_graph(*c);
+    return g.ok() ? std::string("accepted") : g.error().message();
+  };
+  Json hf = small("LlamaForCausalLM");
+  hf["rope_scaling"] = {{"rope_type", "magic"}, {"factor", 2}};
+  EXPECT_EQ(message(hf), "LlamaForCausalLM: rotary_scaling: rope_type is 'magic', want default, linear, dynamic, yarn, llama3, longrope or su");
+  hf = small("LlamaForCausalLM");
+  hf["num_hidden_layers"] = 2000000000;
+  EXPECT_EQ(message(hf), "config.json: 'num_hidden_layers' is 2000000000, want 1 to 10000");
+  hf = small("FalconForCausalLM");
+  hf["new_decoder_architecture"] = true;
+  hf["num_kv_heads"] = 0;
+  EXPECT_NE(message(hf).find("0 kv heads"), std::string::npos) << message(hf);
+  hf = small("GPTJForCausalLM");
+  hf["rotary"] = false;
+  EXPECT_EQ(message(hf), "config.json: 'rotary' is false, only true is supported");
+  EXPECT_EQ(message(small("MambaForCausalLM")).find("config.json: architectures is [MambaForCausalLM], want one of LlamaForCausalLM"), 0u);
+}
+
+// An existing TensorRT-LLM checkpoint has none of this project's keys.
+TEST(Models, TakesOldCheckpointConfigs) {
+  for (const char* text : {R"("architecture": "LlamaForCausalLM")", R"("architecture": "QWenForCausalLM", "qwen_type": "qwen2")",
+                           R"("architecture": "MistralForCausalLM")", R"("architecture": "QWenForCausalLM", "qwen_type": "qwen", "seq_length": 2048)"}) {
+    Result<CheckpointConfig> c = checkpoint::parse_config(cat("{", text, R"(, "dtype": "float16", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2,
+      "num_attention_heads": 4, "hidden_act": "silu", "intermediate_size": 48, "position_embedding_type": "rope_gpt_neox", "norm_epsilon": 1e-6})"), "config.json");
+    ASSERT_TRUE(c.ok()) << c.error().message();
+    Result<Graph> g = build_graph(*c);
+    ASSERT_TRUE(g.ok()) << text << ": " << g.error().message();
+    EXPECT_EQ(g->find_weight("transformer.layers.0.attention.qkv.bias") >= 0, std::string_view(text).find("QWen") != std::string_view::npos) << text;
+  }
+}
+
+TEST(Models, AlibiSlopesOfFortyHeads) {
+  const std::vector<float> s = alibi_slopes(40);
+  ASSERT_EQ(s.size(), 40u);
+  EXPECT_FLOAT_EQ(s[0], std::exp2(-0.25f));
+  EXPECT_FLOAT_EQ(s[31], std::exp2(-8.0f));
+  EXPECT_FLOAT_EQ(s[32], std::exp2(-0.125f));
+  EXPECT_FLOAT_EQ(s[39], std::exp2(-15.0f / 8));
+}
+
+}  // namespace
+}  // namespace ingot::models
