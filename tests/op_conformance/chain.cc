@@ -132,6 +132,17 @@ void Chain::check(int value, int node) {
   subject = node < 0 ? static_cast<int>(nodes.size()) - 1 : node;
 }
 
+void Chain::round_inputs(DType dtype) {
+  activation = static_cast<int>(dtype);
+  if (dtype == DType::kF32) return;
+  for (Value& v : values) {
+    if (v.input.empty()) continue;
+    std::vector<std::byte> narrow(static_cast<size_t>(storage_bytes(dtype, static_cast<int64_t>(v.input.size()))));
+    CHECK(from_float(v.input, dtype, narrow).ok());
+    CHECK(to_float(View{dtype, {static_cast<int64_t>(v.input.size())}, narrow}, v.input).ok());
+  }
+}
+
 Schedule whole(const Chain& c) {
   Schedule s(1);
   for (size_t i = 0; i < c.lengths.size(); ++i) s[0].push_back({static_cast<int>(i), 0, c.lengths[i]});
@@ -208,7 +219,7 @@ Result<const void*> upload(device::Device& device, Program& out, const char* tac
 
 Status build(device::Device& device, const Chain& c, const char* tactic, Program& out) {
   const ingot_device_properties properties = TRY(device.properties());
-  const int activation = properties.preferred_activation_dtype;
+  const int activation = c.activation >= 0 ? c.activation : properties.preferred_activation_dtype;
   const int32_t i32 = static_cast<int32_t>(DType::kI32);
   for (int i = 0; i < 3; ++i) out.buffers.push_back({i32, 1, INGOT_ROWS_TOKENS, -1 - i});
   out.buffers.push_back({0, 1, INGOT_ROWS_LOGITS, -4});

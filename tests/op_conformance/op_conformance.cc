@@ -1,7 +1,7 @@
 // Every kernel row of a device on every case: against the scalar reference (NMSE), pack and unpack as inverses, and, where the device
 // promises it, the same bits whatever the schedule and the number of threads.
 //
-//   op_conformance [--device cpu|PLUGIN.so] [--options JSON] [--only TEXT] [--invariance 0|1] [--verbose]
+//   op_conformance [--device cpu|PLUGIN.so] [--options JSON] [--activation f32|bf16|f16] [--only TEXT] [--invariance 0|1] [--verbose]
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -16,7 +16,7 @@ namespace ingot::conformance {
 namespace {
 
 struct Options {
-  std::string device = "cpu", options = "{}", only;
+  std::string device = "cpu", options = "{}", only, activation;
   int invariance = -1;  // -1: as the device's kind promises
   bool verbose = false;
 };
@@ -57,10 +57,13 @@ class Run {
     main_ = std::move(main);
     single_ = std::move(single);
     const ingot_device_properties properties = TRY(main_->properties());
-    const int activation = properties.preferred_activation_dtype;
+    int activation = properties.preferred_activation_dtype;
+    for (DType d : {DType::kF32, DType::kBf16, DType::kF16})
+      if (options_.activation == dtype_name(d)) activation = static_cast<int>(d);
     const bool invariance = options_.invariance < 0 ? std::strcmp(main_->kind(), "cpu") == 0 : options_.invariance != 0;
-    for (const Chain& c : all_cases()) {
+    for (Chain& c : all_cases()) {
       if (c.name.find(options_.only) == std::string::npos) continue;
+      c.round_inputs(static_cast<DType>(activation));
       const std::vector<const char*> rows = main_->kernels(describe_subject(c, activation));
       if (rows.empty()) {
         report(c, "(none)", "no kernel row accepts it", 0);
@@ -130,10 +133,11 @@ int run(int argc, char** argv) {
     if (flag == "--device") o.device = value();
     else if (flag == "--options") o.options = value();
     else if (flag == "--only") o.only = value();
+    else if (flag == "--activation") o.activation = value();
     else if (flag == "--invariance") o.invariance = value() == "0" ? 0 : 1;
     else if (flag == "--verbose") o.verbose = true;
     else {
-      std::fprintf(stderr, "unknown flag '%s'; flags: --device --options --only --invariance --verbose\n", flag.c_str());
+      std::fprintf(stderr, "unknown flag '%s'; flags: --device --options --activation --only --invariance --verbose\n", flag.c_str());
       return 2;
     }
   }

@@ -1,0 +1,47 @@
+// The tensor-core and copy instructions of the prefill kernel, for a whole warp. src/cuda/emulator/cuda/mma.cuh is the same on the host.
+//
+// Fragments of m16n8k16 (PTX ISA), lane = 4 g + t: A rows g and g + 8, columns 2t, 2t + 1 and 2t + 8, 2t + 9 (registers in the order
+// (g, low), (g + 8, low), (g, high), (g + 8, high)); B rows as A's columns, column g; D rows g and g + 8, columns 2t, 2t + 1.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <type_traits>
+
+namespace ingot::cuda {
+
+// d += a b, sums in f32; T: the type of a and b.
+template <class T>
+__device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  } else {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+}
+
+// Four 8 x 8 matrices of 16-bit elements, transposed; lane 8 i + r gives the address of row r of matrix i in shared memory.
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+               : "memory");
+}
+
+// 16 bytes to shared memory in the background; zeros when not `valid` (then `from` is not read).
+__device__ __forceinline__ void copy_async(void* to_shared, const void* from, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(to_shared))), "l"(from), "r"(valid ? 16 : 0)
+               : "memory");
+}
+// Waits for this thread's copies.
+__device__ __forceinline__ void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+}  // namespace ingot::cuda

@@ -1,0 +1,95 @@
+// rms_norm (whole rows or groups of columns), layer_norm, add_rms_norm. One block a row (or group); sums in f32.
+#include "cuda/cuda.h"
+#include "cuda/math.cuh"
+
+namespace ingot::cuda {
+namespace {
+
+bool accepts_norm(const ingot_op_desc& d) {
+  return plain_activation(d.in_dtype[0]) && d.out_dtype[0] == d.in_dtype[0] && plain_activation(d.weight[0].dtype) && (d.weights < 2 || d.weight[1].dtype == d.weight[0].dtype);
+}
+
+// x2 == nullptr: plain norm. Otherwise the norm of x + x2, whose sum also goes to `sum`.
+template <class A, class W>
+__global__ void rms_norm_kernel(const A* x, int64_t x_stride, const A* x2, int64_t x2_stride, const W* w, A* y, int64_t y_stride, A* sum,
+                                int64_t sum_stride, int group, int groups, float eps) {
+  __shared__ float shared[33];
+  const int row = blockIdx.x / groups, g = blockIdx.x % groups;
+  const A* in = x + row * x_stride + g * group;
+  const A* in2 = x2 ? x2 + row * x2_stride + g * group : nullptr;
+  float squares = 0;
+  for (int i = threadIdx.x; i < group; i += blockDim.x) {
+    float v = to_float(in[i]);
+    if (in2) {
+      const A rounded = from_float<A>(v + to_float(in2[i]));  // the residual stream is what it is stored as
+      sum[row * sum_stride + i] = rounded;
+      v = to_float(rounded);
+    }
+    squares += v * v;
+  }
+  const float inverse = rsqrtf(block_sum(squares, shared) / static_cast<float>(group) + eps);
+  for (int i = threadIdx.x; i < group; i += blockDim.x) {
+    const float v = in2 ? to_float(sum[row * sum_stride + i]) : to_float(in[i]);
+    y[row * y_stride + g * group + i] = from_float<A>(v * inverse * to_float(w[i]));
+  }
+}
+
+template <class A, class W>
+__global__ void layer_norm_kernel(const A* x, int64_t x_stride, const W* w, const W* bias, A* y, int64_t y_stride, int width, float eps) {
+  __shared__ float shared[33];
+  const A* in = x + blockIdx.x * x_stride;
+  float total = 0;
+  for (int i = threadIdx.x; i < width; i += blockDim.x) total += to_float(in[i]);
+  const float mean = block_sum(total, shared) / static_cast<float>(width);
+  float squares = 0;
+  for (int i = threadIdx.x; i < width; i += blockDim.x) {
+    const float d = to_float(in[i]) - mean;
+    squares += d * d;
+  }
+  const float inverse = rsqrtf(block_sum(squares, shared) / static_cast<float>(width) + eps);
+  for (int i = threadIdx.x; i < width; i += blockDim.x)
+    y[blockIdx.x * y_stride + i] = from_float<A>((to_float(in[i]) - mean) * inverse * to_float(w[i]) + (bias ? to_float(bias[i]) : 0.0f));
+}
+
+int threads_for(int width) { return width <= 128 ? 32 : width <= 1024 ? 128 : 512; }
+
+Status launch_norm(const StepArgs& s, Launch& l) {
+  return dispatch(s.in[0].dtype, [&](auto* tag) -> Status {
+    using A = Pointee<decltype(tag)>;
+    return dispatch(static_cast<DType>(s.desc->weight[0].dtype), [&](auto* wtag) -> Status {
+      using W = Pointee<decltype(wtag)>;
+      if (s.rows == 0) return {};
+      const W* w = static_cast<const W*>(s.weight[0]);
+      const float eps = static_cast<float>(s.desc->attrs.eps);
+      const Matrix &x = s.in[0], &y = s.out[0];
+      switch (static_cast<op::Op>(s.desc->op)) {
+        case op::Op::kRmsNorm: {
+          const int group = s.desc->attrs.group ? s.desc->attrs.group : x.width, groups = x.width / group;
+          launch(rms_norm_kernel<A, W>, s.rows * groups, threads_for(group), l.stream, x.as<A>(), x.stride, nullptr, 0, w, y.as<A>(), y.stride,
+                                                                                     nullptr, 0, group, groups, eps);
+          break;
+        }
+        case op::Op::kAddRmsNorm:
+          launch(rms_norm_kernel<A, W>, s.rows, threads_for(x.width), l.stream, x.as<A>(), x.stride, s.in[1].as<A>(), s.in[1].stride, w, y.as<A>(),
+                                                                              y.stride, s.out[1].as<A>(), s.out[1].stride, x.width, 1, eps);
+          break;
+        default:
+          launch(layer_norm_kernel<A, W>, s.rows, threads_for(x.width), l.stream,
+              x.as<A>(), x.stride, w, s.desc->weights > 1 ? static_cast<const W*>(s.weight[1]) : nullptr, y.as<A>(), y.stride, x.width, eps);
+      }
+      return launched("norm kernel");
+    });
+  });
+}
+
+constexpr Kernel kRows[] = {
+    {op::Op::kRmsNorm, "rms_norm.cuda", accepts_norm, launch_norm},
+    {op::Op::kLayerNorm, "layer_norm.cuda", accepts_norm, launch_norm},
+    {op::Op::kAddRmsNorm, "add_rms_norm.cuda", accepts_norm, launch_norm},
+};
+
+}  // namespace
+
+std::span<const Kernel> norm_kernels() { return kRows; }
+
+}  // namespace ingot::cuda

@@ -1,0 +1,176 @@
+// Attention of prompts and chunks on tensor cores: online softmax over tiles of 64 keys (FlashAttention-2, Dao 2023), paged cache.
+//
+// A block takes 64 (row, head) pairs of one sequence and one kv head: the heads that share a kv head are packed as rows, so K and V are
+// read once for all of them. Its four warps hold 16 pairs each: q, scores and output stay in registers; K and V pass through shared
+// memory, each loaded by asynchronous copies while the other is multiplied.
+#include "cuda/attention.h"
+#include "cuda/math.cuh"
+#include "cuda/mma.cuh"
+
+namespace ingot::cuda {
+namespace {
+
+constexpr int kWarps = 4, kPairs = 16 * kWarps, kKeys = 64;
+
+template <class T>
+__device__ __forceinline__ uint32_t pack2(float low, float high) {
+  const T h[2] = {from_float<T>(low), from_float<T>(high)};
+  uint32_t word;
+  memcpy(&word, h, 4);
+  return word;
+}
+
+// HD: columns of a head, padded with zeros; K and V rows lie HD + 8 apart, so that eight rows fall into different banks.
+template <class T, int HD>
+__global__ void __launch_bounds__(kWarps * 32)
+prefill_kernel(const T* q, int64_t q_stride, const T* keys, const T* values, T* y, int64_t y_stride, AttentionArgs a) {
+  constexpr int kRow = HD + 8;
+  __shared__ __align__(16) T k_tile[kKeys * kRow];
+  __shared__ __align__(16) T v_tile[kKeys * kRow];
+  const int slice = blockIdx.z, kv_head = blockIdx.y, group = a.heads / a.kv_heads;
+  const int first_row = a.slice_begin[slice], pairs = (a.slice_begin[slice + 1] - first_row) * group, begin_pair = blockIdx.x * kPairs;
+  if (begin_pair >= pairs) return;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, g = lane / 4, t = lane & 3;
+  const int32_t* pages = a.page_table + static_cast<int64_t>(slice) * a.max_pages;
+
+  // Keys that any row of the block sees: rows of a sequence are in position order, and so are their first visible keys.
+  const int top_row = first_row + begin_pair / group, bottom_row = first_row + (min(begin_pair + kPairs, pairs) - 1) / group;
+  int begin = a.window > 0 ? max(0, a.positions[top_row] - a.window + 1) : 0;
+  if (a.segment_begin) begin = max(begin, a.segment_begin[top_row]);
+  const int end = a.positions[bottom_row] + 1;
+
+  // The thread's two pairs: g and g + 8 of its warp.
+  int row[2], head[2], position[2], low[2];
+  for (int i = 0; i < 2; ++i) {
+    const int pair = begin_pair + 16 * warp + g + 8 * i;
+    row[i] = pair < pairs ? first_row + pair / group : -1;
+    head[i] = kv_head * group + pair % group;
+    position[i] = row[i] >= 0 ? a.positions[row[i]] : -1;
+    low[i] = a.window > 0 ? position[i] - a.window + 1 : 0;
+    if (a.segment_begin && row[i] >= 0) low[i] = max(low[i], a.segment_begin[row[i]]);
+  }
+  uint32_t qf[HD / 16][4];
+#pragma unroll
+  for (int c = 0; c < HD / 16; ++c)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int d = 16 * c + 2 * t + 8 * (j / 2), i = j & 1;
+      qf[c][j] = row[i] >= 0 && d < a.dim ? *reinterpret_cast<const uint32_t*>(q + row[i] * q_stride + head[i] * a.dim + d) : 0;
+    }
+
+  // HD / 8 neighbouring threads copy one key's row, page by page of the cache.
+  auto load = [&](const T* cache, T* tile, int from, int width) {
+    constexpr int kPieces = HD / 8, kRows = kWarps * 32 / kPieces;
+    const int piece = threadIdx.x % kPieces * 8;
+    for (int r = threadIdx.x / kPieces; r < kKeys; r += kRows) {
+      const int key = from + r;
+      const bool valid = key < end && piece < width;
+      const int64_t page = valid ? pages[key / a.page_tokens] : 0;
+      const int64_t at = (page * a.kv_heads + kv_head) * a.page_tokens + (valid ? key % a.page_tokens : 0);
+      copy_async(tile + r * kRow + piece, cache + (valid ? at * width + piece : 0), valid);
+    }
+  };
+
+  float out[HD / 8][4] = {}, best[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+  load(keys, k_tile, begin, a.dim);
+  for (int from = begin; from < end; from += kKeys) {
+    copies_done();
+    __syncthreads();  // K is here, and nobody reads the last V any more
+    load(values, v_tile, from, a.v_dim);
+    float s[kKeys / 8][4] = {};
+#pragma unroll
+    for (int c = 0; c < HD / 16; ++c)
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) {
+        const T* at = k_tile + (8 * n + g) * kRow + 16 * c + 2 * t;
+        mma_16x8x16<T>(s[n], qf[c], *reinterpret_cast<const uint32_t*>(at), *reinterpret_cast<const uint32_t*>(at + 8));
+      }
+    float top[2] = {best[0], best[1]};
+#pragma unroll
+    for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int i = j / 2, key = from + 8 * n + 2 * t + (j & 1);
+        float x = s[n][j] * a.scale;
+        if (a.softcap > 0) x = a.softcap * tanhf(x / a.softcap);
+        if (a.slopes) x += a.slopes[head[i]] * static_cast<float>(key - position[i]);
+        s[n][j] = key <= position[i] && key >= low[i] ? x : -INFINITY;
+        top[i] = fmaxf(top[i], s[n][j]);
+      }
+    float keep[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {  // the four lanes of a row
+      top[i] = fmaxf(top[i], __shfl_xor_sync(0xffffffffu, top[i], 1));
+      top[i] = fmaxf(top[i], __shfl_xor_sync(0xffffffffu, top[i], 2));
+      keep[i] = top[i] == -INFINITY ? 1.0f : __expf(best[i] - top[i]);
+      best[i] = top[i];
+      sum[i] *= keep[i];
+      if (top[i] == -INFINITY) top[i] = 0;  // nothing seen yet: every weight below is 0
+    }
+#pragma unroll
+    for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        s[n][j] = __expf(s[n][j] - top[j / 2]);
+        sum[j / 2] += s[n][j];
+      }
+#pragma unroll
+    for (int n = 0; n < HD / 8; ++n)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) out[n][j] *= keep[j / 2];
+    copies_done();
+    __syncthreads();  // V is here, and nobody reads this K any more
+    if (from + kKeys < end) load(keys, k_tile, from + kKeys, a.dim);
+#pragma unroll
+    for (int c = 0; c < kKeys / 16; ++c) {
+      const uint32_t p[4] = {pack2<T>(s[2 * c][0], s[2 * c][1]), pack2<T>(s[2 * c][2], s[2 * c][3]), pack2<T>(s[2 * c + 1][0], s[2 * c + 1][1]),
+                             pack2<T>(s[2 * c + 1][2], s[2 * c + 1][3])};
+#pragma unroll
+      for (int n = 0; n < HD / 16; ++n) {
+        uint32_t v[4];
+        load_matrices_transposed(v, v_tile + (16 * c + (lane / 8 & 1) * 8 + lane % 8) * kRow + 16 * n + lane / 16 * 8);
+        mma_16x8x16<T>(out[2 * n], p, v[0], v[1]);
+        mma_16x8x16<T>(out[2 * n + 1], p, v[2], v[3]);
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], 1);
+    sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], 2);
+    if (row[i] < 0) continue;
+    const float inverse = sum[i] > 0 ? 1.0f / sum[i] : 0.0f;
+#pragma unroll
+    for (int n = 0; n < HD / 8; ++n) {
+      const int d = 8 * n + 2 * t;
+      if (d >= a.v_dim) break;
+      T* to = y + row[i] * y_stride + head[i] * a.v_dim + d;
+      to[0] = from_float<T>(out[n][2 * i] * inverse);
+      to[1] = from_float<T>(out[n][2 * i + 1] * inverse);
+    }
+  }
+}
+
+template <class T>
+Status prefill_as(const StepArgs& s, Launch& l, const AttentionArgs& a) {
+  const int group = a.heads / a.kv_heads;
+  const dim3 grid((l.longest * group + kPairs - 1) / kPairs, a.kv_heads, l.slices);
+  const Matrix &q = s.in[0], &y = s.out[0];
+  launch(a.dim <= 64 && a.v_dim <= 64 ? prefill_kernel<T, 64> : prefill_kernel<T, 128>, grid, kWarps * 32, l.stream, q.as<T>(), q.stride,
+         static_cast<const T*>(l.kv.keys), static_cast<const T*>(l.kv.values), y.as<T>(), y.stride, a);
+  return launched("prefill attention kernel");
+}
+
+}  // namespace
+
+bool prefill_accepts(const StepArgs& s, const Launch& l, const AttentionArgs& a) {
+  const DType t = s.in[0].dtype;
+  return l.longest > 1 && (t == DType::kBf16 || t == DType::kF16) && l.kv.dtype == t && a.dim % 8 == 0 && a.v_dim % 8 == 0 && a.dim <= 128 &&
+         a.v_dim <= 128 && l.slices <= 65535 && (reinterpret_cast<uintptr_t>(s.in[0].data) | static_cast<uintptr_t>(s.in[0].stride) * 2) % 4 == 0;
+}
+
+Status launch_prefill(const StepArgs& s, Launch& l, const AttentionArgs& a) {
+  return s.in[0].dtype == DType::kBf16 ? prefill_as<__nv_bfloat16>(s, l, a) : prefill_as<__half>(s, l, a);
+}
+
+}  // namespace ingot::cuda

@@ -1,0 +1,193 @@
+// Ops that follow the sequence: embedding, rope, shift, segment_begin, last_token.
+#include "cuda/cuda.h"
+#include "cuda/math.cuh"
+
+namespace ingot::cuda {
+namespace {
+
+// One element of a [n, k] table in any storable format (raw layout of ingot_weight_desc).
+struct TableReader {
+  const uint8_t* values;
+  const float* scales;
+  const float* zeros;
+  int dtype, group, k;
+  __device__ float operator()(int64_t row, int column) const {
+    const int64_t i = row * k + column;
+    float v;
+    switch (dtype) {
+      case static_cast<int>(DType::kF32): return reinterpret_cast<const float*>(values)[i];
+      case static_cast<int>(DType::kBf16): return to_float(reinterpret_cast<const __nv_bfloat16*>(values)[i]);
+      case static_cast<int>(DType::kF16): return to_float(reinterpret_cast<const __half*>(values)[i]);
+      case static_cast<int>(DType::kI8): v = reinterpret_cast<const int8_t*>(values)[i]; break;
+      case static_cast<int>(DType::kF8E4M3): v = to_float(reinterpret_cast<const __nv_fp8_e4m3*>(values)[i]); break;
+      default: v = (values[i / 2] >> (4 * (i & 1))) & 15;
+    }
+    const int64_t g = row * (k / group) + column / group;
+    const float zero = zeros ? zeros[g] : dtype == static_cast<int>(DType::kU4) ? 8.0f : 0.0f;
+    return (v - zero) * scales[g];
+  }
+};
+
+TableReader table_reader(const ingot_weight_desc& d, const void* weight) {
+  const op::RawSizes sizes = op::raw_sizes(d);
+  const uint8_t* p = static_cast<const uint8_t*>(weight);
+  return {p, reinterpret_cast<const float*>(p + sizes.values), d.has_zero ? reinterpret_cast<const float*>(p + sizes.values + sizes.scales) : nullptr,
+          d.dtype, d.group, static_cast<int>(d.k)};
+}
+
+bool accepts_embedding(const ingot_op_desc& d) { return plain_activation(d.out_dtype[0]); }
+
+template <class A>
+__global__ void embedding_kernel(const int32_t* ids, TableReader table, int offset, float scale, const float* rows, int vocab, A* y,
+                                 int64_t stride, int width) {
+  const int id = ids[blockIdx.x];
+  for (int i = threadIdx.x; i < width; i += blockDim.x) {
+    const float v = rows && id >= vocab ? rows[static_cast<int64_t>(id - vocab) * width + i] : table(id + offset, i) * scale;
+    y[blockIdx.x * stride + i] = from_float<A>(v);
+  }
+}
+
+Status launch_embedding(const StepArgs& s, Launch& l) {
+  return dispatch(s.out[0].dtype, [&](auto* tag) -> Status {
+    using A = Pointee<decltype(tag)>;
+    const ingot_attrs& at = s.desc->attrs;
+    if (s.rows > 0)
+      launch(embedding_kernel<A>, s.rows, 128, l.stream, s.in[0].as<int32_t>(), table_reader(s.desc->weight[0], s.weight[0]), at.offset,
+                                                        at.scale == 0 ? 1.0f : static_cast<float>(at.scale), l.embedding_rows, l.vocab_size,
+                                                        s.out[0].as<A>(), s.out[0].stride, s.out[0].width);
+    return launched("embedding kernel");
+  });
+}
+
+bool accepts_rope(const ingot_op_desc& d) { return plain_activation(d.in_dtype[0]) && d.out_dtype[0] == d.in_dtype[0]; }
+
+// One block a row. Frequencies of the dynamic kinds follow the row's effective length (see ingot_rope_kind).
+template <class A>
+__global__ void rope_kernel(const A* x, int64_t x_stride, A* y, int64_t y_stride, const int32_t* positions, const int32_t* prompt_length,
+                            const float* table, ingot_attrs at, int width) {
+  const int row = blockIdx.x, half = at.rotary_dim / 2, heads = width / at.head_dim;
+  const int position = positions[row];
+  const float mscale = at.scale == 0 ? 1.0f : static_cast<float>(at.scale);
+  const double d = at.rotary_dim;
+  double base = at.rope_base;
+  if (at.rope_kind == INGOT_ROPE_DYNAMIC) {
+    const double length = max(prompt_length[row], position + 1), original = at.original_positions;
+    if (length > original) base *= pow(at.rope_factor * length / original - (at.rope_factor - 1), d / (d - 2));
+  } else if (at.rope_kind == INGOT_ROPE_QWEN_NTK) {
+    const double alpha = exp2(ceil(log2(static_cast<double>(prompt_length[row]) / at.original_positions) + 1)) - 1;
+    if (alpha > 1) base *= pow(alpha, d / (d - 2));
+  } else if (at.rope_kind == INGOT_ROPE_LONG) {
+    if (max(prompt_length[row], position + 1) > at.original_positions) table += half;
+  }
+  const bool computed = at.rope_kind == INGOT_ROPE_DYNAMIC || at.rope_kind == INGOT_ROPE_QWEN_NTK;
+  for (int i = threadIdx.x; i < half; i += blockDim.x) {
+    const float frequency = computed ? static_cast<float>(pow(base, -2.0 * i / d)) : table[i];
+    float sine, cosine;
+    sincosf(static_cast<float>(position) * frequency, &sine, &cosine);
+    sine *= mscale;
+    cosine *= mscale;
+    for (int h = 0; h < heads; ++h) {
+      const int first = h * at.head_dim + at.rotary_begin + (at.interleaved ? 2 * i : i), second = first + (at.interleaved ? 1 : half);
+      const float a = to_float(x[row * x_stride + first]), b = to_float(x[row * x_stride + second]);
+      y[row * y_stride + first] = from_float<A>(a * cosine - b * sine);
+      y[row * y_stride + second] = from_float<A>(b * cosine + a * sine);
+    }
+  }
+  for (int c = threadIdx.x; c < width; c += blockDim.x) {
+    const int in_head = c % at.head_dim - at.rotary_begin;
+    if (in_head < 0 || in_head >= at.rotary_dim) y[row * y_stride + c] = x[row * x_stride + c];
+  }
+}
+
+Status launch_rope(const StepArgs& s, Launch& l) {
+  return dispatch(s.out[0].dtype, [&](auto* tag) -> Status {
+    using A = Pointee<decltype(tag)>;
+    if (s.rows > 0)
+      launch(rope_kernel<A>, s.rows, 128, l.stream, s.in[0].as<A>(), s.in[0].stride, s.out[0].as<A>(), s.out[0].stride, s.in[1].as<int32_t>(),
+                                                   s.in[2].as<int32_t>(), static_cast<const float*>(s.weight[0]), s.desc->attrs, s.in[0].width);
+    return launched("rope kernel");
+  });
+}
+
+// y[t] = x[t - 1] of the same sequence; the first row of a slice takes the state, the last row leaves it there.
+template <class A>
+__global__ void shift_kernel(const A* x, int64_t x_stride, A* y, int64_t y_stride, const int32_t* row_slice, const int32_t* slice_begin,
+                             const int32_t* state_slot, float* state, int width) {
+  const int row = blockIdx.x, slice = row_slice[row];
+  const bool first = row == slice_begin[slice];
+  const float* carried = state + static_cast<int64_t>(state_slot[slice]) * width;
+  for (int i = threadIdx.x; i < width; i += blockDim.x)
+    y[row * y_stride + i] = first ? from_float<A>(carried[i]) : x[(row - 1) * x_stride + i];
+}
+template <class A>
+__global__ void shift_store_kernel(const A* x, int64_t x_stride, const int32_t* slice_begin, const int32_t* state_slot, float* state, int width) {
+  const int last = slice_begin[blockIdx.x + 1] - 1;
+  for (int i = threadIdx.x; i < width; i += blockDim.x)
+    state[static_cast<int64_t>(state_slot[blockIdx.x]) * width + i] = to_float(x[last * x_stride + i]);
+}
+
+Status launch_shift(const StepArgs& s, Launch& l) {
+  return dispatch(s.out[0].dtype, [&](auto* tag) -> Status {
+    using A = Pointee<decltype(tag)>;
+    if (s.rows == 0) return {};
+    const Matrix &x = s.in[0], &y = s.out[0];
+    float* state = static_cast<float*>(l.state);
+    launch(shift_kernel<A>, s.rows, 128, l.stream, x.as<A>(), x.stride, y.as<A>(), y.stride, l.in.row_slice, l.in.slice_begin, l.in.state_slot,
+                                                  state, x.width);
+    launch(shift_store_kernel<A>, l.slices, 128, l.stream, x.as<A>(), x.stride, l.in.slice_begin, l.in.state_slot, state, x.width);
+    return launched("shift kernel");
+  });
+}
+
+// State: first position visible to the next token. A token that ends a segment is itself the last of the old one.
+__global__ void segment_begin_kernel(const int32_t* tokens, const int32_t* positions, const int32_t* slice_begin, const int32_t* state_slot,
+                                     int32_t* state, int32_t* y, int token, int slices) {
+  const int s = blockIdx.x * blockDim.x + threadIdx.x;
+  if (s >= slices) return;
+  int begin = state[state_slot[s]];
+  for (int row = slice_begin[s]; row < slice_begin[s + 1]; ++row) {
+    y[row] = begin;
+    if (tokens[row] == token) begin = positions[row] + 1;
+  }
+  state[state_slot[s]] = begin;
+}
+
+Status launch_segment_begin(const StepArgs& s, Launch& l) {
+  if (l.slices > 0)
+    launch(segment_begin_kernel, (l.slices + 63) / 64, 64, l.stream, s.in[0].as<int32_t>(), l.in.positions, l.in.slice_begin, l.in.state_slot,
+                                                                    static_cast<int32_t*>(l.state), s.out[0].as<int32_t>(),
+                                                                    s.desc->attrs.token, l.slices);
+  return launched("segment_begin kernel");
+}
+
+template <class A>
+__global__ void last_token_kernel(const A* x, int64_t x_stride, A* y, int64_t y_stride, const int32_t* rows, int width) {
+  for (int i = threadIdx.x; i < width; i += blockDim.x) y[blockIdx.x * y_stride + i] = x[rows[blockIdx.x] * x_stride + i];
+}
+
+Status launch_last_token(const StepArgs& s, Launch& l) {
+  return dispatch(s.out[0].dtype, [&](auto* tag) -> Status {
+    using A = Pointee<decltype(tag)>;
+    if (l.logits > 0)
+      launch(last_token_kernel<A>, l.logits, 128, l.stream, s.in[0].as<A>(), s.in[0].stride, s.out[0].as<A>(), s.out[0].stride, l.in.logits_row,
+                                                           s.in[0].width);
+    return launched("last_token kernel");
+  });
+}
+
+bool accepts_plain(const ingot_op_desc& d) { return plain_activation(d.in_dtype[0]) && d.out_dtype[0] == d.in_dtype[0]; }
+bool accepts_any(const ingot_op_desc&) { return true; }
+
+constexpr Kernel kRows[] = {
+    {op::Op::kEmbedding, "embedding.cuda", accepts_embedding, launch_embedding},
+    {op::Op::kRope, "rope.cuda", accepts_rope, launch_rope},
+    {op::Op::kShift, "shift.cuda", accepts_plain, launch_shift},
+    {op::Op::kSegmentBegin, "segment_begin.cuda", accepts_any, launch_segment_begin},
+    {op::Op::kLastToken, "last_token.cuda", accepts_plain, launch_last_token},
+};
+
+}  // namespace
+
+std::span<const Kernel> sequence_kernels() { return kRows; }
+
+}  // namespace ingot::cuda
