@@ -32,8 +32,12 @@ class Mapper {
         if (!value.is_string()) return bad(cat("Unable to parse 'id': found ", json_type(value), ", want a string"));
         request_.id = value.get<std::string>();
       }
-      if (const ModelInput* input = config_.find_input(key)) TRY(tensor(*input, value));
-      else request_.parameters.push_back({key, TRY(json_parameter(value, key))});
+      if (const ModelInput* input = config_.find_input(key)) {
+        TRY(tensor(*input, value));
+      } else {
+        server::ParameterValue parameter = TRY(json_parameter(value, key));
+        request_.parameters.push_back({key, std::move(parameter)});
+      }
     }
     return {};
   }

@@ -192,7 +192,8 @@ Status read_request_parameters(const Json& parameters, InferBody& b) {
     } else if (key.starts_with("triton_") || key == "headers") {
       return bad(cat("parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified: '", key, "'"));
     } else {
-      r.parameters.push_back({key, TRY(json_parameter(value, key))});
+      server::ParameterValue parameter = TRY(json_parameter(value, key));
+      r.parameters.push_back({key, std::move(parameter)});
     }
   }
   return {};

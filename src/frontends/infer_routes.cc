@@ -104,8 +104,9 @@ Status start_infer(ApiContext& api, const ExchangePtr& exchange, const std::stri
   std::shared_ptr<const std::string> body;
   if (*encoding == Encoding::kIdentity) body = std::make_shared<const std::string>(std::move(http.body));
   else body = std::make_shared<const std::string>(TRY(decompress(http.body, *encoding, api.limits.input_bytes)));
+  const std::optional<int64_t> json_bytes = TRY(header_length(http));
   InferBody parsed =
-      TRY(parse_infer_body(std::move(body), TRY(header_length(http)), model->config, api.server.shared_memory(), api.limits));
+      TRY(parse_infer_body(std::move(body), json_bytes, model->config, api.server.shared_memory(), api.limits));
   parsed.request.model = name;
   parsed.request.version = version;
   TRY(forward_headers(api.header_forward_pattern, http, parsed.request));

@@ -229,7 +229,7 @@ TextResult<TextRequest> parse_responses(const Json& body) {
       {"top_p", names::kTopP, internal::Kind::kNumber, 0, 1},
       {"max_output_tokens", names::kMaxTokens, internal::Kind::kInteger, 1, 1 << 24},
       {"parallel_tool_calls", names::kParallelToolCalls, internal::Kind::kBoolean},
-      {"seed", names::kSeed, internal::Kind::kInteger, -9.3e18, 9.3e18},
+      {"seed", names::kSeed, internal::Kind::kInteger, internal::kLeastSeed, internal::kMostSeed},
   };
   static constexpr const char* kOthers[] = {"model", "input",    "instructions", "stream",   "stream_options", "text",       "tools", "tool_choice",
                                             "store", "metadata", "user",         "truncation", "include",      "service_tier", "reasoning",

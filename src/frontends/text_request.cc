@@ -140,6 +140,7 @@ std::optional<TextError> read_model(const Json& body, TextRequest& out) {
 
 namespace {
 
+using internal::kLeastSeed, internal::kMostSeed;
 constexpr double kMostTokens = 1 << 24;
 constexpr Member kSampling[] = {
     {"temperature", names::kTemperature, Kind::kNumber, 0, 100},
@@ -147,7 +148,7 @@ constexpr Member kSampling[] = {
     {"top_k", names::kTopK, Kind::kInteger, -1, 1 << 24},
     {"min_p", names::kMinP, Kind::kNumber, 0, 1},
     {"n", names::kN, Kind::kInteger, 1, 128},
-    {"seed", names::kSeed, Kind::kInteger, -9.3e18, 9.3e18},
+    {"seed", names::kSeed, Kind::kInteger, kLeastSeed, kMostSeed},
     {"max_tokens", names::kMaxTokens, Kind::kInteger, 0, kMostTokens},
     {"max_completion_tokens", names::kMaxTokens, Kind::kInteger, 0, kMostTokens},
     {"min_tokens", names::kMinTokens, Kind::kInteger, 0, kMostTokens},

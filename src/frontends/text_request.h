@@ -63,6 +63,8 @@ TextEvent read_event(const server::InferResponse& response);
 namespace internal {
 // Members of a body that are taken over as parameters, by kind and range.
 enum class Kind { kInteger, kNumber, kBoolean, kString, kIgnored };
+// Bounds of 64-bit integers that a double holds exactly.
+inline constexpr double kLeastSeed = -9223372036854775808.0, kMostSeed = 9223372036854774784.0;
 struct Member {
   const char* name;
   const char* parameter;
