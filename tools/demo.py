@@ -121,7 +121,7 @@ def main():
 
     start = time.time()
     with open(DEMO / "server.log", "w") as log:
-        server = subprocess.Popen([INGOT, "serve", engine, "--http-port", str(options.port), "--metrics-port", str(options.port + 2)], cwd=ROOT, stdout=log, stderr=log)
+        server = subprocess.Popen([INGOT, "serve", engine, "--http-port", str(options.port), "--metrics-port", str(options.port + 2), "--grpc-port", str(options.port + 1)], cwd=ROOT, stdout=log, stderr=log)
     try:
         wait_ready(server, options.port)
         stage("serve", start, "ready")

@@ -78,7 +78,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=300)
     parser.add_argument("--port", type=int, default=18200)
     o = parser.parse_args()
-    server = subprocess.Popen([INGOT, "serve", o.engine, "--http-port", str(o.port), "--metrics-port", str(o.port + 2), "--http-address", "127.0.0.1",
+    server = subprocess.Popen([INGOT, "serve", o.engine, "--http-port", str(o.port), "--metrics-port", str(o.port + 2), "--grpc-port", str(o.port + 1), "--http-address", "127.0.0.1",
                                "--max-tokens-in-paged-kv-cache", "16384"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     threading.Thread(target=lambda: [None for _ in server.stderr], daemon=True).start()
     ok = True

@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/serve_repository.h"
 #include "frontends/frontend.h"
+#include "grpc/grpc_frontend.h"
 #include "server/server.h"
 
 namespace ingot::cli {
@@ -81,6 +82,8 @@ Status serve(const std::string& model, const ServeFlags& flags, frontends::Serve
         server, {.flags = options.repository, .llm = llm, .compile = compile, .max_batch_size = flags.max_batch_size_of_requests}));
   else
     service = TRY(load_engine(server, model, flags, llm, compile));
+  std::unique_ptr<grpc::GrpcFrontend> grpc;
+  if (options.grpc.allow_grpc) grpc = TRY(grpc::GrpcFrontend::start(server, options.grpc));
   std::unique_ptr<frontends::Frontend> frontend = TRY(frontends::Frontend::start(server, options));
   server.set_ready();
   log_info("ready after ", static_cast<int64_t>(seconds_since(start) * 1e3), " ms; the page: http://localhost:", frontend->http_port(), "/");
@@ -91,6 +94,7 @@ Status serve(const std::string& model, const ServeFlags& flags, frontends::Serve
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(options.core.exit_timeout_secs);
   server.begin_exit();
   if (repository) repository->stop();
+  if (grpc) grpc->stop(deadline);
   bool clean = frontend->stop(deadline);
   clean &= server.stop(std::chrono::duration_cast<std::chrono::milliseconds>(
       std::max(std::chrono::steady_clock::duration::zero(), deadline - std::chrono::steady_clock::now())));

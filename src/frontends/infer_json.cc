@@ -436,9 +436,6 @@ Status append_json_elements(std::string& out, const Tensor& t) {
   return {};
 }
 
-namespace {
-
-// BYTES "value:index[:label]" of the largest values, per batch row.
 Result<Tensor> classify(const Tensor& t, uint32_t most, const std::vector<std::string>* labels) {
   if (t.datatype == DataType::kBytes) return bad(cat("classification of output '", t.name, "' needs numbers, its datatype is BYTES"));
   const int64_t rows = t.shape.size() > 1 ? t.shape[0] : 1;
@@ -466,8 +463,6 @@ Result<Tensor> classify(const Tensor& t, uint32_t most, const std::vector<std::s
   shape.push_back(k);
   return server::string_tensor(t.name, shape, views);
 }
-
-}  // namespace
 
 Result<HttpResponse> write_infer_response(const server::InferResponse& r, const OutputSpecs& specs, const Labels& labels,
                                           const server::SharedMemory& shared_memory) {

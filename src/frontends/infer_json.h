@@ -53,6 +53,8 @@ Result<HttpResponse> write_infer_response(const server::InferResponse& response,
 // One JSON value (scalar, flat or nested array) as the bytes of a tensor with `elements` elements (-1: any); gives their number.
 Result<int64_t> json_to_tensor_bytes(const Json& value, server::DataType type, std::string_view input, int64_t elements,
                                      uint64_t most_bytes, std::string& bytes);
+// BYTES "value:index[:label]" of the `most` largest values, for each batch row.
+Result<server::Tensor> classify(const server::Tensor& tensor, uint32_t most, const std::vector<std::string>* labels);
 // The elements of a tensor as JSON values, separated by commas, without brackets.
 Status append_json_elements(std::string& out, const server::Tensor& tensor);
 // A JSON scalar as a parameter value; arrays, objects and null are errors.

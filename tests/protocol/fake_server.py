@@ -12,6 +12,7 @@ class FakeServer:
         self.process = subprocess.Popen(self.args, stdout=subprocess.PIPE, text=True)
         words = self.process.stdout.readline().split()
         self.http_port, self.metrics_port = int(words[1]), int(words[3])
+        self.grpc_port = int(words[5])
         return self
 
     def __exit__(self, *unused):

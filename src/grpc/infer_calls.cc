@@ -1,0 +1,328 @@
+#include "grpc/infer_calls.h"
+
+#include <deque>
+#include <list>
+#include <mutex>
+
+#include "grpc/infer_message.h"
+
+namespace ingot::grpc {
+namespace {
+
+// Metadata that the forward pattern chooses, as string parameters.
+void forward_metadata(const ServiceOptions& options, const ::grpc::CallbackServerContext& context, server::InferRequest& request) {
+  if (!options.forward) return;
+  for (const auto& [key, value] : context.client_metadata()) {
+    const std::string name(key.data(), key.size());
+    if (::regexec(options.forward.get(), name.c_str(), 0, nullptr, 0) == 0)
+      request.parameters.push_back({name, std::string(value.data(), value.size())});
+  }
+}
+
+// A call of the server whose handle arrives after the handler may have run already; cancel works before and after.
+class CancelSlot {
+ public:
+  void set(std::shared_ptr<server::Call> call) {
+    bool cancel = false;
+    {
+      std::lock_guard lock(mutex_);
+      cancel = cancelled_;
+      if (!cancel) call_ = call;
+    }
+    if (cancel) call->cancel();
+  }
+  void cancel() {
+    std::shared_ptr<server::Call> call;
+    {
+      std::lock_guard lock(mutex_);
+      cancelled_ = true;
+      call = std::move(call_);
+    }
+    if (call) call->cancel();
+  }
+
+ private:
+  std::mutex mutex_;
+  bool cancelled_ = false;
+  std::shared_ptr<server::Call> call_;
+};
+
+class UnaryInfer : public ::grpc::ServerUnaryReactor {
+ public:
+  UnaryInfer(server::Server& server, inference::ModelInferResponse* out) : server_(server), out_(out) {}
+
+  // Consumes the reactor: after this only gRPC and the handler touch it.
+  static Status run(UnaryInfer* self, server::Server& server, const ServiceOptions& options, const ::grpc::CallbackServerContext& context,
+                    std::shared_ptr<const inference::ModelInferRequest> message) {
+    ParsedInfer p = TRY(parse_infer(std::move(message), server.shared_memory()));
+    const std::shared_ptr<server::LoadedModel> model = TRY(server.registry().find(p.request.model, p.request.version));
+    if (model->config.is_decoupled()) return Error(Code::kUnsupported, "ModelInfer RPC doesn't support models with decoupled transaction policy");
+    forward_metadata(options, context, p.request);
+    self->labels_ = model->labels;
+    self->outputs_ = std::move(p.outputs);
+    const std::shared_ptr<CancelSlot> slot = self->slot_;
+    std::shared_ptr<server::Call> call = TRY(server.infer(std::move(p.request), [self](server::InferResponse r) { self->on_response(std::move(r)); }));
+    slot->set(std::move(call));
+    return {};
+  }
+
+  void OnCancel() override { slot_->cancel(); }
+  void OnDone() override { delete this; }
+
+ private:
+  void on_response(server::InferResponse r) {
+    const bool final = r.final;
+    if (!r.ok()) {
+      if (status_.ok()) status_ = to_grpc(*r.error);
+    } else if (!r.empty && status_.ok()) {
+      if (Status s = write_infer(r, outputs_, labels_, server_.shared_memory(), *out_); !s.ok()) status_ = to_grpc(s.error());
+    }
+    if (final) Finish(status_);
+  }
+
+  server::Server& server_;
+  inference::ModelInferResponse* out_;
+  frontends::OutputSpecs outputs_;
+  frontends::Labels labels_;
+  ::grpc::Status status_;
+  std::shared_ptr<CancelSlot> slot_ = std::make_shared<CancelSlot>();
+};
+
+using Response = inference::ModelStreamInferResponse;
+
+// One ModelStreamInfer call. Requests run side by side; responses of one request keep their order. Single responses of models that are
+// not decoupled also keep the order of their requests; a request that answers in several pieces leaves that order with the first one.
+class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Response>, public std::enable_shared_from_this<Stream> {
+ public:
+  Stream(server::Server& server, const ServiceOptions& options, ::grpc::CallbackServerContext* context)
+      : server_(server), options_(options), context_(context) {
+    const auto& metadata = context->client_metadata();
+    if (auto it = metadata.find("triton_grpc_error"); it != metadata.end()) strict_errors_ = it->second == "true";
+  }
+
+  void start() {
+    self_ = shared_from_this();
+    message_ = std::make_shared<inference::ModelInferRequest>();
+    StartRead(message_.get());
+  }
+
+  void OnReadDone(bool ok) override {
+    bool over = !ok;
+    {
+      std::lock_guard lock(mutex_);
+      over |= dead_ || finished_;
+      reads_done_ |= over;
+    }
+    if (over) return advance();
+    std::shared_ptr<const inference::ModelInferRequest> message = std::move(message_);
+    auto request = std::make_shared<Request>();
+    request->id = message->id();
+    request->model = message->model_name();
+    request->version = message->model_version();
+    {
+      std::lock_guard lock(mutex_);
+      request->place = running_.insert(running_.end(), request);
+    }
+    if (Status s = run(request, std::move(message)); !s.ok()) {
+      server::InferResponse failed;
+      failed.final = true;
+      failed.error = std::make_unique<Error>(s.error());
+      on_response(request, std::move(failed));
+    }
+    message_ = std::make_shared<inference::ModelInferRequest>();
+    StartRead(message_.get());
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      std::lock_guard lock(mutex_);
+      writing_ = false;
+      outbox_.pop_front();
+      if (!ok) {
+        outbox_.clear();
+        dead_ = true;
+      }
+    }
+    if (!ok) cancel_all();
+    advance();
+  }
+
+  void OnCancel() override {
+    {
+      std::lock_guard lock(mutex_);
+      dead_ = true;
+      if (!writing_) outbox_.clear();
+    }
+    cancel_all();
+    advance();
+  }
+
+  void OnDone() override { self_.reset(); }
+
+ private:
+  struct Request {
+    std::string id, model, version;
+    bool empty_final = false, ordered = false, streams = false, over = false;
+    frontends::OutputSpecs outputs;
+    frontends::Labels labels;
+    CancelSlot slot;
+    std::deque<std::shared_ptr<Response>> held;  // until the requests in front are over
+    std::list<std::shared_ptr<Request>>::iterator place;
+  };
+
+  Status run(const std::shared_ptr<Request>& request, std::shared_ptr<const inference::ModelInferRequest> message) {
+    ParsedInfer p = TRY(parse_infer(std::move(message), server_.shared_memory()));
+    const std::shared_ptr<server::LoadedModel> model = TRY(server_.registry().find(p.request.model, p.request.version));
+    forward_metadata(options_, *context_, p.request);
+    p.request.accepts_many_responses = true;
+    {
+      std::lock_guard lock(mutex_);
+      request->ordered = !model->config.is_decoupled();
+    }
+    request->empty_final = p.empty_final;
+    request->labels = model->labels;
+    request->outputs = std::move(p.outputs);
+    std::shared_ptr<server::Call> call = TRY(
+        server_.infer(std::move(p.request), [self = shared_from_this(), request](server::InferResponse r) { self->on_response(request, std::move(r)); }));
+    request->slot.set(std::move(call));
+    return {};
+  }
+
+  void on_response(const std::shared_ptr<Request>& request, server::InferResponse r) {
+    std::shared_ptr<Response> message;
+    const bool final = r.final;
+    std::optional<Error> error;
+    if (!r.ok()) error = *r.error;
+    if (!error && !(r.empty && !request->empty_final)) {
+      message = std::make_shared<Response>();
+      inference::ModelInferResponse& out = *message->mutable_infer_response();
+      if (Status s = write_infer(r, request->outputs, request->labels, server_.shared_memory(), out); !s.ok()) error = s.error();
+      else if (r.empty) name(*request, out);
+    }
+    if (error) {
+      message = std::make_shared<Response>();
+      message->set_error_message(error->message());
+      name(*request, *message->mutable_infer_response());
+    }
+    if (message) (*message->mutable_infer_response()->mutable_parameters())["triton_final_response"].set_bool_param(final);
+    bool end_stream = false;
+    {
+      std::lock_guard lock(mutex_);
+      if (error && strict_errors_ && !dead_) {
+        dead_ = end_stream = true;
+        status_ = to_grpc(*error);
+        if (!writing_) outbox_.clear();
+        else outbox_.resize(1);
+      }
+      if (!final) request->streams = true;
+      if (message && !dead_) request->held.push_back(std::move(message));
+      request->over |= final;
+      release();
+    }
+    if (end_stream) cancel_all();
+    advance();
+  }
+
+  static void name(const Request& request, inference::ModelInferResponse& out) {
+    out.set_id(request.id);
+    out.set_model_name(request.model);
+    if (out.model_version().empty()) out.set_model_version(request.version);
+  }
+
+  // Moves what may go to the outbox and forgets requests that are over. Under the lock.
+  void release() {
+    bool blocked = false;  // by an ordered request in front
+    for (auto it = running_.begin(); it != running_.end();) {
+      Request& r = **it;
+      const bool waits = r.ordered && !r.streams;
+      if (!waits || !blocked) {
+        for (auto& m : r.held) outbox_.push_back(std::move(m));
+        r.held.clear();
+        if (r.over) {
+          it = running_.erase(it);
+          continue;
+        }
+      }
+      blocked |= waits;
+      ++it;
+    }
+  }
+
+  // Starts the next write, or finishes the call. One of them at a time, never under the lock.
+  void advance() {
+    Response* next = nullptr;
+    bool finish = false;
+    {
+      std::lock_guard lock(mutex_);
+      if (finished_ || writing_) return;
+      if (!outbox_.empty() && !dead_) {
+        writing_ = true;
+        next = outbox_.front().get();
+      } else if (running_.empty() && (reads_done_ || dead_)) {
+        finish = finished_ = true;
+      }
+    }
+    if (next) {
+      ::grpc::WriteOptions options;
+      StartWrite(next, options);
+    } else if (finish) {
+      Finish(context_->IsCancelled() ? ::grpc::Status::CANCELLED : status_);
+    }
+  }
+
+  void cancel_all() {
+    std::vector<std::shared_ptr<Request>> requests;
+    {
+      std::lock_guard lock(mutex_);
+      requests.assign(running_.begin(), running_.end());
+    }
+    for (const auto& r : requests) r->slot.cancel();
+  }
+
+  server::Server& server_;
+  const ServiceOptions& options_;
+  ::grpc::CallbackServerContext* context_;
+  bool strict_errors_ = false;
+  std::shared_ptr<Stream> self_;  // until OnDone
+  std::shared_ptr<inference::ModelInferRequest> message_;
+
+  std::mutex mutex_;
+  std::list<std::shared_ptr<Request>> running_;  // in the order of arrival
+  std::deque<std::shared_ptr<Response>> outbox_;
+  bool writing_ = false, reads_done_ = false, dead_ = false, finished_ = false;
+  ::grpc::Status status_;
+};
+
+// A stream that is refused before it begins.
+class RefusedStream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Response> {
+ public:
+  explicit RefusedStream(const ::grpc::Status& status) { Finish(status); }
+  void OnDone() override { delete this; }
+};
+
+}  // namespace
+
+::grpc::ServerUnaryReactor* start_infer(server::Server& server, const ServiceOptions& options, ::grpc::CallbackServerContext* context,
+                                        const inference::ModelInferRequest* request, inference::ModelInferResponse* response) {
+  auto* reactor = new UnaryInfer(server, response);
+  if (::grpc::Status s = check_restriction(options, *context, "inference"); !s.ok()) {
+    reactor->Finish(s);
+    return reactor;
+  }
+  if (options.compression != GRPC_COMPRESS_LEVEL_NONE) context->set_compression_level(options.compression);
+  // The message is the call's own, and nobody reads it again: its bytes become the request's without a copy.
+  auto message = std::make_shared<inference::ModelInferRequest>(std::move(*const_cast<inference::ModelInferRequest*>(request)));
+  if (Status s = UnaryInfer::run(reactor, server, options, *context, std::move(message)); !s.ok()) reactor->Finish(to_grpc(s.error()));
+  return reactor;
+}
+
+::grpc::ServerBidiReactor<inference::ModelInferRequest, Response>* start_stream(server::Server& server, const ServiceOptions& options,
+                                                                               ::grpc::CallbackServerContext* context) {
+  if (::grpc::Status s = check_restriction(options, *context, "inference"); !s.ok()) return new RefusedStream(s);
+  if (options.compression != GRPC_COMPRESS_LEVEL_NONE) context->set_compression_level(options.compression);
+  auto stream = std::make_shared<Stream>(server, options, context);
+  stream->start();
+  return stream.get();
+}
+
+}  // namespace ingot::grpc
