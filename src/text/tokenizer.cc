@@ -88,7 +88,7 @@ Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text, bool add_s
   RustBytes ids, error;
   if (!ingot_text_tokenizer_encode(impl_->rust.get(), text.data(), text.size(), add_special, ids.get(), error.get())) return failed(error);
   std::vector<int32_t> out(ids.view().size() / 4);
-  std::memcpy(out.data(), ids.view().data(), out.size() * 4);
+  if (!out.empty()) std::memcpy(out.data(), ids.view().data(), out.size() * 4);  // an empty text has no bytes to point at
   return out;
 }
 
