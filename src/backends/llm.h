@@ -46,6 +46,8 @@ class LlmService {
   const std::string& device_name() const { return device_name_; }
   const runtime::MemoryPlan& memory() const { return memory_; }
   int max_seq_tokens() const { return memory_.max_seq_len; }
+  // No prompt that fits is longer: max_seq_tokens() of the longest token, twice over for what a normaliser may shrink.
+  size_t max_prompt_bytes() const { return 2 * static_cast<size_t>(max_seq_tokens()) * longest_token_bytes_; }
 
  private:
   LlmService() = default;
@@ -55,6 +57,7 @@ class LlmService {
   std::shared_ptr<const text::ChatTemplate> chat_;
   text::ToolFormat tool_format_ = text::ToolFormat::kNone;
   bool reasons_ = false;
+  size_t longest_token_bytes_ = 0;
   std::unique_ptr<engine::Engine> engine_;
 };
 

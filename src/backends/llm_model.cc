@@ -164,20 +164,53 @@ std::string LlmModel::attribute(std::string_view name) const {
   return "";
 }
 
+Result<std::vector<int32_t>> LlmModel::encode(std::string_view text, bool add_special) const {
+  // Tokenising takes many times the memory of its text: what can never fit is refused before.
+  if (text.size() > service_->max_prompt_bytes())
+    return Error(Code::kInvalidArgument, cat("the prompt has ", text.size(), " bytes; the model takes at most ", service_->max_seq_tokens(),
+                                             " tokens of prompt and answer together (max_seq_len), which hold no more than ", service_->max_prompt_bytes(), " bytes"));
+  return service_->tokenizer().encode(text, add_special);
+}
+
+// Text parts become one string, which every template understands; an absent content is an empty one.
+Status LlmModel::flatten_contents(Json& messages) {
+  if (!messages.is_array()) return {};
+  for (Json& message : messages) {
+    if (!message.is_object() || !message.contains("content")) continue;
+    Json& content = message["content"];
+    if (content.is_null()) content = "";
+    if (!content.is_array()) continue;
+    std::string text;
+    for (const Json& part : content) {
+      const auto field = [&](const char* key) { return part.is_object() && part.contains(key) && part[key].is_string() ? part[key].get<std::string>() : std::string(); };
+      if (field("type") != "text")
+        return Error(Code::kInvalidArgument, cat("a message holds a content part of type '", field("type"), "', this model takes text parts only"));
+      text += field("text");
+    }
+    content = text;
+  }
+  return {};
+}
+
 Result<std::vector<int32_t>> LlmModel::prompt(const LlmArguments& a) const {
   if (a.has_ids) return a.input_ids;
   const std::shared_ptr<const text::Tokenizer>& tokenizer = service_->shared_tokenizer();
   if (!tokenizer) return Error(Code::kUnsupported, "the engine has no tokenizer: send input_ids");
   if (a.text && a.messages) return Error(Code::kInvalidArgument, "the request has both 'text_input' and 'messages', want one of them");
-  if (a.text) return tokenizer->encode(*a.text, true);
+  if (a.text) return encode(*a.text, true);
   if (!a.messages) return Error(Code::kInvalidArgument, "the request has no prompt: want 'text_input', 'messages' or 'input_ids'");
   if (!service_->chat()) return Error(Code::kUnsupported, "the model has no chat template: send 'text_input' (completions) instead of messages");
   text::ChatRequest chat;
   chat.messages = TRY(parse_json(*a.messages, "messages"));
-  if (a.tools && !a.tools->empty() && a.tool_choice.value_or("auto") != "none") chat.tools = TRY(parse_json(*a.tools, "tools"));
+  TRY(flatten_contents(chat.messages));
+  if (a.tools && !a.tools->empty() && a.tool_choice.value_or("auto") != "none") {
+    chat.tools = TRY(parse_json(*a.tools, "tools"));
+    if (!chat.tools.empty() && service_->chat()->source().find("tools") == std::string::npos)
+      return Error(Code::kInvalidArgument, "the request has tools, but the model's chat template takes none");
+  }
   if (a.template_arguments) chat.extra = TRY(parse_json(*a.template_arguments, "chat_template_kwargs"));
   const std::string rendered = TRY(service_->chat()->render(chat));
-  return tokenizer->encode(rendered, false);
+  return encode(rendered, false);
 }
 
 Result<engine::Request> LlmModel::request(const LlmArguments& a) const {

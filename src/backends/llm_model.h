@@ -30,6 +30,8 @@ class LlmModel : public server::Model {
   Status start(const server::Invocation& invocation);
   Result<engine::Request> request(const LlmArguments& a) const;
   Result<std::vector<int32_t>> prompt(const LlmArguments& a) const;
+  Result<std::vector<int32_t>> encode(std::string_view text, bool add_special) const;
+  static Status flatten_contents(Json& messages);
 
   std::shared_ptr<LlmService> service_;
   LlmSurface surface_;

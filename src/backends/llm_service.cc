@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "backends/llm.h"
 #include "base/log.h"
 #include "engine/fit.h"
@@ -14,6 +16,8 @@ Result<std::shared_ptr<LlmService>> LlmService::load(const std::string& engine_p
   if (!sealed.empty()) {
     text::SealedTokenizer tokenizer = TRY(text::deserialize(sealed));
     s->tokenizer_ = TRY(text::Tokenizer::create(std::move(tokenizer)));
+    for (int32_t id = 0; id < s->tokenizer_->vocab_size(); ++id)
+      s->longest_token_bytes_ = std::max({s->longest_token_bytes_, s->tokenizer_->token_bytes(id).size(), s->tokenizer_->token(id).size()});
     const text::TokenizerInfo& info = s->tokenizer_->info();
     if (!info.chat_template.empty() || !text::fallback_template(info.family).empty()) {
       auto chat = text::ChatTemplate::create(info);

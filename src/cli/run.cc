@@ -52,7 +52,7 @@ struct RunOptions {
     v("num-return-sequences", o.num_return_sequences, "Samples for each prompt.", 1, 128);
     v("end-id", o.end_id, "Stop at this token instead of the model's own; -1: never stop.");
     v("stop-words", o.stop_words, "Stop at these strings.");
-    v("bad-words", o.bad_words, "Never generate these strings.");
+    v("bad-words", o.bad_words, "Never generate these strings, as the tokens that they are cut into.");
     v("streaming", o.streaming, "Print text while it is made.");
     v("streaming-interval", o.streaming_interval, "Tokens between prints of --streaming.", 1, 1 << 20);
     v("output-csv", o.output_csv, "Write the output ids as lines of numbers.");
@@ -108,7 +108,9 @@ Result<std::vector<std::vector<int32_t>>> read_id_file(const std::string& path) 
       std::string_view field = line.substr(0, comma);
       while (!field.empty() && field.front() == ' ') field.remove_prefix(1);
       while (!field.empty() && field.back() == ' ') field.remove_suffix(1);
-      ids.push_back(static_cast<int32_t>(TRY(parse_int(field, cat(path, " line ", line_number)))));
+      const int64_t id = TRY(parse_int(field, cat(path, " line ", line_number)));
+      if (id < 0 || id > (1 << 30)) return Error(Code::kInvalidArgument, cat(path, " line ", line_number, " holds ", id, ", which is no token id"));
+      ids.push_back(static_cast<int32_t>(id));
       line.remove_prefix(std::min(comma + 1, line.size()));
     }
   }
@@ -284,12 +286,15 @@ Status run(RunOptions& o, const backends::LlmOptions& llm, const CompileOptions&
   const bool has_text = service->shared_tokenizer() != nullptr;
 
   std::vector<Generation> batch;
+  if (!o.input_file.empty() && !o.input_text.empty())
+    return Error(Code::kUnsupported, "--input_file and --input_text exclude each other: the prompts come from one of them");
   if (!o.input_file.empty() && !o.input_file.ends_with(".txt")) {
     for (std::vector<int32_t>& ids : TRY(read_id_file(o.input_file))) {
       Generation& g = batch.emplace_back();
       if (has_text) g.prompt_text = service->tokenizer().decode(ids, false);
       g.prompt = std::move(ids);
     }
+    if (batch.empty()) return Error(Code::kInvalidArgument, cat(o.input_file, " holds no prompt, want lines of token ids"));
   } else {
     if (!o.input_file.empty()) {
       const std::string text = TRY(read_file(o.input_file));
@@ -298,6 +303,7 @@ Status run(RunOptions& o, const backends::LlmOptions& llm, const CompileOptions&
         if (end > begin) o.input_text.push_back(text.substr(begin, end - begin));
         begin = end + 1;
       }
+      if (o.input_text.empty()) return Error(Code::kInvalidArgument, cat(o.input_file, " holds no prompt, want one on each line"));
     }
     if (o.input_text.empty()) o.input_text = {"Born in north-east France, Soyer trained as a"};
     if (!has_text) return Error(Code::kUnsupported, cat(engine, " has no tokenizer sealed in: give token ids with --input_file"));

@@ -52,10 +52,8 @@ std::optional<TextError> read_members(const Json& body, std::span<const Member> 
     switch (m->kind) {
       case Kind::kInteger: {
         int64_t n = 0;
-        uint64_t large = 0;
-        if (!value.is_number() || (!ingot::internal::read(value, n) && !ingot::internal::read(value, large))) return wrong(range.c_str());
-        if (large > INT64_MAX) n = static_cast<int64_t>(large & INT64_MAX);  // a seed of 64 bits
-        if (large == 0 && (static_cast<double>(n) < m->min || static_cast<double>(n) > m->max)) return wrong(range.c_str());
+        if (!value.is_number() || !ingot::internal::read(value, n)) return wrong(range.c_str());
+        if (static_cast<double>(n) < m->min || static_cast<double>(n) > m->max) return wrong(range.c_str());
         out.parameters.push_back({m->parameter, n});
         break;
       }
