@@ -37,7 +37,7 @@ def build(preset, targets, log):
 
 
 def ctest(preset, log, extra=()):
-    code = call(["ctest", "--test-dir", f"build/{preset}", "--output-on-failure", "--no-tests=error", *extra], log)
+    code = call(["ctest", "--test-dir", f"build/{preset}", "--output-on-failure", "--parallel", JOBS, "--no-tests=error", *extra], log)
     # What CI skips, it does not prove. There is no GPU here, and those tests say so.
     skipped = [line for line in log[-1].splitlines() if "***Skipped" in line and "cuda" not in line]
     if os.environ.get("CI") and skipped:
