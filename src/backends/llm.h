@@ -77,6 +77,7 @@ class LlmBackend : public server::Backend {
   using Open = std::function<Result<std::shared_ptr<LlmService>>(const server::ModelLoad&)>;
   LlmBackend(std::string name, Open open) : name_(std::move(name)), open_(std::move(open)) {}
   std::string name() const override { return name_; }
+  bool has_own_devices() const override { return true; }
   Result<std::shared_ptr<server::Model>> load(const server::ModelLoad& load) override;
 
  private:

@@ -46,9 +46,18 @@ class ResponseSink {
   virtual void on_cancel(std::function<void()> f) = 0;
   virtual CallTimes& times() = 0;
   // Marks that the request left its queue: sets times().compute_start and ends its part in nv_inference_pending_request_count.
+  // The schedulers of kInstances models do so before execute().
   virtual void started() = 0;
+  // Sequence batching with implicit state: the new value of the state of that output_name, for the next request of the sequence.
+  // Before the final response. An output tensor named like a state in a response does the same.
+  virtual Status update_state(Tensor state);
+  // Gives the request back to its scheduler instead of ending it: execute() gets it again, later (kInstances models only).
+  virtual Status reschedule();
 };
 
+// The request may hold inputs that its client did not send: the control tensors and states of sequence batching, by their names in
+// the config. In a batch of a sequence batcher some requests may be placeholders for empty slots (READY is false in them); they look
+// like the others and are ended like them.
 struct Invocation {
   std::shared_ptr<const InferRequest> request;
   std::shared_ptr<ResponseSink> sink;
@@ -69,7 +78,9 @@ class Model {
   // the config says.
   enum class Execution { kDirect, kInstances };
   virtual Execution execution() const { return Execution::kDirect; }
-  virtual int instances() const { return 1; }
+  virtual int instances() const { return 1; }  // a backend with one worker for each instance says ModelLoad::instances.size()
+  // True: the backend tells its executions through ModelLoad::report_execution; else the core counts one for each execute().
+  virtual bool reports_executions() const { return false; }
 
   // Ends every invocation of the batch, sooner or later, exactly once. `instance` is 0 .. instances() - 1.
   virtual void execute(int instance, std::span<Invocation> batch) = 0;
@@ -83,6 +94,16 @@ class Model {
   virtual std::string attribute(std::string_view name) const { return name.empty() ? "" : ""; }
 };
 
+// One instance that the config's instance_group asks for, its kind decided (never kAuto).
+struct InstanceInfo {
+  std::string name{};  // "<group>_<index>": m_0_0
+  InstanceGroup::Kind kind = InstanceGroup::Kind::kCpu;
+  int32_t device_id = 0;
+  bool passive = false;
+  std::string host_policy{};
+  std::vector<std::string> profile{};
+};
+
 // What a backend is given to load one version of a model.
 struct ModelLoad {
   ModelConfig& config;       // may be completed (inputs, outputs, max_batch_size, decoupled) if auto_complete is set
@@ -92,7 +113,10 @@ struct ModelLoad {
   bool auto_complete = true;
   StringMap backend_config;  // --backend-config of this backend over the global one
   MetricsRegistry& metrics;
-  Server& server;            // for ensembles and BLS: infer() into other models
+  Server& server;            // for ensembles and BLS: infer() into other models, registry() to load and unload them
+  std::vector<InstanceInfo> instances{};  // at least one
+  // One execution of `batch_size` inferences, for models that report them themselves; may be kept and called until the model ends.
+  std::function<void(uint64_t batch_size, const CallTimes& times)> report_execution{};
 };
 
 class Backend {
@@ -101,6 +125,8 @@ class Backend {
   virtual std::string name() const = 0;
   virtual std::string path() const { return "<built in>"; }  // of the start-up table
   virtual Result<std::shared_ptr<Model>> load(const ModelLoad& load) = 0;
+  // Instance groups of KIND_GPU are fine even where the core knows of no GPU: the backend has devices of its own.
+  virtual bool has_own_devices() const { return false; }
   // The tensors and defaults of a config are right for this backend? Called before load, for models of this backend.
   virtual Status check(const ModelConfig& config) const { return (void)config, Status(); }
 };

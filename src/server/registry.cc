@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/files.h"
+#include "server/complete.h"
 #include "server/server.h"
 
 namespace ingot::server {
@@ -189,11 +190,21 @@ Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const
                    cat("unable to find backend '", backend_name, "' for model '", name, "', the backends here are ", known));
     }
     TRY(backend->check(loaded->config));
+    const int gpus = server_.options().gpus;
+    TRY(complete_config(loaded->config, gpus, backend->has_own_devices()));
     const std::string version_directory = spec.directory.empty() ? "" : cat(spec.directory, "/", version);
-    loaded->model = TRY(backend->load(ModelLoad{loaded->config, version, spec.directory, version_directory, spec.auto_complete,
-                                                backend_config, metrics_, server_}));
+    // The statistics come after the load, which may complete the config; the model outlives no statistics (LoadedModel's order).
+    auto stats = std::make_shared<std::atomic<ModelStats*>>(nullptr);
+    auto report = [stats](uint64_t batch_size, const CallTimes& times) {
+      if (ModelStats* s = stats->load()) s->execution(batch_size, times);
+    };
+    const ModelLoad load{loaded->config, version, spec.directory, version_directory, spec.auto_complete, backend_config, metrics_, server_,
+                         instances_of(loaded->config), report};
+    loaded->model = TRY(backend->load(load));
+    TRY(complete_config(loaded->config, gpus, backend->has_own_devices()));
     TRY(read_labels(spec, *loaded));
     loaded->stats = std::make_unique<ModelStats>(loaded->config, version, metrics_, metrics_options);
+    stats->store(loaded->stats.get());
     loaded->scheduler = TRY(make_scheduler(loaded->config, loaded->model, *loaded->stats));
     return {};
   };

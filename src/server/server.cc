@@ -123,7 +123,8 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
     leave_queue();
     if (response.ok()) {
       model_->stats->success(times_, batch_size_, now);
-      if (model_->model->execution() == Model::Execution::kDirect) model_->stats->execution(batch_size_, times_);
+      if (model_->model->execution() == Model::Execution::kDirect && !model_->model->reports_executions())
+        model_->stats->execution(batch_size_, times_);
     } else {
       model_->stats->failure(failure_reason(response.error->code()), times_, now);
     }

@@ -25,6 +25,7 @@ struct CoreOptions {
   bool allow_client_shm = false;
   bool explicit_control = false;  // --model-control-mode=explicit: load and unload through the protocols are allowed
   int exit_timeout_secs = 30;
+  int gpus = 0;  // that instance groups of KIND_GPU may use
   MetricsOptions metrics;
 };
 

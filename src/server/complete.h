@@ -1,0 +1,16 @@
+// What Triton always fills into a config, and what it refuses in one: instance groups, preferred batch sizes, idle times, priorities.
+//
+//   TRY(complete_config(config, /*gpus=*/0, backend.has_own_devices()));    // before the load, and after it for what a backend added
+//   std::vector<InstanceInfo> instances = instances_of(config);
+//
+// Thread rule: pure functions.
+#pragma once
+
+#include "server/backend.h"
+
+namespace ingot::server {
+
+Status complete_config(ModelConfig& config, int gpus, bool own_devices);
+std::vector<InstanceInfo> instances_of(const ModelConfig& completed);
+
+}  // namespace ingot::server
