@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Ingot beside its peers on this machine: llama.cpp (PyPI llama-cpp-python, built natively) and OpenVINO GenAI, on one GGUF file.
+"""Ingot beside its peers on this machine: llama.cpp, OpenVINO GenAI and CTranslate2, each in its best comparable format.
 
-`ingot bench compare` runs it. All systems take turns in each round, with the same threads, so that a busy minute hits all of them;
-the medians, their ratio to the best peer and the spread are printed and appended to bench/records/compare.jsonl. A peer that cannot be
-installed is named and left out.
+`ingot bench compare` runs it. Peers come from PyPI (llama-cpp-python built natively from its source) into build/peers, models are made
+once in build/compare. In each round all systems take turns on the same shapes with the same number of threads, so that a busy minute hits
+all of them; medians and ratios to the best peer are printed and written to bench/records/compare.jsonl. A peer that cannot be installed is
+named and left out. --run NAME lets several calls add rounds to one run: every sample is kept in build/compare/samples.jsonl.
 """
 
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -18,111 +20,251 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 INGOT = ROOT / "build" / "release" / "bin" / "ingot"
-PEERS = {"llama.cpp": "llama-cpp-python==0.3.36", "openvino": "openvino-genai==2026.4.1.0"}
+PEERS, WORK, SCRIPTS = ROOT / "build" / "peers", ROOT / "build" / "compare", ROOT / "bench" / "peers"
 
-# Each prints one JSON object: {"prefill": tok/s, "decode": tok/s}.
-RUNNERS = {
-    "llama.cpp": """
-import json, sys, time
-import llama_cpp
-model, threads, prefill, decode = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-llm = llama_cpp.Llama(model, n_threads=threads, n_threads_batch=threads, n_ctx=2048, n_batch=512, verbose=False)
-ids = [100 + i * 7 % 20000 for i in range(prefill)]
-llm.eval(ids[:16]); llm.reset()
-t = time.perf_counter(); llm.eval(ids); pre = prefill / (time.perf_counter() - t)
-llm.reset(); llm.eval(ids[:16]); t = time.perf_counter()
-for i in range(decode): llm.eval([ids[i % prefill]])
-print(json.dumps({"prefill": pre, "decode": decode / (time.perf_counter() - t)}))
-""",
-    "openvino": """
-import json, sys, time
-import numpy, openvino, openvino_genai
-model, threads, prefill, decode = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-pipe = openvino_genai.LLMPipeline(model, "CPU", INFERENCE_NUM_THREADS=threads)
-def run(n_in, n_out):
-    ids = openvino.Tensor(numpy.array([[100 + i * 7 % 20000 for i in range(n_in)]], dtype=numpy.int64))
-    t = time.perf_counter()
-    pipe.generate(ids, max_new_tokens=n_out, ignore_eos=True, do_sample=False)
-    return time.perf_counter() - t
-run(16, 2)
-pre = prefill / run(prefill, 1)
-one, many = run(16, 1), run(16, decode + 1)
-print(json.dumps({"prefill": pre, "decode": decode / (many - one)}))
-""",
+LLAMA = ["--no-binary", "llama-cpp-python", "llama-cpp-python==0.3.36", "numpy"]
+LLAMA_CMAKE = "-DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF"
+AVX2_CMAKE = "-DGGML_NATIVE=OFF -DGGML_SSE42=ON -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
+ENVIRONMENTS = {  # virtual environment: pip arguments, CMake arguments of a source build
+    "llama.cpp": (LLAMA, f"-DGGML_NATIVE=ON {LLAMA_CMAKE}"),
+    "llama.cpp-avx2": (["--no-cache-dir", *LLAMA], f"{AVX2_CMAKE} {LLAMA_CMAKE}"),
+    "openvino": (["openvino-genai==2026.4.1.0", "numpy"], ""),
+    "ctranslate2": (["ctranslate2==4.8.5", "numpy"], ""),
+    "export": (["torch==2.15.0", "optimum-intel[openvino]==2.2.0", "nncf==3.4.0", "openvino-tokenizers==2026.4.1.0", "ctranslate2==4.8.5", "gguf==0.19.0", "accelerate==1.15.0"], ""),
+}
+
+# suite -> rows (format, system, virtual environment, script, model below build/compare, environment of the process)
+AVX2 = {"INGOT_ISA": "avx2"}
+ONE_B = [
+    ("int4", "ingot", "", "", "1.1b/ingot-int4", {}),
+    ("int4", "llama.cpp", "llama.cpp", "run_llama_cpp.py", "1.1b/q4_0.gguf", {}),
+    ("int4", "openvino", "openvino", "run_openvino.py", "1.1b/openvino/int4", {}),
+    ("int8", "ingot", "", "", "1.1b/ingot-int8", {}),
+    ("int8", "llama.cpp", "llama.cpp", "run_llama_cpp.py", "1.1b/q8_0.gguf", {}),
+    ("int8", "openvino", "openvino", "run_openvino.py", "1.1b/openvino/int8", {}),
+    ("int8", "ctranslate2", "ctranslate2", "run_ctranslate2.py", "1.1b/ctranslate2-int8", {}),
+    ("bf16", "ingot", "", "", "1.1b/ingot-bf16", {}),
+    ("bf16", "llama.cpp", "llama.cpp", "run_llama_cpp.py", "1.1b/bf16.gguf", {}),
+    ("bf16", "openvino", "openvino", "run_openvino.py", "1.1b/openvino/fp16", {}),
+]
+SUITES = {
+    "1.1b": ONE_B,
+    "demo": [
+        ("int4", "ingot", "", "", "demo/ingot-int4", {}),
+        ("int4", "llama.cpp", "llama.cpp", "run_llama_cpp.py", "demo/model.gguf", {}),
+        ("int4", "openvino", "openvino", "run_openvino.py", "demo/openvino/int4", {}),
+        ("int8", "ingot", "", "", "demo/ingot-int8", {}),
+        ("int8", "llama.cpp", "llama.cpp", "run_llama_cpp.py", "demo/q8_0.gguf", {}),
+        ("int8", "openvino", "openvino", "run_openvino.py", "demo/openvino/int8", {}),
+        ("int8", "ctranslate2", "ctranslate2", "run_ctranslate2.py", "demo/ctranslate2-int8", {}),
+    ],
+    "avx2": [
+        ("int4", "ingot", "", "", "1.1b/ingot-int4-avx2", AVX2),
+        ("int4", "llama.cpp", "llama.cpp-avx2", "run_llama_cpp.py", "1.1b/q4_0.gguf", {}),
+        ("int8", "ingot", "", "", "1.1b/ingot-int8-avx2", AVX2),
+        ("int8", "llama.cpp", "llama.cpp-avx2", "run_llama_cpp.py", "1.1b/q8_0.gguf", {}),
+    ],
+    "depth": [row for row in ONE_B if row[0] == "int4"],
 }
 
 
-def install(name, package):
-    folder = ROOT / "build" / "peers" / name
+def case(phase, batch, length, output):
+    return {"phase": phase, "batch": batch, "input": length, "output": output}
+
+
+def cases_of(suite, depths):
+    if suite == "depth":
+        return [case("decode", 1, d, 32) for d in depths]
+    output = 64 if suite == "demo" else 32
+    return [case("prefill", 1, 512, 1), *(case("decode", b, 16, output) for b in (1, 8, 16))]
+
+
+def case_name(suite, form, c):
+    phase = f"decode@{c['input']}" if suite == "depth" else "prefill512" if c["phase"] == "prefill" else "decode"
+    return f"{'1.1b' if suite == 'depth' else '1.1b-avx2' if suite == 'avx2' else suite}/{form}/{phase}/{c['batch']}"
+
+
+def call(command, **options):
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, errors="replace", **options)
+    if done.returncode != 0:
+        lines = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
+        raise RuntimeError(f"{Path(str(command[0])).name} ended with {done.returncode}: {' / '.join(lines[-3:])}")
+    return done.stdout
+
+
+def python_of(name):
+    """The interpreter of a virtual environment under build/peers, made on first use."""
+    folder = PEERS / name
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
-        print(f"installing {package} (once)", flush=True)
+        packages, cmake = ENVIRONMENTS[name]
+        print(f"installing {packages[-2] if len(packages) > 1 else packages[0]} into build/peers/{name} (once)", flush=True)
         venv.create(folder, with_pip=True)
-        done = subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", package, "numpy"], capture_output=True, text=True)
-        if done.returncode != 0:
-            print(f"{name} is left out: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'pip failed'}")
-            return None
+        call([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], env={**os.environ, "CMAKE_ARGS": cmake})
         (folder / "installed").touch()
     return python
 
 
-def run_ingot(engine, threads, prefill, decode):
-    done = subprocess.run([INGOT, "bench", "offline", engine, "--threads", str(threads), "--prefill-len", str(prefill), "--input-len", "16",
-                           "--output-len", str(decode), "--batch", "1", "--runs", "1", "--json"], capture_output=True, text=True, check=True)
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return {r["phase"]: r["tokens_per_second"] for r in rows}
+def once(target, commands):
+    """Runs the commands unless `target` is there."""
+    if not target.exists():
+        print(f"making {target.relative_to(ROOT)} (once)", flush=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for command in commands:
+            call(command)
+
+
+def make_engine(target, model, flags, isa=""):
+    """An engine is made again when the binary changed: its kernels and packing belong to it."""
+    stamp, mark = target / "made_by", f"{INGOT.stat().st_mtime_ns} {INGOT.stat().st_size}"
+    if stamp.exists() and stamp.read_text() == mark:
+        return
+    print(f"building {target.relative_to(ROOT)}", flush=True)
+    call([INGOT, "build", "--model_dir", model, "--output_dir", target, *flags], env={**os.environ, **({"INGOT_ISA": isa} if isa else {})})
+    stamp.write_text(mark)
+
+
+def make_model(path):
+    """Makes one model of the tables above; names its prerequisites itself."""
+    target = WORK / path
+    shape, name = path.split("/", 1)
+    folder = WORK / shape
+    if shape == "1.1b":
+        once(folder / "bf16.gguf", [[python_of("export"), SCRIPTS / "make_checkpoint.py", "tinyllama-1.1b", folder]])
+        source, base = folder / "hf", folder / "bf16.gguf"
+    else:
+        found = sorted((ROOT / "build" / "demo" / "model").glob("*.gguf"))
+        if not found:
+            raise RuntimeError("there is no demo model: run `make demo` first")
+        source = base = folder / "model.gguf"
+        if not base.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            base.symlink_to(found[0])
+    if name.startswith("ingot-"):
+        form = name.removeprefix("ingot-").removesuffix("-avx2")
+        # The demo's int4 is the file's own Q4_1 blocks.
+        flags = [] if form == "bf16" or (shape == "demo" and form == "int4") else ["--use_weight_only", "--weight_only_precision", form]
+        make_engine(target, source, flags, "avx2" if name.endswith("-avx2") else "")
+    elif name in ("q4_0.gguf", "q8_0.gguf"):
+        once(target, [[python_of("llama.cpp"), SCRIPTS / "quantize_gguf.py", base, target, name[:4].upper()]])
+    elif name.startswith(("openvino", "ctranslate2")):
+        hf = folder / "hf"
+        if shape == "demo":
+            once(hf / "config.json", [[python_of("export"), SCRIPTS / "gguf_to_hf.py", base.resolve(), hf]])
+        if name.startswith("openvino"):
+            once(target / "openvino_model.xml", [[python_of("export"), SCRIPTS / "export_openvino.py", hf, folder / "openvino"]])
+        else:
+            once(target / "model.bin", [[python_of("export").parent / "ct2-transformers-converter", "--model", hf, "--quantization", "int8", "--force", "--output_dir", target]])
+    return target
+
+
+def run_ingot(model, threads, cases, environment, wrap):
+    """One process for all cases of equal input and output; a case's ceiling is the read limit that the process measured itself."""
+    results = []
+    decodes = [c for c in cases if c["phase"] == "decode"]
+    prefill = next((c["input"] for c in cases if c["phase"] == "prefill"), 0)
+    for length in sorted({c["input"] for c in decodes}):
+        same = [c for c in decodes if c["input"] == length]
+        out = call([*wrap, INGOT, "bench", "offline", model, "--threads", threads, "--prefill-len", prefill, "--input-len", length, "--output-len", same[0]["output"] + 1,
+                    "--batch", *(c["batch"] for c in same), "--runs", 1, "--json"], env={**os.environ, **environment})
+        for row in (json.loads(line) for line in out.splitlines() if line.startswith("{")):
+            c = next(c for c in cases if c["phase"] == row["phase"] and c["batch"] == row["batch"] and (row["phase"] == "prefill" or c["input"] == length))
+            used, limit = row["bytes_per_second"], row["read_limit"]
+            results.append({**c, "value": row["tokens_per_second"], "ceiling": row["tokens_per_second"] * limit / used if used else 0})
+        prefill = 0
+    return results
+
+
+def run_peer(python, script, model, threads, cases, wrap):
+    out = call([*wrap, python, SCRIPTS / script, model, threads, json.dumps(cases)])
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+
+
+def report(samples, run, records):
+    """Prints the table of a run and puts its medians into the records, in place of what they hold of the same run."""
+    values, ceilings, order = {}, {}, []
+    for s in samples:
+        key = (s["case"], s["system"])
+        if key not in values:
+            order.append(key)
+        values.setdefault(key, []).append(s["value"])
+        ceilings.setdefault(key, []).append(s.get("ceiling", 0))
+    median = {k: statistics.median(v) for k, v in values.items()}
+    print(f"\nrun {run}, medians; the ratio is Ingot's median to the system's\n\n| case | system | tok/s | n | spread | ingot / it | of read limit |\n|---|---|---:|---:|---:|---:|---:|")
+    lines = []
+    for name, system in sorted(order, key=lambda k: [c for c, _ in order].index(k[0])):
+        key, v = (name, system), values[name, system]
+        own = median.get((name, "ingot"))
+        spread, ceiling = (max(v) - min(v)) / median[key], statistics.median(ceilings[key])
+        ratio = f"{own / median[key]:.2f}" if own and system != "ingot" else ""
+        share = f"{median[key] / ceiling:.0%}" if ceiling else ""
+        print(f"| {name} | {system} | {median[key]:.1f} | {len(v)} | {spread:.0%} | {ratio} | {share} |")
+        last = next(s for s in reversed(samples) if s["case"] == name and s["system"] == system)
+        lines.append({"run": run, "commit": last["commit"], "device": last["device"], "system": system, "case": name, "value": round(median[key], 3), "unit": "tok/s",
+                      "n": len(v), "spread": round(spread, 4), "ceiling": round(ceiling, 2)})
+    if records:
+        path = Path(records)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in (path.read_text().splitlines() if path.exists() else []) if json.loads(line)["run"] != run]
+        path.write_text("".join(f"{line}\n" for line in kept + [json.dumps(x) for x in lines]))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="", help="GGUF file (default: the demo's)")
-    parser.add_argument("--engine", default=str(ROOT / "build" / "demo" / "engine"))
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--suite", nargs="+", default=["1.1b", "demo", "avx2"], choices=SUITES, help="depth: decode behind long prompts")
+    parser.add_argument("--formats", nargs="+", default=["int4", "int8", "bf16"])
+    parser.add_argument("--systems", nargs="+", default=["ingot", "llama.cpp", "openvino", "ctranslate2"])
+    parser.add_argument("--depths", nargs="+", type=int, default=[8192])
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--prefill", type=int, default=512)
-    parser.add_argument("--decode", type=int, default=64)
+    parser.add_argument("--seconds", type=int, default=0, help="start no further round after this time; 0: no limit")
+    parser.add_argument("--wrap", default="", help="command put before each measured process, `taskset -c 0,1` say")
+    parser.add_argument("--run", default=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), help="name of the run in the records")
+    parser.add_argument("--records", default=str(ROOT / "bench" / "records" / "compare.jsonl"), help="empty: print only")
+    parser.add_argument("--prepare", action="store_true", help="install and make everything, measure nothing")
     o = parser.parse_args()
-    model = o.model or next(iter(sorted(str(p) for p in (ROOT / "build" / "demo" / "model").glob("*.gguf"))), "")
-    if not model or not Path(o.engine, "rank0.engine").exists():
-        print("compare: no demo model or engine: run `make demo` first, or name --model FILE.gguf --engine DIR", file=sys.stderr)
-        return 1
-    pythons = {name: python for name, package in PEERS.items() if (python := install(name, package))}
-    samples = {}
-    for i in range(o.rounds):
-        for name in ["ingot", *pythons]:
-            try:
-                if name == "ingot":
-                    result = run_ingot(o.engine, o.threads, o.prefill, o.decode)
-                else:
-                    done = subprocess.run([pythons[name], "-c", RUNNERS[name], model, str(o.threads), str(o.prefill), str(o.decode)],
-                                          capture_output=True, text=True, timeout=600)
-                    if done.returncode != 0:
-                        raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no output")
-                    result = json.loads(done.stdout.strip().splitlines()[-1])
-            except (RuntimeError, subprocess.SubprocessError, ValueError) as e:
-                print(f"round {i + 1}: {name} failed: {e}")
-                continue
-            for phase, value in result.items():
-                samples.setdefault((phase, name), []).append(value)
-    records = ROOT / "bench" / "records" / "compare.jsonl"
-    records.parent.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    run = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    wrap = shlex.split(o.wrap)
+    commit = call(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]).strip()
     device = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "cpu")
-    print(f"\n{Path(model).name}, {o.threads} threads, {o.rounds} rounds, medians\n\n| phase | system | tok/s | spread | ingot / it |\n|---|---|---:|---:|---:|")
-    with open(records, "a") as out:
-        for phase in ("prefill", "decode"):
-            own = samples.get((phase, "ingot"))
-            for name in ["ingot", *pythons]:
-                values = samples.get((phase, name))
-                if not values:
-                    continue
-                median = statistics.median(values)
-                spread = (max(values) - min(values)) / median
-                ratio = statistics.median(own) / median if own else float("nan")
-                print(f"| {phase} | {name} | {median:.1f} | {spread:.0%} | {ratio:.2f} |")
-                out.write(json.dumps({"run": run, "commit": commit, "device": device, "system": name, "case": f"{Path(model).stem}/{phase}/1", "value": median,
-                                      "unit": "tok/s", "n": len(values), "spread": spread, "ceiling": 0}) + "\n")
+    rows, left_out = [], set()
+    for suite in o.suite:
+        for form, system, environment, script, model, variables in SUITES[suite]:
+            if form not in o.formats or system not in o.systems:
+                continue
+            try:
+                path = make_model(model)
+                rows.append((suite, form, system, python_of(environment) if environment else None, script, path, variables))
+            except RuntimeError as e:
+                if system == "ingot":
+                    print(f"compare: {e}", file=sys.stderr)
+                    return 1
+                if str(e) not in left_out:
+                    print(f"{system} is left out of {suite}/{form}: {e}")
+                left_out.add(str(e))
+    if o.prepare:
+        return 0
+    store = WORK / "samples.jsonl"
+    start = time.time()
+    for i in range(o.rounds):
+        if i and o.seconds and time.time() - start > o.seconds:
+            print(f"stopped after {i} rounds: {o.seconds} s are over")
+            break
+        for suite, form, system, python, script, model, variables in rows:
+            cases = cases_of(suite, o.depths)
+            began = time.time()
+            try:
+                results = run_ingot(model, o.threads, cases, variables, wrap) if system == "ingot" else run_peer(python, script, model, o.threads, cases, wrap)
+            except (RuntimeError, ValueError) as e:
+                print(f"round {i + 1}: {suite}/{form} {system} failed: {e}", flush=True)
+                continue
+            figures = "".join(f"{r['value']:9.1f}" for r in results)
+            print(f"round {i + 1}: {suite}/{form} {system:<12}{figures}   {time.time() - began:.0f} s", flush=True)
+            with open(store, "a") as out:
+                for r in results:
+                    out.write(json.dumps({"run": o.run, "commit": commit, "device": device, "system": system, "case": case_name(suite, form, r), "value": r["value"],
+                                          "ceiling": r.get("ceiling", 0)}) + "\n")
+    samples = [s for s in map(json.loads, store.read_text().splitlines() if store.exists() else []) if s["run"] == o.run]
+    report(samples, o.run, o.records)
     return 0
 
 

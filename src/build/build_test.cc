@@ -4,6 +4,8 @@
 
 #include <cstring>
 #include <map>
+#include <mutex>
+#include <set>
 
 #include "base/files.h"
 #include "base/random.h"
@@ -56,12 +58,23 @@ class Tensors : public formats::TensorSource {
   Result<View> find(std::string_view name) const override {
     const formats::TensorInfo* i = info(name);
     if (!i) return Error(Code::kNotFound, cat("memory has no tensor '", name, "'"));
+    std::lock_guard lock(mutex_);
+    held_.insert(std::string(name));
+    most_held_ = std::max(most_held_, held_.size());
     return View{i->dtype, i->shape, bytes_.at(std::string(name))};
   }
-  void forget(std::string_view) const override {}
+  void forget(std::string_view name) const override {
+    std::lock_guard lock(mutex_);
+    held_.erase(std::string(name));
+  }
+  size_t held() const { return held_.size(); }
+  size_t most_held() const { return most_held_; }
 
  private:
   std::string path_ = "memory";
+  mutable std::mutex mutex_;
+  mutable std::set<std::string> held_;  // found and not forgotten: what a source may have to keep in memory
+  mutable size_t most_held_ = 0;
   std::vector<formats::TensorInfo> infos_;
   std::map<std::string, std::vector<std::byte>> bytes_;
 };
@@ -147,6 +160,19 @@ std::vector<std::byte> unpacked(Built& b, const PlanFile& f, const std::string& 
     }
   ADD_FAILURE() << name;
   return {};
+}
+
+// A source makes quantised tensors when they are asked for: the build asks late and gives back all parts of a layer.
+TEST(Build, HoldsFewTensorsAtOnce) {
+  Tensors tensors;
+  tiny_tensors(tensors, false, true);
+  Built b;
+  BuildOptions options;
+  options.workers = 2;
+  auto report = b("held", {.config = tiny_config(false), .tensors = &tensors}, options);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  EXPECT_EQ(tensors.held(), 0u);
+  EXPECT_LE(tensors.most_held(), 12u);  // two weights of two fused layers of values, scales and zeros
 }
 
 TEST(Build, MakesAFusedPlanWithTheCheckpointsWeights) {

@@ -78,7 +78,10 @@ class CheckpointWeights : public WeightProvider {
   }
 
   void forget(const Weight& w) const override {
-    for (const graph::WeightPart& p : w.parts) tensors_.forget(p.tensor);
+    for (const graph::WeightPart& p : w.parts) {
+      if (quant::is_quantised(tensors_, layer_of(p.tensor))) quant::forget_layer(tensors_, layer_of(p.tensor));
+      else tensors_.forget(p.tensor);
+    }
   }
 
   std::string input_scale(const Weight& w) const override {
@@ -103,9 +106,9 @@ class CheckpointWeights : public WeightProvider {
   std::optional<quant::LayerKind> common_kind(const Weight& w) const {
     std::optional<quant::LayerKind> common;
     for (const graph::WeightPart& p : w.parts) {
-      Result<QuantWeight> q = quant::read_layer(tensors_, layer_of(p.tensor));
-      if (!q.ok()) return {};
-      const quant::LayerKind kind{q->bits, q->group, !q->zeros.empty(), false};
+      const Result<quant::LayerLayout> l = quant::layer_layout(tensors_, layer_of(p.tensor));
+      if (!l.ok()) return {};
+      const quant::LayerKind kind{l->bits, l->group, l->zeros, false};
       if (common && (common->bits != kind.bits || common->group != kind.group || common->zeros != kind.zeros)) {
         log_verbose("build: the parts of '", w.name, "' have different number formats, it is stored in floating point");
         return {};
@@ -130,15 +133,7 @@ class CheckpointWeights : public WeightProvider {
   }
 
   Status read_quantised(const Weight& w, const WeightFormat& format, std::span<std::byte> raw) const {
-    if (!format.stored) {  // floating in the checkpoint
-      std::vector<float> values(static_cast<size_t>(elements(w)));
-      TRY(read_floats(w, values));
-      const int bits = format.desc.dtype == static_cast<int32_t>(DType::kI8) ? 8 : 4;
-      const View view{DType::kF32, Shape{w.shape.n * std::max<int64_t>(w.shape.experts, 1), w.shape.k}, std::as_bytes(std::span(values))};
-      const QuantWeight q = TRY(quant::quantize(view, {.bits = bits, .group = format.desc.group, .zero_point = false, .search = bits == 4 ? 4 : 0}));
-      write_raw(q, format.desc, raw);
-      return {};
-    }
+    if (!format.stored) return round_floats(w, format, raw);  // floating in the checkpoint
     std::vector<QuantWeight> parts;
     for (const graph::WeightPart& p : w.parts) {
       QuantWeight q = TRY(quant::read_layer(tensors_, layer_of(p.tensor)));
@@ -155,6 +150,55 @@ class CheckpointWeights : public WeightProvider {
     std::vector<const QuantWeight*> pointers;
     for (const QuantWeight& q : parts) pointers.push_back(&q);
     write_raw(TRY(quant::join_rows(pointers)), format.desc, raw);
+    return {};
+  }
+
+  // In blocks of rows where these can be had alone: a head in f32 would take more than all else of a small model.
+  Status round_floats(const Weight& w, const WeightFormat& format, std::span<std::byte> raw) const {
+    const int bits = format.desc.dtype == static_cast<int32_t>(DType::kI8) ? 8 : 4;
+    const quant::QuantScheme scheme{.bits = bits, .group = format.desc.group, .zero_point = false, .search = bits == 4 ? 4 : 0};
+    const op::RawSizes sizes = op::raw_sizes(format.desc);
+    const int64_t rows = elements(w) / w.shape.k;
+    const int64_t block = plain_rows(w) ? std::max<int64_t>(1, (8 << 20) / w.shape.k) : rows;
+    std::fill(raw.begin(), raw.end(), std::byte{});
+    std::vector<float> values;
+    size_t value_at = 0, scale_at = sizes.values;
+    for (int64_t begin = 0; begin < rows; begin += block) {
+      const int64_t n = std::min(block, rows - begin);
+      values.resize(static_cast<size_t>(n * w.shape.k));
+      if (block < rows) TRY(read_plain_rows(w, begin, n, values));
+      else TRY(read_floats(w, values));
+      const QuantWeight q = TRY(quant::quantize(View{DType::kF32, Shape{n, w.shape.k}, std::as_bytes(std::span(values))}, scheme));
+      CHECK(value_at + q.values.size() <= sizes.values && scale_at + q.scales.size() * 4 <= sizes.values + sizes.scales, w.name);
+      std::memcpy(raw.data() + value_at, q.values.data(), q.values.size());
+      std::memcpy(raw.data() + scale_at, q.scales.data(), q.scales.size() * 4);
+      value_at += q.values.size();
+      scale_at += q.scales.size() * 4;
+    }
+    return {};
+  }
+
+  // Whether every part is a floating-point matrix whose rows stand alone.
+  bool plain_rows(const Weight& w) const {
+    return w.shape.experts == 0 && w.shape.n > 1 && std::none_of(w.parts.begin(), w.parts.end(), [&](const graph::WeightPart& p) {
+      return quant::is_quantised(tensors_, layer_of(p.tensor)) || is_fp8(p.tensor);
+    });
+  }
+
+  // Rows [begin, begin + n) of a weight of plain_rows().
+  Status read_plain_rows(const Weight& w, int64_t begin, int64_t n, std::span<float> out) const {
+    int64_t first = 0;  // of the part, in the weight
+    for (const graph::WeightPart& p : w.parts) {
+      const int64_t from = std::max(begin, first), to = std::min(begin + n, first + p.rows);
+      if (from < to) {
+        const Rows r = TRY(rows_of(p, w));
+        const int64_t row_bytes = storage_bytes(r.view.dtype, r.k);
+        const View rows{r.view.dtype, Shape{to - from, r.k},
+                        r.view.bytes.subspan(static_cast<size_t>((p.begin + from - first) * row_bytes), static_cast<size_t>((to - from) * row_bytes))};
+        TRY(to_float(rows, out.subspan(static_cast<size_t>((from - begin) * r.k), static_cast<size_t>((to - from) * r.k))));
+      }
+      first += p.rows;
+    }
     return {};
   }
 

@@ -65,37 +65,56 @@ Status write_layer(SafetensorsWriter& writer, const std::string& layer, const Qu
   return {};
 }
 
-Result<QuantWeight> read_layer(const TensorSource& tensors, const std::string& layer) {
-  const View v = TRY(tensors.find(layer + ".weight"));
+Result<LayerLayout> layer_layout(const TensorSource& tensors, const std::string& layer) {
   const auto wrong = [&](std::string_view found, std::string_view want) {
     return Error(Code::kInvalidArgument, cat("layer '", layer, "' in ", tensors.path(), " ", found, ", want ", want));
   };
-  if ((v.dtype != DType::kI8 && v.dtype != DType::kU8) || v.shape.rank() < 2 || v.shape.elements() == 0)
-    return wrong(cat("has a weight of type ", dtype_name(v.dtype), " and shape ", str(v.shape)), "a matrix of i8 or u8 (4-bit pairs)");
-  const bool grouped = tensors.info(scale_name(layer, false)) != nullptr;
-  QuantWeight w;
-  w.scales = TRY(read_floats(tensors, scale_name(layer, !grouped)));
-  w.k = v.shape[-1];
-  w.n = v.shape.elements() / w.k;
-  const Shape& scale_shape = tensors.info(scale_name(layer, !grouped))->shape;
-  const bool output_pairs = v.dtype == DType::kI8 && v.shape.rank() == 2 && grouped && scale_shape.rank() == 2 && scale_shape[0] == 2 * w.n;
-  w.bits = v.dtype == DType::kU8 || output_pairs ? 4 : 8;
-  if (output_pairs) w.n *= 2;
-  else if (w.bits == 4) w.k *= 2;
-  const auto count = static_cast<int64_t>(w.scales.size());
-  if (count == 0 || count % w.n != 0 || w.k % (count / w.n) != 0)
-    return wrong(cat("has scales of shape ", str(scale_shape)), cat("[", w.n, ", groups] with groups dividing ", w.k));
-  w.group = w.k / (count / w.n);
-  if (w.bits == 4 && w.group % 2 != 0) return wrong(cat("has groups of ", w.group), "an even number of 4-bit inputs");
-  if (tensors.info(layer + ".zero")) {
-    w.zeros = TRY(read_floats(tensors, layer + ".zero"));
-    if (w.zeros.size() != w.scales.size()) return wrong(cat("has ", w.zeros.size(), " zeros"), cat(w.scales.size(), ", as scales"));
+  const formats::TensorInfo* v = tensors.info(layer + ".weight");
+  if (!v) return Error(Code::kNotFound, cat("checkpoint ", tensors.path(), " has no tensor '", layer, ".weight'"));
+  if ((v->dtype != DType::kI8 && v->dtype != DType::kU8) || v->shape.rank() < 2 || v->shape.elements() == 0)
+    return wrong(cat("has a weight of type ", dtype_name(v->dtype), " and shape ", str(v->shape)), "a matrix of i8 or u8 (4-bit pairs)");
+  const formats::TensorInfo* grouped = tensors.info(scale_name(layer, false));
+  const formats::TensorInfo* scales = grouped ? grouped : tensors.info(scale_name(layer, true));
+  if (!scales) return Error(Code::kNotFound, cat("checkpoint ", tensors.path(), " has no tensor '", scale_name(layer, true), "'"));
+  LayerLayout l;
+  l.k = v->shape[-1];
+  l.n = v->shape.elements() / l.k;
+  l.output_pairs = v->dtype == DType::kI8 && v->shape.rank() == 2 && grouped && scales->shape.rank() == 2 && scales->shape[0] == 2 * l.n;
+  l.bits = v->dtype == DType::kU8 || l.output_pairs ? 4 : 8;
+  if (l.output_pairs) l.n *= 2;
+  else if (l.bits == 4) l.k *= 2;
+  const int64_t count = scales->shape.elements();
+  if (count == 0 || count % l.n != 0 || l.k % (count / l.n) != 0)
+    return wrong(cat("has scales of shape ", str(scales->shape)), cat("[", l.n, ", groups] with groups dividing ", l.k));
+  l.group = l.k / (count / l.n);
+  if (l.bits == 4 && l.group % 2 != 0) return wrong(cat("has groups of ", l.group), "an even number of 4-bit inputs");
+  if (const formats::TensorInfo* zeros = tensors.info(layer + ".zero")) {
+    l.zeros = true;
+    if (zeros->shape.elements() != count) return wrong(cat("has ", zeros->shape.elements(), " zeros"), cat(count, ", as scales"));
   }
+  return l;
+}
+
+void forget_layer(const TensorSource& tensors, const std::string& layer) {
+  for (const char* part : {".weight", ".per_channel_scale", ".weights_scaling_factor", ".zero", ".prequant_scaling_factor"}) tensors.forget(layer + part);
+}
+
+Result<QuantWeight> read_layer(const TensorSource& tensors, const std::string& layer) {
+  const LayerLayout l = TRY(layer_layout(tensors, layer));
+  const View v = TRY(tensors.find(layer + ".weight"));
+  QuantWeight w;
+  w.bits = l.bits;
+  w.n = l.n;
+  w.k = l.k;
+  w.group = l.group;
+  w.scales = TRY(read_floats(tensors, scale_name(layer, !tensors.info(scale_name(layer, false)))));
+  if (l.zeros) w.zeros = TRY(read_floats(tensors, layer + ".zero"));
   if (tensors.info(layer + ".prequant_scaling_factor")) {
     w.prequant = TRY(read_floats(tensors, layer + ".prequant_scaling_factor"));
-    if (static_cast<int64_t>(w.prequant.size()) != w.k) return wrong(cat("has ", w.prequant.size(), " prequant factors"), cat(w.k, ", one per input"));
+    if (static_cast<int64_t>(w.prequant.size()) != w.k)
+      return Error(Code::kInvalidArgument, cat("layer '", layer, "' in ", tensors.path(), " has ", w.prequant.size(), " prequant factors, want ", w.k, ", one per input"));
   }
-  if (output_pairs) {
+  if (l.output_pairs) {
     w.owned = from_output_pairs(v, w.n, w.k);
     w.values = w.owned;
   } else {

@@ -23,6 +23,18 @@ struct LayerKind {
 LayerKind kind_of(const QuantScheme& scheme);
 LayerKind kind_of(const QuantWeight& weight);
 
+// What a stored layer is, from the names, types and shapes of its tensors alone: no byte of it is read (or made).
+struct LayerLayout {
+  int bits = 8;
+  int64_t n = 0, k = 0;  // of the real matrix; experts count as rows
+  int64_t group = 0;     // k: per channel
+  bool zeros = false;
+  bool output_pairs = false;  // ModelOpt's AWQ: a byte holds two outputs
+};
+Result<LayerLayout> layer_layout(const formats::TensorSource& tensors, const std::string& layer);
+// All tensors of a layer may leave memory.
+void forget_layer(const formats::TensorSource& tensors, const std::string& layer);
+
 // Whether `layer`.weight exists in 4 or 8 bits with scales.
 bool is_quantised(const formats::TensorSource& tensors, const std::string& layer);
 // `shape` is [N, K] or [E, N, K] of the real matrix.

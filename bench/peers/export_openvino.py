@@ -1,0 +1,31 @@
+"""A Hugging Face folder as OpenVINO models: export_openvino.py HF_DIR OUT_DIR -> OUT_DIR/{fp16,int8,int4}.
+
+fp16 by optimum-intel; int8 (per channel, symmetric) and int4 (symmetric, groups; embedding and head int8) from it by NNCF without data.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import nncf
+import openvino
+from optimum.exporters.openvino import main_export
+
+
+def main():
+    source, out, group = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 64
+    fp16 = out / "fp16"
+    if not (fp16 / "openvino_model.bin").exists():
+        main_export(str(source), output=str(fp16), task="text-generation-with-past")
+    for name, options in {"int8": {"mode": nncf.CompressWeightsMode.INT8_SYM},
+                          "int4": {"mode": nncf.CompressWeightsMode.INT4_SYM, "group_size": group, "ratio": 1.0}}.items():
+        target = out / name
+        if (target / "openvino_model.bin").exists():
+            continue
+        shutil.copytree(fp16, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("openvino_model.*"))
+        model = openvino.Core().read_model(fp16 / "openvino_model.xml")
+        openvino.save_model(nncf.compress_weights(model, **options), target / "openvino_model.xml", compress_to_fp16=False)
+
+
+if __name__ == "__main__":
+    main()

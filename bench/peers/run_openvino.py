@@ -1,0 +1,41 @@
+"""OpenVINO GenAI: run_openvino.py MODEL THREADS CASES_JSON -> one JSON line a case. MODEL is an exported folder or a GGUF file.
+
+A generate() of n tokens less one of a single token is the decoding of n - 1; sequences of a batch go through one call.
+"""
+
+import json
+import sys
+import time
+
+import numpy
+import openvino
+import openvino_genai
+
+
+def main():
+    path, threads, cases = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+    pipe = openvino_genai.LLMPipeline(path, "CPU", INFERENCE_NUM_THREADS=threads)
+    random = numpy.random.default_rng(0)
+
+    def generate(batch, length, output):
+        ids = random.integers(300, 20000, (batch, length), dtype=numpy.int64)
+        inputs = openvino_genai.TokenizedInputs(openvino.Tensor(ids), openvino.Tensor(numpy.ones_like(ids)))
+        config = openvino_genai.GenerationConfig(max_new_tokens=output, min_new_tokens=output, ignore_eos=True, do_sample=False)
+        start = time.perf_counter()
+        result = pipe.generate(inputs, config)
+        seconds = time.perf_counter() - start
+        counts = {len(t) for t in result.tokens}
+        if counts != {output}:
+            sys.exit(f"OpenVINO generated {counts} tokens, want {output}")
+        return seconds
+
+    generate(1, 16, 4)
+    for case in cases:
+        batch, length, output = case["batch"], case["input"], case["output"]
+        first = generate(batch, length, 1)
+        value = length / first if case["phase"] == "prefill" else batch * output / (generate(batch, length, output + 1) - first)
+        print(json.dumps({**case, "value": value}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
