@@ -21,6 +21,7 @@
 namespace ingot::server {
 
 class MetricsRegistry;
+class ModelStats;
 class Server;
 
 // Nanoseconds of the steady clock; 0: not reached. The backend fills the compute marks of what it can tell before its final response;
@@ -53,6 +54,9 @@ class ResponseSink {
   virtual Status update_state(Tensor state);
   // Gives the request back to its scheduler instead of ending it: execute() gets it again, later (kInstances models only).
   virtual Status reschedule();
+  // The backend counts this request's success or failure in the model's statistics itself (Model::use_statistics), maybe after the
+  // last response. A sink that wraps another passes this on.
+  virtual void statistics_by_backend() {}
 };
 
 // The request may hold inputs that its client did not send: the control tensors and states of sequence batching, by their names in
@@ -68,6 +72,8 @@ struct MemoryUse {
   int64_t id = 0;
   uint64_t bytes = 0;
 };
+
+class BatchStrategy;
 
 class Model {
  public:
@@ -90,8 +96,21 @@ class Model {
   // Asks running requests to end (the core cancels those which remain when the time is over), before destruction.
   virtual void drain() {}
   virtual std::vector<MemoryUse> memory_use() const { return {}; }
+  // Called once after load, before any request. The statistics live longer than the model.
+  virtual void use_statistics(ModelStats& stats) { (void)stats; }
+  virtual BatchStrategy* batch_strategy() { return nullptr; }  // nullptr: batches are formed by size and shape alone
   // Free-form text for the page and the OpenAI routes: the chat template, say. "" when unknown.
   virtual std::string attribute(std::string_view name) const { return name.empty() ? "" : ""; }
+};
+
+// A model's own rule for forming batches, asked by the dynamic batcher on one thread at a time. `batch` is what begin() gave.
+class BatchStrategy {
+ public:
+  virtual ~BatchStrategy() = default;
+  virtual void* begin() = 0;  // a batch starts to form, or is formed anew
+  // Asked for each request that fits by size and shape; false closes the batch without it.
+  virtual bool include(void* batch, const Invocation& next) = 0;
+  virtual void end(void* batch) = 0;  // the batch was handed to an instance, or is formed anew
 };
 
 // One instance that the config's instance_group asks for, its kind decided (never kAuto).

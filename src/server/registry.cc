@@ -108,9 +108,45 @@ std::shared_ptr<Backend> ModelRegistry::find_backend(const std::string& name) co
   return nullptr;
 }
 
-std::vector<std::shared_ptr<Backend>> ModelRegistry::backends() const {
+void ModelRegistry::add_backend_finder(std::shared_ptr<BackendFinder> finder) {
   std::lock_guard lock(mutex_);
-  return backends_;
+  finders_.push_back(std::move(finder));
+}
+
+std::vector<std::shared_ptr<Backend>> ModelRegistry::backends() const {
+  std::vector<std::shared_ptr<Backend>> out;
+  std::vector<std::shared_ptr<BackendFinder>> finders;
+  {
+    std::lock_guard lock(mutex_);
+    out = backends_;
+    finders = finders_;
+  }
+  for (const auto& finder : finders)
+    for (auto& b : finder->found()) out.push_back(std::move(b));
+  return out;
+}
+
+Result<std::shared_ptr<Backend>> ModelRegistry::backend_for(const ModelConfig& config, const std::string& model_directory,
+                                                            const std::string& version_directory) const {
+  const std::string name = config.backend.empty() ? config.platform : config.backend;
+  std::vector<std::shared_ptr<BackendFinder>> finders;
+  {
+    std::lock_guard lock(mutex_);
+    finders = finders_;
+  }
+  for (const auto& finder : finders) {
+    std::shared_ptr<Backend> b = TRY(finder->find(BackendFinder::Place::kBesideModel, config, model_directory, version_directory));
+    if (b) return b;
+  }
+  if (std::shared_ptr<Backend> b = find_backend(name)) return b;
+  for (const auto& finder : finders) {
+    std::shared_ptr<Backend> b = TRY(finder->find(BackendFinder::Place::kInstalled, config, model_directory, version_directory));
+    if (b) return b;
+  }
+  std::string known;
+  for (const auto& b : backends()) known += (known.empty() ? "" : ", ") + b->name();
+  return Error(Code::kInvalidArgument,
+               cat("unable to find backend '", name, "' for model '", config.name, "', the backends here are ", known));
 }
 
 void ModelRegistry::set_backend_config(const std::string& backend, StringMap values) {
@@ -182,17 +218,11 @@ Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const
     metrics_options = metrics_options_;
   }
   auto build = [&]() -> Status {
-    std::shared_ptr<Backend> backend = find_backend(backend_name);
-    if (!backend) {
-      std::string known;
-      for (const auto& b : backends()) known += (known.empty() ? "" : ", ") + b->name();
-      return Error(Code::kInvalidArgument,
-                   cat("unable to find backend '", backend_name, "' for model '", name, "', the backends here are ", known));
-    }
+    const std::string version_directory = spec.directory.empty() ? "" : cat(spec.directory, "/", version);
+    std::shared_ptr<Backend> backend = TRY(backend_for(loaded->config, spec.directory, version_directory));
     TRY(backend->check(loaded->config));
     const int gpus = server_.options().gpus;
     TRY(complete_config(loaded->config, gpus, backend->has_own_devices()));
-    const std::string version_directory = spec.directory.empty() ? "" : cat(spec.directory, "/", version);
     // The statistics come after the load, which may complete the config; the model outlives no statistics (LoadedModel's order).
     auto stats = std::make_shared<std::atomic<ModelStats*>>(nullptr);
     auto report = [stats](uint64_t batch_size, const CallTimes& times) {
@@ -205,6 +235,7 @@ Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const
     TRY(read_labels(spec, *loaded));
     loaded->stats = std::make_unique<ModelStats>(loaded->config, version, metrics_, metrics_options);
     stats->store(loaded->stats.get());
+    loaded->model->use_statistics(*loaded->stats);
     loaded->scheduler = TRY(make_scheduler(loaded->config, loaded->model, *loaded->stats));
     return {};
   };

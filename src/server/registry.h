@@ -48,6 +48,17 @@ class ModelSource {
   virtual std::vector<std::string> names() = 0;  // of everything loadable, loaded or not
 };
 
+// Finds a backend that was not added by name: a library or a script that lies on the disk. Asked before the added ones for what lies
+// beside the model, and after them for what is installed. A null pointer: there is none of that name.
+class BackendFinder {
+ public:
+  virtual ~BackendFinder() = default;
+  enum class Place { kBesideModel, kInstalled };
+  virtual Result<std::shared_ptr<Backend>> find(Place place, const ModelConfig& config, const std::string& model_directory,
+                                                const std::string& version_directory) = 0;
+  virtual std::vector<std::shared_ptr<Backend>> found() const = 0;  // those in use, for the start-up table
+};
+
 // Takes requests of one model version and runs them: straight through (kDirect), on instance threads, batched, in sequence order.
 class Scheduler {
  public:
@@ -107,7 +118,11 @@ class ModelRegistry {
 
   void add_backend(std::shared_ptr<Backend> backend);
   std::shared_ptr<Backend> find_backend(const std::string& name) const;
-  std::vector<std::shared_ptr<Backend>> backends() const;
+  void add_backend_finder(std::shared_ptr<BackendFinder> finder);
+  // The backend of a model: beside it, by name, or installed.
+  Result<std::shared_ptr<Backend>> backend_for(const ModelConfig& config, const std::string& model_directory,
+                                               const std::string& version_directory) const;
+  std::vector<std::shared_ptr<Backend>> backends() const;  // added and found ones
   void set_backend_config(const std::string& backend, StringMap values);  // "" is the global one
   void set_source(std::shared_ptr<ModelSource> source);
   void set_scheduler_factory(SchedulerFactory factory);
@@ -155,6 +170,7 @@ class ModelRegistry {
   mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Entry>> entries_;
   std::vector<std::shared_ptr<Backend>> backends_;
+  std::vector<std::shared_ptr<BackendFinder>> finders_;
   std::map<std::string, StringMap> backend_config_;
   std::shared_ptr<ModelSource> source_;
   SchedulerFactory make_scheduler_;

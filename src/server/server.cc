@@ -51,7 +51,7 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
       leave_queue();
       if (response.ok() && !response.empty) model_->stats->first_response(times_, now);
     }
-    if (model_->config.is_decoupled() && response.ok())
+    if (model_->config.is_decoupled() && response.ok() && !counted_by_backend_)
       model_->stats->response(sent_, now - (sent_ == 0 ? times_.request_start : last_ns_), 0, true, response.empty);
     last_ns_ = now;
     ++sent_;
@@ -111,6 +111,8 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
     if (f) f();
   }
 
+  void statistics_by_backend() override { counted_by_backend_ = true; }
+
   bool done() const override { return done_.load(std::memory_order_acquire); }
 
  private:
@@ -121,7 +123,9 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
   void end(InferResponse response, uint64_t now) {
     if (done_.exchange(true)) return;
     leave_queue();
-    if (response.ok()) {
+    if (counted_by_backend_) {
+      // In its own time, from the request's times.
+    } else if (response.ok()) {
       model_->stats->success(times_, batch_size_, now);
       if (model_->model->execution() == Model::Execution::kDirect && !model_->model->reports_executions())
         model_->stats->execution(batch_size_, times_);
@@ -162,6 +166,7 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
   TraceTable* traces_ = nullptr;
   uint64_t trace_id_ = 0;
   uint64_t sent_ = 0, last_ns_ = 0;
+  bool counted_by_backend_ = false;
   std::atomic<bool> done_{false}, cancelled_{false}, left_queue_{false};
   std::mutex mutex_;
   std::function<void()> on_cancel_;
@@ -174,6 +179,10 @@ Server::Server(CoreOptions options) : options_(std::move(options)), registry_(*t
 }
 
 Server::~Server() { stop(std::chrono::seconds(0)); }
+
+Status ResponseSink::update_state(Tensor state) {
+  return Error(Code::kInvalidArgument, cat("state '", state.name, "': the request belongs to no sequence with implicit state"));
+}
 
 const std::vector<std::string>& Server::extensions() {
   static const std::vector<std::string> kExtensions = {"classification",
