@@ -180,10 +180,6 @@ Server::Server(CoreOptions options) : options_(std::move(options)), registry_(*t
 
 Server::~Server() { stop(std::chrono::seconds(0)); }
 
-Status ResponseSink::update_state(Tensor state) {
-  return Error(Code::kInvalidArgument, cat("state '", state.name, "': the request belongs to no sequence with implicit state"));
-}
-
 const std::vector<std::string>& Server::extensions() {
   static const std::vector<std::string> kExtensions = {"classification",
                                                        "sequence",
