@@ -180,14 +180,20 @@ void MetricFamily::write(std::string& out) const {
 }
 
 MetricFamily& MetricsRegistry::family(const std::string& name, const std::string& help, MetricKind kind) {
+  Result<MetricFamily*> made = add_family(name, help, kind);
+  CHECK(made.ok(), "metric family ", name, " has two kinds");
+  return *made.value();
+}
+
+Result<MetricFamily*> MetricsRegistry::add_family(const std::string& name, const std::string& help, MetricKind kind) {
   std::lock_guard lock(mutex_);
   for (const auto& f : families_) {
     if (f->name() != name) continue;
-    CHECK(f->kind() == kind, "metric family ", name, " has two kinds");
-    return *f;
+    if (f->kind() != kind) return Error(Code::kAlreadyExists, cat("the metric family '", name, "' exists with another kind"));
+    return f.get();
   }
   families_.push_back(std::make_unique<MetricFamily>(name, help, kind));
-  return *families_.back();
+  return families_.back().get();
 }
 
 MetricFamily* MetricsRegistry::find(const std::string& name) const {

@@ -75,6 +75,8 @@ class MetricsRegistry {
  public:
   // The family of that name, made at first use; CHECKs that the kind is the same as before.
   MetricFamily& family(const std::string& name, const std::string& help, MetricKind kind);
+  // The same for names that come from outside: kAlreadyExists when the family has another kind.
+  Result<MetricFamily*> add_family(const std::string& name, const std::string& help, MetricKind kind);
   MetricFamily* find(const std::string& name) const;
   // Called before each text() (not concurrently with itself): refreshes gauges of what is measured elsewhere. The returned
   // pointer keeps it registered.
