@@ -4,6 +4,7 @@
 
 #include "backends/llm_native.h"
 #include "base/log.h"
+#include "python_backend/python_backend.h"
 #include "server/settings.h"
 
 namespace ingot::cli {
@@ -101,6 +102,8 @@ Result<std::unique_ptr<RepositoryServer>> RepositoryServer::start(server::Server
   };
   registry.add_backend(std::make_shared<backends::LlmBackend>("ingot", open));
   registry.add_backend(std::make_shared<backends::LlmBackend>("tensorrtllm", open));
+  registry.add_backend(std::make_shared<python_backend::PythonBackend>(python_backend::PythonBackend::ModelCode{}));
+  registry.add_backend_finder(std::make_shared<python_backend::PythonBackendFinder>(flags.backend_directory));
 
   repository::Lifecycle::Options options;
   options.mode = flags.model_control_mode == "poll"       ? repository::Lifecycle::Mode::kPoll

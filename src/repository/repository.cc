@@ -41,7 +41,12 @@ std::optional<int64_t> version_number(const std::string& name) {
 
 bool bad_name(const std::string& name) { return name.empty() || name[0] == '.' || name.find('/') != std::string::npos; }
 
-// A model without a config: what its files and its name tell. Only the LLM backend is guessed; others say their name in the folder's.
+// Files that tell the backend of a model.
+constexpr struct {
+  const char *file, *backend, *platform;
+} kFiles[] = {{"model.py", "python", ""}, {"model.onnx", "onnxruntime", "onnxruntime_onnx"}, {"model.xml", "openvino", ""}};
+
+// A model without a config: what its files and its name tell. Others say their backend's name in the folder's.
 Result<ParsedConfig> guess(const std::string& name, const std::string& directory) {
   ParsedConfig p;
   p.config.name = name;
@@ -51,8 +56,11 @@ Result<ParsedConfig> guess(const std::string& name, const std::string& directory
       p.config.backend = "ingot";
       return p;
     }
-    if (file_exists(join_path(v, "model.py"))) {
-      p.config.backend = "python";
+    for (const auto& [file, backend, platform] : kFiles) {
+      if (!file_exists(join_path(v, file))) continue;
+      p.config.backend = backend;
+      p.config.platform = platform;
+      p.config.default_model_filename = file;
       return p;
     }
   }
@@ -167,6 +175,7 @@ Result<Repository::Described> Repository::read(const std::string& name) const {
   if (c.name.empty()) c.name = name;
   if (c.name != name)
     return Error(Code::kInvalidArgument, cat("unexpected directory name '", name, "' for model '", c.name, "', directory name must equal model name (", path, ")"));
+  if (c.backend.empty() && c.platform == "onnxruntime_onnx") c.backend = "onnxruntime";
   if (c.backend.empty() && c.platform.empty()) {
     if (c.ensemble_scheduling) {
       c.platform = "ensemble";

@@ -1,0 +1,347 @@
+"""Users' model.py files through the published tritonclient. Usage: models_test.py INGOT WORK_DIR"""
+
+import asyncio
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+
+try:
+    import numpy as np
+    import tritonclient.grpc as grpcclient
+    import tritonclient.grpc.aio as aio
+    import tritonclient.http as httpclient
+    from tritonclient.utils import InferenceServerException
+except ImportError as e:
+    print(f"skipped: {e} (install tools/requirements-test.txt)")
+    sys.exit(1 if os.environ.get("CI") else 77)
+
+from python_server import PythonServer, alive, children_of, wait_for
+
+MODELS = ["identity", "surface", "repeat", "scale_by_3"]
+
+
+def tensor(client, name, array):
+    kind = {"float32": "FP32", "float64": "FP64", "int32": "INT32", "object": "BYTES"}[array.dtype.name]
+    t = client.InferInput(name, list(array.shape), kind)
+    t.set_data_from_numpy(array)
+    return t
+
+
+def surface(c, op, client=grpcclient, x=None, **more):
+    inputs = [tensor(client, "OP", np.array([op], dtype=np.object_))]
+    if x is not None:
+        inputs.append(tensor(client, "X", x))
+    return c.infer("surface", inputs, **more)
+
+
+def says(result):
+    return [s.decode() for s in result.as_numpy("TEXT")]
+
+
+def refused(call, *args, **more):
+    try:
+        call(*args, **more)
+    except InferenceServerException as e:
+        return e
+    raise AssertionError("want an error")
+
+
+def identity(c, client, x):
+    return c.infer("identity", [tensor(client, "INPUT0", x)]).as_numpy("OUTPUT0")
+
+
+def check_tensors(h, g):
+    for size in (0, 1, 256, 100_000):
+        x = np.arange(2 * size, dtype=np.float32).reshape(2, size)
+        assert (identity(g, grpcclient, x) == x).all() and (identity(h, httpclient, x) == x).all(), size
+    big = np.arange(4 << 20, dtype=np.float32).reshape(1, -1)  # 16 MiB
+    assert (identity(g, grpcclient, big) == big).all()
+    x = np.array([1.5, -2], np.float32)
+    r = surface(g, "tensors", x=x)
+    assert says(r) == ["tensors"] and (r.as_numpy("Y") == x).all()
+    r = surface(g, "strings")
+    assert r.as_numpy("TEXT").tolist() == [b"\xff\x00", "\u00fc".encode(), b"", b"7"]
+
+
+def check_requests(h, g):
+    name, pid = says(surface(g, "args"))
+    assert name == "surface_0_0" and alive(int(pid))
+    r = surface(g, "request", request_id="r7", sequence_id=9, sequence_start=True, timeout=5_000_000, parameters={"k": "v", "n": 3, "b": True},
+                outputs=[grpcclient.InferRequestedOutput("TEXT")])
+    got = json.loads(says(r)[0])
+    assert got == ["r7", 9, 1, 5_000_000, {"k": "v", "n": 3, "b": True}, ["TEXT"], False, None, None], got
+    got = json.loads(says(surface(h, "request", httpclient, request_id="h"))[0])
+    assert got[0] == "h" and got[5] == ["TEXT", "Y"], got
+    p = surface(h, "parameters", httpclient).get_response()["parameters"]
+    assert p == {"b": True, "i": -3, "d": 2.0, "s": "text"}, p
+    assert says(surface(g, "sender")) == ["by the sender"]
+    assert says(surface(g, "again:3")) == ["3"]
+
+
+def check_errors(g):
+    for code, status in (("UNKNOWN", "UNKNOWN"), ("INTERNAL", "INTERNAL"), ("NOT_FOUND", "NOT_FOUND"), ("INVALID_ARG", "INVALID_ARGUMENT"),
+                         ("UNAVAILABLE", "UNAVAILABLE"), ("UNSUPPORTED", "UNIMPLEMENTED"), ("ALREADY_EXISTS", "ALREADY_EXISTS"), ("CANCELLED", "CANCELLED")):
+        assert str(refused(surface, g, "error:" + code)) == f"[StatusCode.{status}] error code: {code}"
+    prefix = "Failed to process the request(s) for model instance 'surface_0_0', message: "
+    message = refused(surface, g, "raise").message()
+    assert message.startswith(prefix + "KeyError: 'missing key'") and "model.py(" in message and "): op_raise" in message, message
+    message = refused(surface, g, "none").message()
+    assert message == prefix + "Expected an 'InferenceResponse' object in the execute function return list, found type 'NoneType'.", message
+    message = refused(surface, g, "dict").message()
+    assert "Expected an 'InferenceResponse' object in the execute function return list, found type 'dict'." in message, message
+
+
+def stream(g, n, mode, **more):
+    answers = queue.Queue()
+    g.start_stream(lambda result, error: answers.put((result, error)))
+    g.async_stream_infer("repeat", [tensor(grpcclient, "IN", np.array([n], np.int32)), tensor(grpcclient, "MODE", np.array([mode], np.object_))], **more)
+    return answers
+
+
+def check_decoupled(s, g):
+    for mode in ("thread", "at_once", "async"):
+        answers = stream(g, 4, mode, enable_empty_final_response=True)
+        got = []
+        while True:
+            result, error = answers.get(timeout=20)
+            assert error is None, error
+            if result.as_numpy("OUT") is not None:
+                got.append(int(result.as_numpy("OUT")[0]))
+            if result.get_response().parameters["triton_final_response"].bool_param:
+                break
+        g.stop_stream()
+        assert got == [0, 1, 2, 3], (mode, got)
+    for mode, want in (("raise", "RuntimeError: as you wish"), ("return", "is using the decoupled mode and the execute function must return None")):
+        _, error = stream(g, 1, mode).get(timeout=20)
+        g.stop_stream()
+        assert want in error.message(), error
+    answers = stream(g, 1, "lost")
+    assert answers.get(timeout=20)[0].as_numpy("OUT").tolist() == [7]
+    _, error = answers.get(timeout=20)
+    g.stop_stream()
+    assert "dropped the request without a final response" in error.message(), error
+    answers = stream(g, 1, "endless")
+    for i in range(3):
+        assert answers.get(timeout=20)[0].as_numpy("OUT").tolist() == [i]
+    g.stop_stream(cancel_requests=True)
+    answers = stream(g, 1, "how_many")
+    def cancelled():
+        return int(answers.get(timeout=20)[0].as_numpy("OUT")[0])
+    for _ in range(200):
+        n = cancelled()
+        if n >= 0:
+            break
+        g.stop_stream()
+        time.sleep(0.02)
+        answers = stream(g, 1, "how_many")
+    g.stop_stream()
+    assert 3 <= n < 2000, n
+    e = refused(g.infer, "repeat", [tensor(grpcclient, "IN", np.array([1], np.int32))])
+    assert "ModelInfer RPC doesn't support models with decoupled transaction policy" in e.message()
+    assert s.get("/v2/models/repeat/stats") == 200 and '"repeat"' in s.body
+
+
+def check_bls(g):
+    for op, want in (("bls", "bls"), ("bls_decoupled", "decoupled"), ("control", "controlled"), ("forks", "forked")):
+        assert says(surface(g, op)) == [want]
+
+
+def check_logs_and_metrics(s, g):
+    assert says(surface(g, "logs")) == ["logged"]
+    calls = float(says(surface(g, "metrics"))[0])
+    assert s.get("/metrics", s.metrics) == 200
+    assert f'surface_calls_total{{kind="all",model="surface"}} {calls:.0f}\n' in s.body and "# HELP surface_calls_total Calls" in s.body, s.body
+    assert 'surface_level{a="1",b="2"} 3.5\n' in s.body and 'surface_size_bucket{le="10"} 1\n' in s.body, s.body
+    wait_for("the output is in the log", lambda: "to stderr" in s.log())
+    log = s.log()
+    for line in ('model.py:', '] "[surface_0_0] an info"', '[surface_0_0] a warning', '[surface_0_0] an error\\nof two lines', '[surface_0_0] printed by initialize'):
+        assert line in log, line
+    assert "nobody sees this" not in log
+
+
+async def check_aio(port):
+    async with aio.InferenceServerClient(f"127.0.0.1:{port}") as c:
+        x = np.array([[1, 2]], np.float32)
+        results = await asyncio.gather(*[c.infer("identity", [tensor(grpcclient, "INPUT0", x + i)]) for i in range(16)])
+        assert all((r.as_numpy("OUTPUT0") == x + i).all() for i, r in enumerate(results))
+
+
+def check_cancel(s, g):
+    errors = queue.Queue()
+    call = g.async_infer("surface", [tensor(grpcclient, "OP", np.array(["sleep:30"], dtype=np.object_))], lambda result, error: errors.put(error))
+    time.sleep(0.2)
+    call.cancel()
+    assert "CANCELLED" in str(errors.get(timeout=10).status())
+    wait_for("the model has seen the cancellation", lambda: "cancelled while asleep" in s.log())
+
+
+def check_death(s, g):
+    """The request in the child is lost, nothing else; readiness says so at once; the child comes back."""
+    pid = int(says(surface(g, "args"))[1])
+    answers = queue.Queue()
+    done = lambda result, error: answers.put((result, error))
+    op = lambda text: [tensor(grpcclient, "OP", np.array([text], dtype=np.object_))]
+    g.async_infer("surface", op("sleep:30"), done)
+    time.sleep(0.2)
+    for _ in range(3):
+        g.async_infer("surface", op("args"), done)  # these wait for the successor
+    time.sleep(0.1)
+    os.kill(pid, signal.SIGSTOP)  # so that the killing is the only thing that ends it
+    start = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    result, error = answers.get(timeout=20)
+    assert error.message() == ("Failed to process the request(s) for model instance 'surface_0_0', message: Stub process 'surface_0_0' is not healthy."), error
+    assert time.monotonic() - start < 1, "a dead child is noticed at once"
+    assert not alive(pid)
+    seen_down = s.get("/v2/models/surface/ready") == 400
+    for _ in range(3):
+        result, error = answers.get(timeout=60)
+        assert error is None, error
+    assert seen_down, "readiness turns false"
+    wait_for("the model is ready again", lambda: s.get("/v2/models/surface/ready") == 200)
+    assert int(says(surface(g, "args"))[1]) != pid
+    assert "was ended by signal 9" in s.log() and "runs again" in s.log()
+    # A child that breaks the protocol is killed, and the server goes on.
+    for kind in ("exit", "garbage:json", "garbage:offset", "garbage:counter", "garbage:spill"):
+        e = refused(surface, g, kind)
+        assert "is not healthy" in e.message(), (kind, e)
+        wait_for("the model is ready again", lambda: s.get("/v2/models/surface/ready") == 200, 60)
+    assert says(surface(g, "args"))[0] == "surface_0_0"
+    assert s.log().count("broke the message protocol") >= 2, s.log()
+
+
+BAD = {
+    "syntax": ("class TritonPythonModel:\n  def execute(self requests):\n", "SyntaxError"),
+    "imports": ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
+    "no_class": ("x = 1\n", "has no attribute 'TritonPythonModel'"),
+    "initialize": ("class TritonPythonModel:\n  def initialize(self, args):\n    return lorem_ipsum\n  def execute(self, requests): pass\n", "NameError: name 'lorem_ipsum' is not defined"),
+    "no_execute": ("class TritonPythonModel:\n  pass\n", "has no execute()"),
+    "auto": ("class TritonPythonModel:\n  @staticmethod\n  def auto_complete_config(c):\n    return undefined_variable\n  def execute(self, requests): pass\n", "undefined_variable"),
+    "auto_none": ("class TritonPythonModel:\n  @staticmethod\n  def auto_complete_config(c): pass\n  def execute(self, requests): pass\n", "must return a valid"),
+    "exits": ("import sys\nsys.exit(4)\n", "sys.exit"),
+    "dies": ("import os\nos._exit(4)\n", "exited with code 4"),
+}
+
+
+def load(g, name, source, **config):
+    g.load_model(name, config=json.dumps({"backend": "python", **config}), files={"file:1/model.py": source.encode()})
+
+
+def check_loading(s, g):
+    threads, messages = [], {}
+    def bad(name, source):
+        messages[name] = refused(load, g, "bad_" + name, source).message()
+    for name, (source, _) in BAD.items():
+        threads.append(threading.Thread(target=bad, args=(name, source)))
+        threads[-1].start()
+    for t in threads:
+        t.join()
+    for name, (_, want) in BAD.items():
+        assert want in messages[name], (name, messages[name])
+    assert "model.py(3): initialize" in messages["initialize"], messages["initialize"]
+    # Files over the wire, several instances, their own readiness check, an error in finalize().
+    source = """import triton_python_backend_utils as pb_utils, numpy as np
+class TritonPythonModel:
+  def initialize(self, args): self.name, self.calls = args["model_instance_name"], 0
+  def is_ready(self):
+    return self.calls < 1
+  def execute(self, requests):
+    self.calls += len(requests)
+    return [pb_utils.InferenceResponse([pb_utils.Tensor("NAME", np.array([self.name], np.object_))]) for r in requests]
+  def finalize(self): raise ValueError("finalize is broken")
+"""
+    load(g, "pair", source, max_batch_size=0, input=[{"name": "X", "data_type": "TYPE_INT32", "dims": [1]}],
+         output=[{"name": "NAME", "data_type": "TYPE_STRING", "dims": [1]}], instance_group=[{"count": 2, "kind": "KIND_CPU"}])
+    assert s.get("/v2/models/pair/ready") == 200
+    names = {g.infer("pair", [tensor(grpcclient, "X", np.array([1], np.int32))]).as_numpy("NAME")[0] for _ in range(50)}
+    assert names <= {b"pair_0_0", b"pair_0_1"} and names, names
+    assert s.get("/v2/models/pair/ready") == 400
+    before = children_of(s.process.pid)
+    g.unload_model("pair")
+    wait_for("both children end", lambda: len(children_of(s.process.pid)) == len(before) - 2)
+    wait_for("finalize()'s error is in the log", lambda: "finalize is broken" in s.log())
+    # A model without config.pbtxt.
+    g.load_model("auto")
+    config = g.get_model_config("auto", as_json=True)["config"]
+    assert config["max_batch_size"] == 4 and config["input"][0]["name"] == "A" and config["backend"] == "python" and "dynamic_batching" in config, config
+    r = g.infer("auto", [tensor(grpcclient, "A", np.array([[1, 2], [3, 4]], np.int32))])
+    assert r.as_numpy("SUM").tolist() == [[3], [7]]
+    # A python-based backend: the code of the backend directory, the files of the model.
+    r = g.infer("scale_by_3", [tensor(grpcclient, "X", np.array([1.0, 2.0]))])
+    assert r.as_numpy("Y").tolist() == [3.0, 6.0]
+
+
+def check_environment(s, g):
+    """EXECUTION_ENV_PATH: a folder beside the model, and a packed one."""
+    import subprocess
+    import tarfile
+
+    env = s.work / "env"
+    (env / "bin").mkdir(parents=True)
+    (env / "bin/python").write_text(f'#!/bin/sh\nexport FROM_THE_ENVIRONMENT="$1"\nexec {sys.executable} "$@"\n')
+    (env / "bin/python").chmod(0o755)
+    with tarfile.open(s.work / "env.tar.gz", "w:gz") as t:
+        t.add(env, ".")
+    source = """import triton_python_backend_utils as pb_utils, numpy as np, os
+class TritonPythonModel:
+  def execute(self, requests):
+    return [pb_utils.InferenceResponse([pb_utils.Tensor("PATH", np.array([os.environ.get("FROM_THE_ENVIRONMENT", "") + os.environ["PATH"]], np.object_))]) for r in requests]
+"""
+    for name, path in (("in_folder", f"{env}"), ("in_archive", f"{s.work}/env.tar.gz")):
+        load(g, name, source, max_batch_size=0, input=[{"name": "X", "data_type": "TYPE_INT32", "dims": [1]}],
+             output=[{"name": "PATH", "data_type": "TYPE_STRING", "dims": [1]}], parameters={"EXECUTION_ENV_PATH": {"string_value": path}})
+        found = g.infer(name, [tensor(grpcclient, "X", np.array([1], np.int32))]).as_numpy("PATH")[0].decode()
+        assert found.startswith("-u") and ("/env/bin:" in found if name == "in_folder" else "ingot-python-env-" in found), found
+        g.unload_model(name)
+    e = refused(load, g, "in_nothing", source, parameters={"EXECUTION_ENV_PATH": {"string_value": "/no/such/env"}})
+    assert "EXECUTION_ENV_PATH /no/such/env: found no such file or folder" in e.message(), e
+
+
+def check_latency(g):
+    x = np.zeros((1, 256), np.float32)
+    times = []
+    for _ in range(300):
+        start = time.perf_counter()
+        identity(g, grpcclient, x)
+        times.append(time.perf_counter() - start)
+    print(f"identity of 1 KB over gRPC: p50 {sorted(times)[150] * 1e6:.0f} us")
+
+
+def main():
+    binary, work = sys.argv[1:3]
+    with PythonServer(binary, work, MODELS + ["auto"], "--model-control-mode=explicit", *[f"--load-model={m}" for m in MODELS],
+                      "--backend-config=python,shm-region-prefix-name=prefix0_", "--backend-config=python,stub-timeout-seconds=60") as s:
+        assert s.get("/v2/health/ready") == 200, s.log()
+        with grpcclient.InferenceServerClient(f"127.0.0.1:{s.grpc}") as g, httpclient.InferenceServerClient(f"127.0.0.1:{s.http}") as h:
+            check_latency(g)
+            check_tensors(h, g)
+            check_requests(h, g)
+            check_errors(g)
+            check_decoupled(s, g)
+            check_bls(g)
+            check_logs_and_metrics(s, g)
+            asyncio.run(check_aio(s.grpc))
+            check_cancel(s, g)
+            check_loading(s, g)
+            check_environment(s, g)
+            check_death(s, g)
+        children = children_of(s.process.pid)
+        assert len(children) == 5, children
+    assert not any(map(alive, children)), "no child outlives the server"
+    assert "the surface goes down" in s.log(), "finalize() runs at the end"
+
+    with PythonServer(binary, work + "_killed", ["identity"]) as s:
+        children = children_of(s.process.pid)
+        s.process.kill()
+        s.process.wait()
+        wait_for("the children of a killed server end", lambda: children and not any(map(alive, children)))
+        s.process.returncode = 0
+    print("python backend: all passed")
+
+
+if __name__ == "__main__":
+    main()
