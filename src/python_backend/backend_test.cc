@@ -163,7 +163,7 @@ TEST_F(PythonModels, LargeTensorsLieInSharedMemory) {
 
 TEST_F(PythonModels, ADeadChildLosesItsRequestAndNothingElse) {
   ASSERT_EQ(load("surface"), "");
-  for (const char* end : {"exit", "garbage:json", "garbage:offset", "garbage:counter", "garbage:spill"}) {
+  for (const char* end : {"exit", "garbage:json", "garbage:counter", "garbage:spill"}) {
     auto waiting = std::make_shared<Answers>();
     std::thread dies([&] {
       EXPECT_EQ(surface(end), "Failed to process the request(s) for model instance 'surface_0_0', message: Stub process 'surface_0_0' is not healthy.") << end;

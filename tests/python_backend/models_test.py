@@ -205,13 +205,10 @@ def check_death(s, g):
     wait_for("the model is ready again", lambda: s.get("/v2/models/surface/ready") == 200)
     assert int(says(surface(g, "args"))[1]) != pid
     assert "was ended by signal 9" in s.log() and "runs again" in s.log()
-    # A child that breaks the protocol is killed, and the server goes on.
-    for kind in ("exit", "garbage:json", "garbage:offset", "garbage:counter", "garbage:spill"):
-        e = refused(surface, g, kind)
-        assert "is not healthy" in e.message(), (kind, e)
-        wait_for("the model is ready again", lambda: s.get("/v2/models/surface/ready") == 200, 60)
+    # A child that breaks the protocol is ended, and the server goes on (more of them: src/python_backend/backend_test.cc).
+    assert "is not healthy" in refused(surface, g, "garbage:offset").message()
     assert says(surface(g, "args"))[0] == "surface_0_0"
-    assert s.log().count("broke the message protocol") >= 2, s.log()
+    assert "broke the message protocol: a range of 16 bytes" in s.log()
 
 
 BAD = {

@@ -6,7 +6,7 @@ import json
 import queue
 
 from ingot_python_channel import Lease
-from ingot_python_tensor import Tensor, TritonModelException
+from ingot_python_tensor import Tensor, TritonModelException, place_all
 
 _FINAL = 1
 _RELEASE_ALL, _RELEASE_RESCHEDULE = 1, 2
@@ -147,7 +147,7 @@ class InferenceResponse:
         tensors = self._tensors
         if wanted:
             tensors = [t for t in tensors if t._name in wanted]
-        out = {"o": [t.place(channel, alias) for t in tensors]}
+        out = {"o": place_all(tensors, channel, alias)}
         if self._parameters:
             out["p"] = self._parameters
         return out
@@ -439,7 +439,7 @@ class InferenceRequest:
             "t": self._timeout,
             "p": self._parameters,
             "o": self._names,
-            "i": [t.place(channel, False) for t in self._inputs],
+            "i": place_all(self._inputs, channel, False),
             "decoupled": decoupled,
         }
 

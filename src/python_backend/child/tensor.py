@@ -240,3 +240,17 @@ class Tensor:
         else:
             np.frombuffer(channel.view, dtype=array.dtype, count=array.size, offset=offset).reshape(array.shape)[...] = array
         return [self._name, self._type, shape, offset, size]
+
+
+def place_all(tensors, channel, alias):
+    """place() for each; when one fails, the others' memory is free again."""
+    placed = []
+    try:
+        for tensor in tensors:
+            placed.append(tensor.place(channel, alias))
+    except BaseException:
+        for _, _, _, offset, size in placed:
+            if size:
+                channel.arena.free(offset)  # ignores memory that is not of this arena
+        raise
+    return placed
