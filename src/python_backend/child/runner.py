@@ -44,7 +44,8 @@ class Runner:
             sys.path.insert(0, directory)
         name = os.path.splitext(os.path.basename(self._setup["file"]))[0]
         source = self._setup.get("source")
-        if source is not None:  # a model of a backend that came with the server
+        if source is not None:  # a backend that came with the server; not under its name, which is that of the package it imports
+            name = "model"
             module = type(sys)(name)
             module.__file__ = "<ingot %s>" % self._setup["file"]
             sys.modules[name] = module
