@@ -1,4 +1,4 @@
-// ingot bench offline ENGINE | compare: measures an engine beside the machine's limits, or beside its peers.
+// ingot bench offline ENGINE | compare | load | start: measures an engine beside the machine's limits, or beside its peers.
 #include <unistd.h>
 
 #include <cstdio>
@@ -15,7 +15,10 @@ namespace {
 
 constexpr const char* kUsage =
     "usage: ingot bench offline ENGINE_OR_MODEL [flags]   prefill and decode rates\n"
-    "       ingot bench compare [flags]                   beside llama.cpp and OpenVINO GenAI (tools/compare.py; from the source tree)\n";
+    "       ingot bench compare [flags]                   beside llama.cpp, OpenVINO GenAI and CTranslate2\n"
+    "       ingot bench load [flags]                      servers under the same open-loop load\n"
+    "       ingot bench start [ENGINE] [flags]            time to ready and to the first token, memory of serving and building\n"
+    "The last three are scripts of the source tree, tools/{compare,load,start}.py.\n";
 
 int offline(const Args& args) {
   bench::OfflineOptions options;
@@ -69,19 +72,20 @@ int offline(const Args& args) {
   return 0;
 }
 
-// The peers are Python packages, so the comparison is a script of the source tree; it calls `ingot bench offline` in turn with them.
-int compare(const Args& args) {
+// The peers are Python packages, so what meets them is a script of the source tree; it calls `ingot bench offline` or `ingot serve` in turn with them.
+int script(const std::string& name, const Args& args) {
+  const std::string what = cat("bench ", name);
   char self[4096];
   const ssize_t n = ::readlink("/proc/self/exe", self, sizeof self - 1);
   const std::string root = parent_directory(parent_directory(parent_directory(parent_directory(std::string(self, static_cast<size_t>(std::max<ssize_t>(0, n)))))));
-  const std::string script = join_path(root, "tools/compare.py");
-  if (!file_exists(script))
-    return fail("bench compare", Error(Code::kNotFound, cat("the script ", script, " is not there: run the binary from its source tree")));
-  std::vector<const char*> argv{"python3", script.c_str()};
+  const std::string path = join_path(root, cat("tools/", name, ".py"));
+  if (!file_exists(path))
+    return fail(what.c_str(), Error(Code::kNotFound, cat("the script ", path, " is not there: run the binary from its source tree")));
+  std::vector<const char*> argv{"python3", path.c_str()};
   for (const std::string& a : args) argv.push_back(a.c_str());
   argv.push_back(nullptr);
   ::execvp("python3", const_cast<char* const*>(argv.data()));
-  return fail("bench compare", Error(Code::kUnavailable, cat("cannot run python3: ", std::strerror(errno))));
+  return fail(what.c_str(), Error(Code::kUnavailable, cat("cannot run python3: ", std::strerror(errno))));
 }
 
 }  // namespace
@@ -90,12 +94,12 @@ int run_bench(const Args& args) {
   const std::string what = args.empty() ? "" : args[0];
   const Args rest(args.begin() + (args.empty() ? 0 : 1), args.end());
   if (what == "offline") return offline(rest);
-  if (what == "compare") return compare(rest);
+  if (what == "compare" || what == "load" || what == "start") return script(what, rest);
   if (what == "--help" || what == "-h") {
     std::fputs(kUsage, stdout);
     return 0;
   }
-  std::fprintf(stderr, "ingot bench: want 'offline' or 'compare'%s\n%s", what.empty() ? "" : cat(", found '", what, "'").c_str(), kUsage);
+  std::fprintf(stderr, "ingot bench: want offline, compare, load or start%s\n%s", what.empty() ? "" : cat(", found '", what, "'").c_str(), kUsage);
   return 2;
 }
 

@@ -15,7 +15,7 @@ std::span<const Command> commands() {
       {"serve", "serve engines and model repositories: HTTP, OpenAI, metrics, web page", run_serve},
       {"repo", "write and fill model repositories: init, fill", run_repo},
       {"launch", "start the server on a repository, as launch_triton_server.py", run_launch},
-      {"bench", "measure: offline, ops, compare", run_bench},
+      {"bench", "measure: offline, compare, load, start", run_bench},
       {"inspect", "print what is in a checkpoint or an engine, the memory plan included", run_inspect},
       {"models", "list the model families", run_models},
       {"doctor", "say what this machine can run and what is missing", run_doctor},

@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""Tables of README.md and docs/performance.md from bench/records/*.jsonl: docs_performance.py [ROOT] [--update].
+
+A block `<!-- records: NAME -->` ... `<!-- end -->` holds what the function NAME prints of the newest run that has such cases. Without
+--update the program only compares, and fails where a block differs.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+SYSTEMS = {"ingot": "Ingot", "llama.cpp": "llama.cpp", "openvino": "OpenVINO GenAI", "ctranslate2": "CTranslate2", "llama-server": "llama-server"}
+PHASES = {"prefill512": "prefill, 512 tokens", "decode": "decode"}
+
+
+def read(root):
+    """file stem -> records in file order."""
+    return {p.stem: [json.loads(line) for line in p.read_text().splitlines() if line.strip()] for p in sorted((root / "bench" / "records").glob("*.jsonl"))}
+
+
+def newest(records, prefix):
+    """The records of the last run that has a case of this prefix."""
+    runs = [r["run"] for r in records if r["case"].startswith(prefix)]
+    return [r for r in records if runs and r["run"] == max(runs) and r["case"].startswith(prefix)]
+
+
+def number(x):
+    return f"{x:,.0f}" if x >= 200 else f"{x:.1f}" if x >= 10 else f"{x:.2f}"
+
+
+def table(head, rows):
+    align = ["---" if i == 0 else "---:" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(r) + " |" for r in [head, align, *rows]) + "\n"
+
+
+def source(records, command):
+    first = records[0]
+    n = sorted({r["n"] for r in records})
+    return f"\n{first['device']}, commit {first['commit']}, {first['run']}; medians of {n[0] if len(n) == 1 else f'{n[0]} to {n[-1]}'}; `{command}`\n"
+
+
+def compare(all_records, prefix, command):
+    records = newest(all_records.get("compare", []), prefix)
+    if not records:
+        return "not measured yet\n"
+    cases = list(dict.fromkeys(r["case"] for r in records))
+    systems = [s for s in SYSTEMS if any(r["system"] == s for r in records)]
+    by = {(r["case"], r["system"]): r for r in records}
+    rows = []
+    for c in cases:
+        _, form, phase, batch = c.split("/")
+        own = by.get((c, "ingot"))
+        peers = [by[c, s]["value"] for s in systems if s != "ingot" and (c, s) in by]
+        name = PHASES.get(phase, phase.replace("decode@", "decode behind ") + " tokens")
+        cells = [f"{form}, {name}{f', batch {batch}' if phase != 'prefill512' else ''}"]
+        cells += [number(by[c, s]["value"]) if (c, s) in by else "" for s in systems]
+        cells.append(f"{own['value'] / max(peers):.2f}" if own and peers else "")
+        cells.append(f"{own['value'] / own['ceiling']:.0%}" if own and own["ceiling"] and batch == "1" else "")
+        rows.append(cells)
+    return table(["tok/s", *(SYSTEMS[s] for s in systems), "Ingot / best peer", "of the read limit"], rows) + source(records, command)
+
+
+def one_b(r):
+    return compare({"compare": [x for x in r.get("compare", []) if "@" not in x["case"]]}, "1.1b/", "ingot bench compare --suite 1.1b")
+
+
+def demo(r):
+    return compare(r, "demo/", "ingot bench compare --suite demo")
+
+
+def avx2(r):
+    return compare(r, "1.1b-avx2/", "ingot bench compare --suite avx2")
+
+
+def depth(r):
+    return compare({"compare": [x for x in r.get("compare", []) if "@" in x["case"]]}, "1.1b/", "ingot bench compare --suite depth")
+
+
+def load(all_records):
+    records = newest(all_records.get("load", []), "load/")
+    if not records:
+        return "not measured yet\n"
+    by = {(r["system"], *r["case"].rsplit("/", 2)[1:]): r["value"] for r in records if r["case"].count("/") == 4}
+    rows = []
+    for rate in dict.fromkeys(k[1] for k in by):
+        for s in SYSTEMS:
+            if (s, rate, "tokens_per_second") in by:
+                rows.append([f"{SYSTEMS[s]}, {rate}", *(number(by[s, rate, f]) for f in ("tokens_per_second", "gap_p95", "first_p95"))])
+    within = {r["system"]: r for r in records if r["case"].endswith("within the peers' gap")}
+    text = table(["system, arrivals", "tok/s", "gap between tokens, 95 %, ms", "first token, 95 %, ms"], rows)
+    if within:
+        text += f"\nWithin {next(iter(within.values()))['ceiling']:.0f} ms between tokens (95 %): " + ", ".join(f"{SYSTEMS[s]} {number(x['value'])} tok/s" for s, x in within.items()) + ".\n"
+    return text + source(records, "ingot bench load")
+
+
+def start(all_records):
+    records = newest(all_records.get("start", []), "")
+    if not records:
+        return "not measured yet\n"
+    rows = [[r["case"], f"{number(r['value'])} {r['unit']}", f"{number(r['ceiling'])} {r['unit']}" if r["ceiling"] else ""] for r in records]
+    return table(["case", "median", "goal, at most"], rows) + source(records, "ingot bench start")
+
+
+def soak(all_records):
+    records = newest(all_records.get("soak", []), "")
+    if not records:
+        return "not measured yet\n"
+    return table(["case", "value"], [[r["case"], f"{r['value']:g} {r['unit']}"] for r in records]) + f"\n{records[0]['device']}, commit {records[0]['commit']}, {records[0]['run']}; `make soak`\n"
+
+
+def cuda(all_records):
+    records = [r for stem, rows in all_records.items() if stem.startswith(("cuda", "gpu")) for r in rows]
+    if not records:
+        return "not measured yet\n"
+    last = {}
+    for r in records:  # a case's newest figure
+        if (r["case"], r["system"]) not in last or r["run"] >= last[r["case"], r["system"]]["run"]:
+            last[r["case"], r["system"]] = r
+    rows = [[r["case"], SYSTEMS.get(r["system"], r["system"]), f"{number(r['value'])} {r['unit']}", f"{r['value'] / r['ceiling']:.0%}" if r["ceiling"] else "", r["device"]] for r in last.values()]
+    return table(["case", "system", "value", "of the limit", "device"], rows)
+
+
+def readme(r):
+    text = ""
+    for prefix, name in (("1.1b/", "1.1B Llama shape"), ("demo/", "demo model (SmolLM2-135M)")):
+        records = newest([x for x in r.get("compare", []) if "@" not in x["case"]], prefix)
+        by = {(x["case"], x["system"]): x["value"] for x in records}
+        rows = []
+        for c in dict.fromkeys(x["case"] for x in records):
+            peers = {s: v for (k, s), v in by.items() if k == c and s != "ingot"}
+            if (c, "ingot") not in by or not peers:
+                continue
+            best = max(peers, key=peers.get)
+            _, form, phase, batch = c.split("/")
+            rows.append([f"{form}, {PHASES[phase]}{f', batch {batch}' if phase == 'decode' else ''}", number(by[c, "ingot"]), f"{number(peers[best])} ({SYSTEMS[best]})", f"{by[c, 'ingot'] / peers[best]:.2f}"])
+        if rows:
+            text += table([f"{name}, tok/s", "Ingot", "best peer", "ratio"], rows) + source(records, "ingot bench compare") + "\n"
+    return text.rstrip("\n") + "\n" if text else "not measured yet\n"
+
+
+BLOCKS = {"1.1b": one_b, "demo": demo, "avx2": avx2, "depth": depth, "load": load, "start": start, "soak": soak, "cuda": cuda, "readme": readme}
+
+
+def fill(text, records, where):
+    def block(match):
+        if match[1] not in BLOCKS:
+            sys.exit(f"{where}: there is no block '{match[1]}'; known: {', '.join(BLOCKS)}")
+        return f"<!-- records: {match[1]} -->\n{BLOCKS[match[1]](records)}<!-- end -->"
+
+    return re.sub(r"<!-- records: (\S+) -->\n.*?<!-- end -->", block, text, flags=re.S)
+
+
+def main():
+    arguments = [a for a in sys.argv[1:] if a != "--update"]
+    root = Path(arguments[0]) if arguments else Path(__file__).resolve().parent.parent
+    records, differing = read(root), 0
+    for name in ("README.md", "docs/performance.md"):
+        path = root / name
+        text = path.read_text()
+        filled = fill(text, records, name)
+        if filled == text:
+            continue
+        if "--update" in sys.argv:
+            path.write_text(filled)
+        else:
+            differing += 1
+            print(f"{name} differs from bench/records: run tools/docs_performance.py --update and read the change")
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
