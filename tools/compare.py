@@ -100,7 +100,9 @@ def python_of(name):
         packages, cmake = ENVIRONMENTS[name]
         print(f"installing {packages[-2] if len(packages) > 1 else packages[0]} into build/peers/{name} (once)", flush=True)
         venv.create(folder, with_pip=True)
-        call([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], env={**os.environ, "CMAKE_ARGS": cmake})
+        # gcc 12 takes the tile configuration of llama.cpp's AMX code for dead stores (its _tile_loadconfig names 8 of 64 bytes), and the program dies of it.
+        variables = {"CMAKE_ARGS": cmake, "CXXFLAGS": "-fno-tree-dse -fno-dse"} if cmake else {}
+        call([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], env={**os.environ, **variables})
         (folder / "installed").touch()
     return python
 

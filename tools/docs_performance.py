@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-SYSTEMS = {"ingot": "Ingot", "llama.cpp": "llama.cpp", "openvino": "OpenVINO GenAI", "ctranslate2": "CTranslate2", "llama-server": "llama-server"}
+SYSTEMS = {"ingot": "Ingot", "llama.cpp": "llama.cpp", "openvino": "OpenVINO GenAI", "ctranslate2": "CTranslate2"}
 PHASES = {"prefill512": "prefill, 512 tokens", "decode": "decode"}
 
 

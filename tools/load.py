@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Mixed load on a server: open-loop Poisson arrivals, random prompt and answer lengths, at most --users at once; `ingot bench load` runs it.
 
-Systems are servers on the same model behind the same client: Ingot, llama-server (built from the llama.cpp that llama-cpp-python carries)
-and OpenVINO's ContinuousBatchingPipeline. Each arrival rate is one round: all systems take turns with the same arrivals and lengths. A
+Systems are servers on the same model behind the same client: Ingot, llama.cpp with continuous batching (bench/peers/serve_llama_cpp.py) and
+OpenVINO's ContinuousBatchingPipeline (serve_openvino.py). Each arrival rate is one round: all systems take turns with the same arrivals and lengths. A
 point is (tokens per second, 95th percentile of the gaps between the tokens of a request). Points go to bench/records/load.jsonl; at
 the end stands each system's best rate among points whose gap is within that of the peers' fastest one.
 """
@@ -81,12 +81,11 @@ async def drive(port, arrivals, users):
 
 def commands(threads, users):
     """system -> (command with {port}, what must exist)."""
-    llama = PEERS / "llama-server" / "bin" / "llama-server"
     return {
         "ingot": ([INGOT, "serve", WORK / "demo" / "ingot-int4", "--http-address", "127.0.0.1", "--http-port", "{port}", "--grpc-port", "0", "--allow-grpc=false", "--allow-metrics=false",
                    "--threads", threads, "--max-batch-size", users, "--reuse-prefix=false", "--max-tokens-in-paged-kv-cache", 65536], WORK / "demo" / "ingot-int4"),
-        "llama-server": ([llama, "-m", WORK / "demo" / "model.gguf", "--host", "127.0.0.1", "--port", "{port}", "-t", threads, "-tb", threads, "-np", users, "-c", 1024 * users,
-                          "--no-webui"], llama),
+        "llama.cpp": ([PEERS / "llama.cpp" / "bin" / "python", ROOT / "bench" / "peers" / "serve_llama_cpp.py", WORK / "demo" / "model.gguf", threads, "{port}", users],
+                      WORK / "demo" / "model.gguf"),
         "openvino": ([PEERS / "openvino" / "bin" / "python", ROOT / "bench" / "peers" / "serve_openvino.py", WORK / "demo" / "openvino" / "int4", threads, "{port}"],
                      WORK / "demo" / "openvino" / "int4" / "openvino_model.xml"),
     }
@@ -132,7 +131,7 @@ def main():
     parser.add_argument("--rates", nargs="+", type=float, default=[1, 2, 4, 8], help="arrivals per second")
     parser.add_argument("--seconds", type=float, default=15, help="of arrivals at each rate")
     parser.add_argument("--users", type=int, default=16)
-    parser.add_argument("--systems", nargs="+", default=["ingot", "llama-server", "openvino"])
+    parser.add_argument("--systems", nargs="+", default=["ingot", "llama.cpp", "openvino"])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--port", type=int, default=18500)

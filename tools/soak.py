@@ -31,6 +31,16 @@ def metric(port, pattern):
     return [float(v) for v in re.findall(pattern + r"[^\n]* ([0-9.e+-]+)\n", text)]
 
 
+def record(path, rows):
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    device = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "cpu")
+    run = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as out:
+        for what, value, unit in rows:
+            out.write(json.dumps({"run": run, "commit": commit, "device": device, "system": "ingot", "case": what, "value": round(value, 1), "unit": unit, "n": 1, "spread": 0, "ceiling": 0}) + "\n")
+
+
 class Client(threading.Thread):
     def __init__(self, port, deadline, seed, counts, lock):
         super().__init__(daemon=True)
@@ -77,6 +87,7 @@ def main():
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=int, default=300)
     parser.add_argument("--port", type=int, default=18200)
+    parser.add_argument("--records", default="", help="file of JSON lines that the result is appended to")
     o = parser.parse_args()
     server = subprocess.Popen([INGOT, "serve", o.engine, "--http-port", str(o.port), "--metrics-port", str(o.port + 2), "--grpc-port", str(o.port + 1), "--http-address", "127.0.0.1",
                                "--max-tokens-in-paged-kv-cache", "16384"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -108,6 +119,9 @@ def main():
             print(f"| {what} | {n} |")
         grown = late / early - 1
         print(f"\npages used at the end: {max(used):.0f}   stuck clients: {stuck}   resident memory: {early / 1e6:.0f} MB early, {late / 1e6:.0f} MB late ({grown:+.1%})")
+        if o.records:
+            record(o.records, [*((what, n, "requests") for what, n in sorted(counts.items())), ("pages used at the end", max(used), "pages"), ("stuck clients", stuck, "clients"),
+                               ("clients", o.clients, "clients"), ("duration", o.seconds, "s"), ("resident memory, early", early / 1e6, "MB"), ("resident memory, late", late / 1e6, "MB")])
         bad = [w for w in counts if w.startswith(("status", "error"))]
         ok = max(used) == 0 and stuck == 0 and grown < 0.10 and not bad and server.poll() is None
     finally:

@@ -10,6 +10,7 @@ the kernel tells it) is sampled. Bars: serving within 1 s, first token within 30
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -125,7 +126,9 @@ def main():
     config = json.loads(Path(o.engine, "config.json").read_text())["pretrained_config"]
     hidden, layers, inner = config["hidden_size"], config["num_hidden_layers"], config["intermediate_size"]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    kv = 2 * layers * kv_heads * (hidden // heads) * o.kv_tokens * 4  # f32 is the widest a cache can be; what it really takes is less
+    inspected = subprocess.run([INGOT, "inspect", o.engine], capture_output=True, text=True, check=True).stdout
+    kv_type = re.search(r"KV cache +(\w+),", inspected)[1]
+    kv = 2 * layers * kv_heads * (hidden // heads) * o.kv_tokens * {"f32": 4, "bf16": 2, "f16": 2}.get(kv_type, 1)
     weights = Path(o.engine, "rank0.engine").stat().st_size
     rows = [("ready", "ms", [s["ready"] for s in samples], 1000), ("first token", "ms", [s["first"] for s in samples], 300),
             ("resident", "MB", [s["VmRSS"] / 1e6 for s in samples], (weights + kv) / 1e6 + 100)]

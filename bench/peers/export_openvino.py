@@ -9,7 +9,9 @@ from pathlib import Path
 
 import nncf
 import openvino
+import openvino_tokenizers
 from optimum.exporters.openvino import main_export
+from transformers import AutoTokenizer
 
 
 def main():
@@ -17,6 +19,9 @@ def main():
     fp16 = out / "fp16"
     if not (fp16 / "openvino_model.bin").exists():
         main_export(str(source), output=str(fp16), task="text-generation-with-past")
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        for name, part in zip(("openvino_tokenizer", "openvino_detokenizer"), openvino_tokenizers.convert_tokenizer(tokenizer, with_detokenizer=True)):
+            openvino.save_model(part, fp16 / f"{name}.xml")
     for name, options in {"int8": {"mode": nncf.CompressWeightsMode.INT8_SYM},
                           "int4": {"mode": nncf.CompressWeightsMode.INT4_SYM, "group_size": group, "ratio": 1.0}}.items():
         target = out / name
