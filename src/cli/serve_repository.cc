@@ -57,9 +57,10 @@ std::string option_table(const server::CoreOptions& core, const frontends::Repos
   rows.push_back({"strict_model_config", flags.disable_auto_complete_config ? "1" : "0"});
   rows.push_back({"model_config_name", flags.model_config_name});
   rows.push_back({"rate_limit", flags.rate_limit == "execution_count" ? "EXEC_COUNT" : "OFF"});
+  for (size_t i = 0; i < flags.rate_limit_resource.size(); ++i) rows.push_back({cat("rate_limit_resource[", i, "]"), flags.rate_limit_resource[i]});
   rows.push_back({"strict_readiness", core.strict_readiness ? "1" : "0"});
   rows.push_back({"exit_timeout", cat(core.exit_timeout_secs)});
-  rows.push_back({"cache_enabled", "0"});
+  rows.push_back({"cache_enabled", core.response_cache_bytes != 0 ? "1" : "0"});
   return repository::text_table({"Option", "Value"}, rows);
 }
 
@@ -68,7 +69,6 @@ std::string option_table(const server::CoreOptions& core, const frontends::Repos
 Result<std::unique_ptr<RepositoryServer>> RepositoryServer::start(server::Server& server, Options o) {
   const frontends::RepositoryFlags& flags = o.flags;
   if (flags.model_namespacing) return Error(Code::kUnsupported, "--model-namespacing: models are known by their folder's name alone");
-  if (!flags.cache_config.empty()) return Error(Code::kUnsupported, "--cache-config: the response cache is not built");
   const std::map<std::string, server::StringMap> config = TRY(backend_config(flags.backend_config));
   server::ModelRegistry& registry = server.registry();
   for (const auto& [backend, values] : config) registry.set_backend_config(backend, values);

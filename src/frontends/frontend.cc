@@ -313,6 +313,11 @@ Result<server::CoreOptions> core_options(const ServerOptions& o) {
   if (mode != "none" && mode != "poll" && mode != "explicit")
     return Error(Code::kInvalidArgument, cat("--model-control-mode: found '", mode, "', want none, poll or explicit"));
   c.explicit_control = mode == "explicit";
+  c.response_cache_bytes = TRY(server::parse_cache_config(o.repository.cache_config));
+  if (o.repository.rate_limit != "off" && o.repository.rate_limit != "execution_count")
+    return Error(Code::kInvalidArgument, cat("--rate-limit: found '", o.repository.rate_limit, "', want execution_count or off"));
+  c.rate_limit = o.repository.rate_limit == "execution_count";
+  for (const std::string& r : o.repository.rate_limit_resource) c.rate_limits.push_back(TRY(server::RateLimiter::parse_limit(r)));
   for (const std::string& item : o.metrics.metrics_config) {
     auto [key, value] = TRY(key_value(item, "--metrics-config"));
     if (key == "counter_latencies") c.metrics.counter_latencies = TRY(flag_bool(value, "--metrics-config counter_latencies"));

@@ -30,11 +30,42 @@ Result<std::vector<std::string>> Lifecycle::wanted() {
   return out;
 }
 
+// Members come before the ensembles that use them: models by the longest way down to one without steps.
+std::vector<std::vector<std::string>> Lifecycle::in_order(const std::vector<std::string>& names) const {
+  std::map<std::string, std::vector<std::string>> steps;
+  for (const std::string& name : names) {
+    std::vector<std::string>& of = steps[name];
+    if (auto d = repository_->read(name); d.ok() && d->parsed.config.ensemble_scheduling)
+      for (const auto& step : d->parsed.config.ensemble_scheduling->step) of.push_back(step.model_name);
+  }
+  std::map<std::string, size_t> depth;
+  for (const std::string& name : names) depth[name] = 0;
+  // A circle of ensembles never settles; the registry says what is wrong with it.
+  for (size_t round = 0; round < names.size(); ++round) {
+    bool changed = false;
+    for (const auto& [name, of] : steps)
+      for (const std::string& step : of)
+        if (auto it = depth.find(step); it != depth.end() && depth[name] < it->second + 1) depth[name] = it->second + 1, changed = true;
+    if (!changed) break;
+  }
+  std::map<size_t, std::vector<std::string>> by_depth;
+  for (const std::string& name : names) by_depth[depth[name]].push_back(name);
+  std::vector<std::vector<std::string>> out;
+  for (auto& [d, wave] : by_depth) out.push_back(std::move(wave));
+  return out;
+}
+
 Status Lifecycle::load_all(const std::vector<std::string>& names) {
-  std::atomic<size_t> next{0};
-  std::mutex mutex;
   std::string failures;
   std::optional<Error> first;
+  for (const std::vector<std::string>& wave : in_order(names)) load_wave(wave, failures, first);
+  if (first) return Error(first->code(), cat("failed to load all models: ", failures));
+  return {};
+}
+
+void Lifecycle::load_wave(const std::vector<std::string>& names, std::string& failures, std::optional<Error>& first) {
+  std::atomic<size_t> next{0};
+  std::mutex mutex;
   const auto work = [&] {
     for (size_t i = next++; i < names.size(); i = next++) {
       Status s = registry_.load_by_name(names[i], {});
@@ -50,8 +81,6 @@ Status Lifecycle::load_all(const std::vector<std::string>& names) {
   for (size_t i = 1; i < std::min(names.size(), static_cast<size_t>(std::max(1, options_.threads))); ++i) threads.emplace_back(work);
   work();
   for (std::thread& t : threads) t.join();
-  if (first) return Error(first->code(), cat("failed to load all models: ", failures));
-  return {};
 }
 
 Result<std::unique_ptr<Lifecycle>> Lifecycle::start(server::ModelRegistry& registry, std::shared_ptr<Repository> repository, Options options) {
@@ -92,6 +121,20 @@ void Lifecycle::poll() {
     if (now == seen || now == 0) continue;
     seen = now;
     changed.push_back(name);
+  }
+  // An ensemble that went with a member comes back with it.
+  const auto has_changed = [&](const std::string& name) { return std::find(changed.begin(), changed.end(), name) != changed.end(); };
+  for (bool again = !changed.empty(); again;) {
+    again = false;
+    for (const std::string& name : names) {
+      if (has_changed(name) || !registry_.ready_versions(name).empty()) continue;
+      auto d = repository_->read(name);
+      if (!d.ok() || !d->parsed.config.ensemble_scheduling) continue;
+      const auto& steps = d->parsed.config.ensemble_scheduling->step;
+      if (std::none_of(steps.begin(), steps.end(), [&](const auto& s) { return has_changed(s.model_name); })) continue;
+      changed.push_back(name);
+      again = true;
+    }
   }
   std::erase_if(seen_, [&](const auto& entry) {
     if (std::find(names.begin(), names.end(), entry.first) != names.end()) return false;

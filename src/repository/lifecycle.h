@@ -8,6 +8,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <optional>
 #include <thread>
 
 #include "repository/repository.h"
@@ -35,6 +36,8 @@ class Lifecycle {
   Lifecycle(server::ModelRegistry& registry, std::shared_ptr<Repository> repository, Options options)
       : registry_(registry), repository_(std::move(repository)), options_(std::move(options)) {}
   Status load_all(const std::vector<std::string>& names);
+  void load_wave(const std::vector<std::string>& names, std::string& failures, std::optional<Error>& first);
+  std::vector<std::vector<std::string>> in_order(const std::vector<std::string>& names) const;
   Result<std::vector<std::string>> wanted();
 
   server::ModelRegistry& registry_;

@@ -155,6 +155,53 @@ TEST_F(RepositoryTest, PollFollowsTheFiles) {
   EXPECT_EQ(ready("b"), (std::vector<int64_t>{4}));
 }
 
+TEST_F(RepositoryTest, EnsemblesComeAfterTheirMembersAndBringThem) {
+  const auto ensemble = [&](const std::string& name, const std::string& member) {
+    write(name + "/config.pbtxt", cat("platform: \"ensemble\" input { name: \"x\" data_type: TYPE_FP32 dims: 1 } output { name: \"y\" data_type: TYPE_FP32 dims: 1 } ",
+                                      "ensemble_scheduling { step { model_name: \"", member, "\" model_version: -1 input_map { key: \"x\" value: \"x\" } ",
+                                      "output_map { key: \"y\" value: \"y\" } } }"));
+    ASSERT_TRUE(make_directories(join_path(root_, name + "/1")).ok());
+  };
+  ensemble("a_outer", "b_inner");
+  ensemble("b_inner", "leaf");
+  model("leaf", "output { name: \"y\" data_type: TYPE_FP32 dims: 1 }", {3});
+  int loads = 0;
+  server_.registry().on_change([&](const server::ModelStatus& s) { loads += s.state == server::ModelState::kReady; });
+  {
+    auto l = Lifecycle::start(server_.registry(), repository(), {.threads = 1});
+    ASSERT_TRUE(l.ok()) << l.error().message();
+    EXPECT_EQ(ready("a_outer"), (std::vector<int64_t>{1}));
+    EXPECT_EQ(loads, 3);  // each once
+    ASSERT_TRUE(server_.registry().unload("a_outer", true).ok());
+    EXPECT_TRUE(ready("a_outer").empty() && ready("b_inner").empty());
+    ASSERT_TRUE(server_.registry().unload("leaf", false).ok());
+    ASSERT_TRUE(server_.registry().load_by_name("a_outer", {}).ok());
+    EXPECT_EQ(ready("leaf"), (std::vector<int64_t>{3}));
+    EXPECT_EQ(ready("b_inner"), (std::vector<int64_t>{1}));
+    ASSERT_TRUE(server_.registry().unload("leaf", false).ok());
+    EXPECT_TRUE(ready("a_outer").empty() && ready("b_inner").empty());
+  }
+  {
+    server::Server server;
+    server.registry().add_backend(std::make_shared<NothingBackend>());
+    auto l = Lifecycle::start(server.registry(), repository(), {.mode = Lifecycle::Mode::kPoll, .poll_secs = 0});
+    ASSERT_TRUE(l.ok()) << l.error().message();
+    std::filesystem::rename(join_path(root_, "leaf"), root_ + "-leaf");
+    (*l)->poll();
+    EXPECT_TRUE(server.registry().ready_versions("b_inner").empty());
+    std::filesystem::rename(root_ + "-leaf", join_path(root_, "leaf"));
+    (*l)->poll();
+    EXPECT_EQ(server.registry().ready_versions("b_inner"), (std::vector<int64_t>{1}));
+    EXPECT_EQ(server.registry().ready_versions("a_outer"), (std::vector<int64_t>{1}));
+  }
+  ensemble("b_inner", "a_outer");
+  Status circle = server_.registry().load_by_name("a_outer", {});
+  ASSERT_FALSE(circle.ok());
+  EXPECT_NE(circle.error().message().find("circular dependency"), std::string::npos) << circle.error().message();
+  ensemble("b_inner", "gone");
+  EXPECT_NE(server_.registry().load_by_name("a_outer", {}).error().message().find("'b_inner' depends on 'gone' which has no loaded version"), std::string::npos);
+}
+
 TEST(TextTable, FramesAndSplitsCells) {
   EXPECT_EQ(text_table({"A", "Long"}, {{"x", "one\ntwo"}, {"yy", ""}}),
             "+----+------+\n"

@@ -122,7 +122,32 @@ Status complete_sequence(ModelConfig& c, SequenceBatching& s) {
   return {};
 }
 
+// `shape`, which is like `from`, as `to`; variable extents keep their order. Untouched when it is not like `from`.
+void reshape(std::vector<int64_t>& shape, const std::vector<int64_t>& from, const std::vector<int64_t>& to, bool batched) {
+  const size_t skip = batched ? 1 : 0;
+  if (shape.size() != from.size() + skip) return;
+  std::vector<int64_t> out(shape.begin(), shape.begin() + static_cast<std::ptrdiff_t>(skip)), variable;
+  for (size_t i = 0; i < from.size(); ++i)
+    if (from[i] == -1) variable.push_back(shape[i + skip]);
+  size_t next = 0;
+  for (int64_t d : to) {
+    if (d == -1 && next == variable.size()) return;
+    out.push_back(d == -1 ? variable[next++] : d);
+  }
+  if (shape_elements(out) == shape_elements(shape)) shape = std::move(out);
+}
+
 }  // namespace
+
+void reshape_inputs(const ModelConfig& c, std::vector<Tensor>& inputs) {
+  for (Tensor& t : inputs)
+    if (const ModelInput* i = c.find_input(t.name); i && i->reshape) reshape(t.shape, i->dims, i->reshape->shape, c.max_batch_size > 0);
+}
+
+void reshape_outputs(const ModelConfig& c, std::vector<Tensor>& outputs) {
+  for (Tensor& t : outputs)
+    if (const ModelOutput* o = c.find_output(t.name); o && o->reshape) reshape(t.shape, o->reshape->shape, o->dims, c.max_batch_size > 0);
+}
 
 Status complete_config(ModelConfig& c, int gpus, bool own_devices) {
   if (!c.ensemble_scheduling) TRY(complete_instances(c, gpus, own_devices));

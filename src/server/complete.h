@@ -13,4 +13,8 @@ namespace ingot::server {
 Status complete_config(ModelConfig& config, int gpus, bool own_devices);
 std::vector<InstanceInfo> instances_of(const ModelConfig& completed);
 
+// From the shapes that clients see to those that the model sees (`reshape` of the config), and back.
+void reshape_inputs(const ModelConfig& config, std::vector<Tensor>& inputs);
+void reshape_outputs(const ModelConfig& config, std::vector<Tensor>& outputs);
+
 }  // namespace ingot::server

@@ -4,7 +4,10 @@
 
 #include "base/files.h"
 #include "server/complete.h"
+#include "server/ensemble.h"
+#include "server/scheduler.h"
 #include "server/server.h"
+#include "server/warmup.h"
 
 namespace ingot::server {
 namespace {
@@ -92,7 +95,7 @@ void InFlight::cancel_all() {
 }
 
 ModelRegistry::ModelRegistry(Server& server, MetricsRegistry& metrics)
-    : server_(server), metrics_(metrics), make_scheduler_(make_default_scheduler) {}
+    : server_(server), metrics_(metrics) {}
 
 ModelRegistry::~ModelRegistry() { unload_all(std::chrono::steady_clock::now() + std::chrono::seconds(10)); }
 
@@ -159,11 +162,6 @@ void ModelRegistry::set_source(std::shared_ptr<ModelSource> source) {
   source_ = std::move(source);
 }
 
-void ModelRegistry::set_scheduler_factory(SchedulerFactory factory) {
-  std::lock_guard lock(mutex_);
-  make_scheduler_ = std::move(factory);
-}
-
 void ModelRegistry::set_metrics_options(MetricsOptions options) {
   std::lock_guard lock(mutex_);
   metrics_options_ = std::move(options);
@@ -203,10 +201,11 @@ Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const
   const auto start = std::chrono::steady_clock::now();
   INGOT_LOG(kInfo, cat("loading: ", name, ":", version));
   auto loaded = std::make_shared<LoadedModel>();
+  static std::atomic<uint64_t> loads{0};
+  loaded->load_id = ++loads;
   loaded->config = spec.config;
   loaded->version = version;
   StringMap backend_config;
-  SchedulerFactory make_scheduler;
   MetricsOptions metrics_options;
   std::string backend_name = spec.config.backend.empty() ? spec.config.platform : spec.config.backend;
   {
@@ -214,15 +213,17 @@ Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const
     if (auto it = backend_config_.find(""); it != backend_config_.end()) backend_config = it->second;
     if (auto it = backend_config_.find(backend_name); it != backend_config_.end())
       for (const auto& [key, value] : it->second) backend_config[key] = value;
-    make_scheduler = make_scheduler_;
     metrics_options = metrics_options_;
   }
   auto build = [&]() -> Status {
     const std::string version_directory = spec.directory.empty() ? "" : cat(spec.directory, "/", version);
-    std::shared_ptr<Backend> backend = TRY(backend_for(loaded->config, spec.directory, version_directory));
-    TRY(backend->check(loaded->config));
+    const bool ensemble = is_core_ensemble(loaded->config);
+    std::shared_ptr<Backend> backend;
+    if (!ensemble) backend = TRY(backend_for(loaded->config, spec.directory, version_directory));
+    if (backend) TRY(backend->check(loaded->config));
     const int gpus = server_.options().gpus;
-    TRY(complete_config(loaded->config, gpus, backend->has_own_devices()));
+    const bool own_devices = backend && backend->has_own_devices();
+    TRY(complete_config(loaded->config, gpus, own_devices));
     // The statistics come after the load, which may complete the config; the model outlives no statistics (LoadedModel's order).
     auto stats = std::make_shared<std::atomic<ModelStats*>>(nullptr);
     auto report = [stats](uint64_t batch_size, const CallTimes& times) {
@@ -230,13 +231,26 @@ Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const
     };
     const ModelLoad load{loaded->config, version, spec.directory, version_directory, spec.auto_complete, backend_config, metrics_, server_,
                          instances_of(loaded->config), report};
-    loaded->model = TRY(backend->load(load));
-    TRY(complete_config(loaded->config, gpus, backend->has_own_devices()));
+    Result<std::shared_ptr<Model>> model = ensemble ? load_ensemble(load) : backend->load(load);
+    if (!model.ok()) return model.error();
+    loaded->model = std::move(model).value();
+    TRY(complete_config(loaded->config, gpus, own_devices));
+    if (ensemble || loaded->model->execution() == Model::Execution::kInstances) {
+      const auto reshaped = [](const auto& t) { return t.reshape.has_value(); };
+      loaded->reshapes = std::any_of(loaded->config.input.begin(), loaded->config.input.end(), reshaped) ||
+                         std::any_of(loaded->config.output.begin(), loaded->config.output.end(), reshaped);
+    }
     TRY(read_labels(spec, *loaded));
     loaded->stats = std::make_unique<ModelStats>(loaded->config, version, metrics_, metrics_options);
     stats->store(loaded->stats.get());
     loaded->model->use_statistics(*loaded->stats);
-    loaded->scheduler = TRY(make_scheduler(loaded->config, loaded->model, *loaded->stats));
+    TRY(warm_up(loaded->config, *loaded->model, spec.directory));
+    loaded->scheduler = TRY(make_scheduler({.config = loaded->config,
+                                            .model = loaded->model,
+                                            .stats = *loaded->stats,
+                                            .directory = spec.directory,
+                                            .limiter = &limiter_,
+                                            .instances = load.instances}));
     return {};
   };
   if (Status s = build(); !s.ok()) {
@@ -262,6 +276,7 @@ void ModelRegistry::retire(const std::string& name, std::shared_ptr<Entry> e, in
   in_flight->retire();
   loaded->model->drain();
   auto finish = [this, name, e, version, announce](std::shared_ptr<LoadedModel> last) {
+    server_.cache().forget(last->load_id);
     last.reset();
     if (!announce) return;
     bool still = false;
@@ -293,9 +308,84 @@ void ModelRegistry::retire(const std::string& name, std::shared_ptr<Entry> e, in
 
 Status ModelRegistry::load(ModelSpec spec) {
   const std::string name = spec.config.name;
+  TRY(load_spec(std::move(spec), false));
+  refresh_ensembles_of(name);
+  return {};
+}
+
+// The members of an ensemble, before its own lock is taken: nobody waits for one model while it holds another.
+Status ModelRegistry::load_members(const ModelSpec& spec) {
+  if (!is_core_ensemble(spec.config)) return {};
+  static thread_local std::vector<std::string> chain;
+  std::shared_ptr<ModelSource> source;
+  {
+    std::lock_guard lock(mutex_);
+    source = source_;
+  }
+  if (!source) return {};
+  const std::string& name = spec.config.name;
+  if (std::find(chain.begin(), chain.end(), name) != chain.end())
+    return Error(Code::kInvalidArgument, cat("ensemble '", name, "' has a circular dependency: it is a step of its own step '", chain.back(), "'"));
+  chain.push_back(name);
+  Status out;
+  for (const auto& step : spec.config.ensemble_scheduling->step) {
+    if (step.model_name == name || !ready_versions(step.model_name).empty()) continue;
+    Result<ModelSpec> member = source->describe(step.model_name, {});
+    Status s = member.ok() ? load_spec(std::move(member).value(), true) : Status(member.error());
+    if (s.ok()) continue;
+    out = Error(Code::kInvalidArgument, cat("ensemble '", name, "' depends on '", step.model_name, "' which has no loaded version. Model '", step.model_name,
+                                            "' loading failed with error: ", s.error().message()));
+    break;
+  }
+  chain.pop_back();
+  return out;
+}
+
+std::vector<std::string> ModelRegistry::ensembles_of(const std::string& name) const {
+  std::vector<std::string> out;
+  for (const auto& m : loaded()) {
+    if (!is_core_ensemble(m->config)) continue;
+    const auto& steps = m->config.ensemble_scheduling->step;
+    if (std::any_of(steps.begin(), steps.end(), [&](const auto& s) { return s.model_name == name; }) &&
+        std::find(out.begin(), out.end(), m->config.name) == out.end())
+      out.push_back(m->config.name);
+  }
+  return out;
+}
+
+// What an ensemble knows of its members (tensors, whether they are decoupled) is of their loads.
+void ModelRegistry::refresh_ensembles_of(const std::string& name) {
+  for (const std::string& ensemble : ensembles_of(name)) {
+    std::optional<ModelSpec> spec;
+    {
+      std::lock_guard lock(mutex_);
+      spec = entries_[ensemble]->spec;
+    }
+    if (!spec) continue;
+    Status s = load(*spec);
+    if (s.ok()) continue;
+    INGOT_LOG(kError, cat("ensemble '", ensemble, "' does not fit its step '", name, "' any more: ", s.error().message()));
+    (void)unload_one(ensemble);
+  }
+}
+
+Status ModelRegistry::load_spec(ModelSpec spec, bool only_if_missing) {
+  const std::string name = spec.config.name;
   if (name.empty()) return Error(Code::kInvalidArgument, "model configuration must specify 'name'");
   std::shared_ptr<Entry> e = entry(name);
+  if (Status members = load_members(spec); !members.ok()) {
+    for (int64_t version : spec.versions) {
+      bool was_ready = false;
+      {
+        std::lock_guard lock(mutex_);
+        was_ready = e->versions[version].loaded != nullptr;
+      }
+      if (!was_ready) set_state(name, *e, version, ModelState::kUnavailable, reason_of(members.error()));
+    }
+    return Error(members.error().code(), cat("failed to load '", name, "': ", members.error().message()));
+  }
   std::lock_guard loading(e->loading);
+  if (only_if_missing && !ready_versions(name).empty()) return {};
   if (spec.versions.empty()) {
     std::lock_guard lock(mutex_);
     e->reason = "Not loaded: No model version was found";
@@ -318,6 +408,10 @@ Status ModelRegistry::load(ModelSpec spec) {
     if (!first) first = s.error();
   }
   if (first) return Error(first->code(), cat("load failed for model '", name, "': ", failures));
+  {
+    std::lock_guard lock(mutex_);
+    e->spec = spec;
+  }
   // Versions which the policy no longer chooses.
   std::vector<std::pair<int64_t, std::shared_ptr<LoadedModel>>> gone;
   {
@@ -383,6 +477,7 @@ Status ModelRegistry::unload(const std::string& name, bool dependents) {
   for (const auto& m : loaded(name))
     if (dependents && m->config.ensemble_scheduling)
       for (const auto& step : m->config.ensemble_scheduling->step) members.push_back(step.model_name);
+  for (const std::string& ensemble : ensembles_of(name)) TRY(unload(ensemble, false));
   TRY(unload_one(name));
   for (const std::string& member : members) {
     // A member that another loaded ensemble still uses stays.

@@ -15,11 +15,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "server/backend.h"
+#include "server/rate_limiter.h"
 #include "server/stats.h"
 
 namespace ingot::server {
@@ -67,10 +69,6 @@ class Scheduler {
   virtual Status enqueue(Invocation invocation) = 0;
   virtual size_t queued() const = 0;
 };
-// `make_scheduler` chooses by config and Model::execution(). The default one serves kDirect models and, for kInstances, one first
-// in, first out queue with a thread for each instance, no batching.
-using SchedulerFactory = std::function<Result<std::unique_ptr<Scheduler>>(const ModelConfig&, std::shared_ptr<Model>, ModelStats&)>;
-Result<std::unique_ptr<Scheduler>> make_default_scheduler(const ModelConfig&, std::shared_ptr<Model>, ModelStats&);
 
 // Requests that run on one model version. Retiring refuses new ones; the model is destroyed after the last has ended, never by the
 // backend thread that ends it.
@@ -95,9 +93,11 @@ class InFlight {
 
 // One version that is, or was, ready.
 struct LoadedModel {
+  uint64_t load_id = 0;  // counts the loads of the process
   ModelConfig config;
   int64_t version = 1;
   std::map<std::string, std::vector<std::string>> labels;  // of classification outputs, by output
+  bool reshapes = false;  // the core reshapes inputs and outputs, as the config says
   std::unique_ptr<ModelStats> stats;
   std::shared_ptr<Model> model;
   std::unique_ptr<Scheduler> scheduler;
@@ -125,13 +125,15 @@ class ModelRegistry {
   std::vector<std::shared_ptr<Backend>> backends() const;  // added and found ones
   void set_backend_config(const std::string& backend, StringMap values);  // "" is the global one
   void set_source(std::shared_ptr<ModelSource> source);
-  void set_scheduler_factory(SchedulerFactory factory);
   void set_metrics_options(MetricsOptions options);
+  RateLimiter& rate_limiter() { return limiter_; }
   // Called for each state change (start-up tables, the poller, ensembles).
   void on_change(std::function<void(const ModelStatus&)> hook);
 
+  // Loads the members of an ensemble first, if they are not there; afterwards, the ensembles that use this model see its new version.
   Status load(ModelSpec spec);
   Status load_by_name(const std::string& name, const LoadParameters& parameters);
+  // Ensembles that use the model go with it. `dependents`: the members of an ensemble that nobody else uses too.
   Status unload(const std::string& name, bool dependents);
   // Stops taking requests, waits for the running ones up to the deadline, cancels the rest, drops everything.
   void unload_all(std::chrono::steady_clock::time_point deadline);
@@ -156,7 +158,12 @@ class ModelRegistry {
     std::mutex loading;                    // serialises load and unload of this name
     std::map<int64_t, Version> versions;   // guarded by the registry's mutex
     std::string reason;                    // of a model without versions
+    std::optional<ModelSpec> spec;         // of the last load that went well
   };
+  Status load_spec(ModelSpec spec, bool only_if_missing);
+  Status load_members(const ModelSpec& spec);
+  void refresh_ensembles_of(const std::string& name);
+  std::vector<std::string> ensembles_of(const std::string& name) const;  // loaded ones that have it as a step
   Status load_version(const ModelSpec& spec, int64_t version, const std::shared_ptr<Entry>& entry);
   void set_state(const std::string& name, Entry& entry, int64_t version, ModelState state, std::string reason,
                  std::shared_ptr<LoadedModel> loaded = nullptr);
@@ -173,7 +180,7 @@ class ModelRegistry {
   std::vector<std::shared_ptr<BackendFinder>> finders_;
   std::map<std::string, StringMap> backend_config_;
   std::shared_ptr<ModelSource> source_;
-  SchedulerFactory make_scheduler_;
+  RateLimiter limiter_;
   MetricsOptions metrics_options_;
   std::vector<std::function<void(const ModelStatus&)>> hooks_;
   std::mutex reapers_mutex_;

@@ -1,10 +1,14 @@
-// The default scheduler: requests go straight to kDirect models; kInstances models get one first in, first out queue.
+#include "server/scheduler.h"
+
 #include <deque>
 
-#include "server/registry.h"
+#include "server/batch_source.h"
+#include "server/settings.h"
 
 namespace ingot::server {
 namespace {
+
+Error unloading() { return Error(Code::kUnavailable, "the model is being unloaded"); }
 
 class DirectScheduler : public Scheduler {
  public:
@@ -19,78 +23,378 @@ class DirectScheduler : public Scheduler {
   std::shared_ptr<Model> model_;
 };
 
-class QueueScheduler : public Scheduler {
+// One execute() in the statistics: counted once, before the first of its requests gets its last response, or when execute() returns.
+class Run {
  public:
-  QueueScheduler(std::shared_ptr<Model> model, size_t most) : model_(std::move(model)), most_(most) {
-    for (int i = 0; i < model_->instances(); ++i) threads_.emplace_back([this, i] { run(i); });
+  Run(ModelStats* stats, uint64_t batch_size) : stats_(stats), batch_size_(batch_size) { start_.compute_start = steady_ns(); }
+  void record(const CallTimes* of_a_request) {
+    if (stats_ == nullptr || recorded_.exchange(true)) return;
+    CallTimes t = of_a_request ? *of_a_request : start_;
+    t.compute_start = start_.compute_start;
+    stats_->execution(batch_size_, t);
   }
 
-  ~QueueScheduler() override {
-    std::deque<Invocation> left;
-    {
-      std::lock_guard lock(mutex_);
-      stop_ = true;
-      left.swap(queue_);
+ private:
+  ModelStats* stats_;  // null: the model reports its executions itself
+  const uint64_t batch_size_;
+  CallTimes start_;
+  std::atomic<bool> recorded_{false};
+};
+
+// Passes responses on in the order in which the requests were taken from the queue.
+class Ordering {
+ public:
+  uint64_t ticket() {
+    std::lock_guard lock(mutex_);
+    lines_.emplace_back();
+    return first_ + lines_.size() - 1;
+  }
+  void send(uint64_t ticket, const std::shared_ptr<ResponseSink>& sink, InferResponse response) {
+    std::unique_lock lock(mutex_);
+    Line& line = lines_[ticket - first_];
+    line.sink = sink;
+    line.responses.push_back(std::move(response));
+    if (sending_) return;
+    sending_ = true;
+    while (!lines_.empty() && !lines_.front().responses.empty()) {
+      InferResponse next = std::move(lines_.front().responses.front());
+      lines_.front().responses.pop_front();
+      const bool last = next.final || !next.ok();
+      const std::shared_ptr<ResponseSink> to = lines_.front().sink;
+      if (last) {
+        lines_.pop_front();
+        ++first_;
+      }
+      lock.unlock();
+      to->send(std::move(next));
+      lock.lock();
     }
-    wake_.notify_all();
-    for (Invocation& i : left) i.sink->fail(Error(Code::kUnavailable, "the model is being unloaded"));
+    sending_ = false;
+  }
+
+ private:
+  struct Line {
+    std::shared_ptr<ResponseSink> sink;
+    std::deque<InferResponse> responses;
+  };
+  std::mutex mutex_;
+  std::deque<Line> lines_;
+  uint64_t first_ = 0;
+  bool sending_ = false;
+};
+
+// What wakes the threads of a scheduler. Shared, since a client may cancel a request while the scheduler goes.
+struct Gate {
+  std::mutex mutex;
+  std::condition_variable work, house;
+  bool sweep = false;                // the house has something to look at
+  uint64_t house_until = 0;          // when it looks next by itself
+  void poke() {
+    {
+      std::lock_guard lock(mutex);
+      sweep = true;
+    }
+    house.notify_one();
+  }
+};
+
+class InstanceScheduler;
+
+// The sink that a model sees: counts the run, keeps states, gives the sequence free before the client learns of the end.
+class BatchedSink : public ResponseSink, public std::enable_shared_from_this<BatchedSink> {
+ public:
+  BatchedSink(InstanceScheduler* scheduler, Invocation invocation, std::shared_ptr<void> ticket, std::shared_ptr<Run> run,
+              std::shared_ptr<Ordering> ordering, uint64_t order)
+      : scheduler_(scheduler),
+        inner_(std::move(invocation.sink)),
+        request_(std::move(invocation.request)),
+        ticket_(std::move(ticket)),
+        run_(std::move(run)),
+        ordering_(std::move(ordering)),
+        order_(order) {}
+
+  void send(InferResponse response) override;
+  void fail(Error error) override {
+    InferResponse r;
+    r.final = true;
+    r.error = std::make_unique<Error>(std::move(error));
+    send(std::move(r));
+  }
+  void finish() override {
+    InferResponse r;
+    r.final = true;
+    r.empty = true;
+    send(std::move(r));
+  }
+  bool cancelled() const override { return inner_ != nullptr && inner_->cancelled(); }
+  void on_cancel(std::function<void()> f) override {
+    if (inner_) inner_->on_cancel(std::move(f));
+  }
+  CallTimes& times() override { return inner_ ? inner_->times() : times_; }
+  void started() override {
+    if (inner_) inner_->started();
+  }
+  Status update_state(Tensor state) override;
+  Status reschedule() override;
+  void statistics_by_backend() override {
+    if (inner_) inner_->statistics_by_backend();
+  }
+
+ private:
+  InstanceScheduler* scheduler_;  // alive until the last response of its last request
+  std::shared_ptr<ResponseSink> inner_;  // null: the placeholder of an empty slot
+  std::shared_ptr<const InferRequest> request_;
+  std::shared_ptr<void> ticket_;
+  std::shared_ptr<Run> run_;
+  std::shared_ptr<Ordering> ordering_;
+  const uint64_t order_;
+  CallTimes times_;
+  std::atomic<bool> over_{false};
+};
+
+class InstanceScheduler : public Scheduler {
+ public:
+  InstanceScheduler(const SchedulerContext& context, std::unique_ptr<BatchSource> source)
+      : model_(context.model), stats_(context.model->reports_executions() ? nullptr : &context.stats), source_(std::move(source)) {
+    if (source_->preserve_ordering()) ordering_ = std::make_shared<Ordering>();
+    keys_.resize(static_cast<size_t>(std::max(1, model_->instances())));
+  }
+
+  // Starts the threads; an error when an instance could never get its resources.
+  Status start(const SchedulerContext& context) {
+    if (context.limiter != nullptr && context.limiter->enabled()) {
+      std::vector<std::pair<const InstanceGroup*, int>> groups;
+      for (const InstanceGroup& g : context.config.instance_group)
+        for (int i = 0; i < g.count * static_cast<int>(std::max<size_t>(1, g.gpus.size())); ++i)
+          groups.emplace_back(&g, g.gpus.empty() ? 0 : g.gpus[static_cast<size_t>(i) % g.gpus.size()]);
+      for (size_t i = 0; i < keys_.size(); ++i) {
+        const InstanceGroup* g = i < groups.size() ? groups[i].first : nullptr;
+        TRY(context.limiter->add(context.config.name, &keys_[i], g && g->rate_limiter ? *g->rate_limiter : InstanceGroup::RateLimiter{},
+                                 g ? groups[i].second : 0));
+        limiter_ = context.limiter;
+      }
+    }
+    for (size_t i = 0; i < keys_.size(); ++i) threads_.emplace_back([this, i] { run(static_cast<int>(i)); });
+    threads_.emplace_back([this] { keep_house(); });
+    return {};
+  }
+
+  ~InstanceScheduler() override {
+    std::vector<Invocation> left;
+    {
+      std::lock_guard lock(gate_->mutex);
+      stop_ = true;
+      left = source_->clear();
+    }
+    gate_->work.notify_all();
+    gate_->house.notify_all();
+    if (limiter_) limiter_->wake();
+    for (Invocation& i : left) i.sink->fail(unloading());
     for (std::thread& t : threads_) t.join();
+    if (limiter_)
+      for (const char& key : keys_) limiter_->remove(&key);
   }
 
   Status enqueue(Invocation invocation) override {
+    watch(*invocation.sink);
+    bool house = false;
     {
-      std::lock_guard lock(mutex_);
-      if (stop_) return Error(Code::kUnavailable, "the model is being unloaded");
-      if (most_ != 0 && queue_.size() >= most_) return Error(Code::kUnavailable, "Exceeds maximum queue size");
-      queue_.push_back(std::move(invocation));
+      std::lock_guard lock(gate_->mutex);
+      if (stop_) return unloading();
+      TRY(source_->push(std::move(invocation), steady_ns()));
+      house = source_->sweep_at() < gate_->house_until;
+      gate_->sweep |= house;
     }
-    wake_.notify_one();
+    notify_work();
+    if (house) gate_->house.notify_one();
     return {};
   }
 
   size_t queued() const override {
-    std::lock_guard lock(mutex_);
-    return queue_.size();
+    std::lock_guard lock(gate_->mutex);
+    return source_->size();
   }
 
+  // --- for BatchedSink ---
+  void ended(void* ticket) {
+    {
+      std::lock_guard lock(gate_->mutex);
+      source_->ended(ticket, steady_ns());
+    }
+    notify_work();
+  }
+  void put_back(void* ticket, Invocation invocation) {
+    watch(*invocation.sink);
+    {
+      std::lock_guard lock(gate_->mutex);
+      source_->put_back(ticket, std::move(invocation), steady_ns());
+    }
+    notify_work();
+  }
+  Status update_state(void* ticket, Tensor state) {
+    std::lock_guard lock(gate_->mutex);
+    return source_->update_state(ticket, std::move(state));
+  }
+  const BatchSource& source() const { return *source_; }
+
  private:
+  // A cancelled request leaves its queue at once, also when all instances are busy. The model's own on_cancel replaces this one.
+  void watch(ResponseSink& sink) {
+    sink.on_cancel([gate = gate_] { gate->poke(); });
+  }
+  void notify_work() {
+    if (source_->pinned()) gate_->work.notify_all();
+    else gate_->work.notify_one();
+  }
+
   void run(int instance) {
+    const void* key = &keys_[static_cast<size_t>(instance)];
+    bool granted = false;
+    std::unique_lock lock(gate_->mutex);
     for (;;) {
-      Invocation next;
-      {
-        std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return stop_ || !queue_.empty(); });
-        if (queue_.empty()) return;
-        next = std::move(queue_.front());
-        queue_.pop_front();
-      }
-      if (next.sink->cancelled()) {
-        next.sink->fail(Error(Code::kCancelled, "Request was cancelled while waiting in the queue"));
+      uint64_t wake = kNever;
+      const uint64_t now = steady_ns();
+      if (limiter_ && !granted && source_->due(instance, now)) {
+        lock.unlock();
+        granted = limiter_->acquire(key, [this] { return stop_.load(); });
+        lock.lock();
+        if (!granted) break;  // stopped
         continue;
       }
-      next.sink->started();
-      model_->execute(instance, std::span(&next, 1));
+      std::vector<Taken> batch = source_->take(instance, now, wake);
+      if (!batch.empty()) {
+        const bool more = source_->size() != 0;
+        std::vector<uint64_t> order(batch.size());
+        if (ordering_)
+          for (size_t i = 0; i < batch.size(); ++i)
+            if (batch[i].invocation.sink) order[i] = ordering_->ticket();
+        lock.unlock();
+        if (more) notify_work();  // another instance may have slept through the pushes
+        execute(instance, std::move(batch), order);
+        if (granted) limiter_->release(key);
+        granted = false;
+        lock.lock();
+        continue;
+      }
+      if (granted) {
+        limiter_->release(key);
+        granted = false;
+      }
+      if (stop_) break;
+      wait(gate_->work, lock, wake);
+    }
+    if (granted) limiter_->release(key);
+  }
+
+  void execute(int instance, std::vector<Taken> taken, const std::vector<uint64_t>& order) {
+    uint64_t rows = 0;
+    for (const Taken& t : taken) rows += t.batch_size;
+    auto run = std::make_shared<Run>(stats_, rows);
+    std::vector<Invocation> batch;
+    batch.reserve(taken.size());
+    for (size_t i = 0; i < taken.size(); ++i) {
+      Taken& t = taken[i];
+      std::shared_ptr<const InferRequest> request = t.invocation.request;
+      const std::shared_ptr<ResponseSink> client = t.invocation.sink;  // null: a placeholder
+      if (client && t.ticket == nullptr && client->cancelled()) {
+        InferResponse r;
+        r.final = true;
+        r.error = std::make_unique<Error>(Code::kCancelled, "Request cancelled");
+        if (ordering_) ordering_->send(order[i], client, std::move(r));
+        else client->send(std::move(r));
+        continue;
+      }
+      auto sink = std::make_shared<BatchedSink>(this, std::move(t.invocation), std::move(t.ticket), run, client ? ordering_ : nullptr, order[i]);
+      sink->started();
+      batch.push_back({std::move(request), std::move(sink)});
+    }
+    if (batch.empty()) return;
+    model_->execute(instance, batch);
+    run->record(nullptr);
+  }
+
+  // Ends requests that were cancelled or waited too long, also while all instances are busy; ends idle sequences.
+  void keep_house() {
+    std::unique_lock lock(gate_->mutex);
+    while (!stop_) {
+      gate_->sweep = false;
+      uint64_t wake = kNever;
+      std::vector<Refused> out = source_->sweep(steady_ns(), wake);
+      if (!out.empty()) {
+        lock.unlock();
+        for (Refused& r : out) r.invocation.sink->fail(std::move(r.error));
+        gate_->work.notify_all();  // a sequence may have got a slot
+        lock.lock();
+        continue;
+      }
+      gate_->house_until = wake;
+      if (!gate_->sweep) wait(gate_->house, lock, wake);
+      gate_->house_until = 0;
     }
   }
 
+  static void wait(std::condition_variable& on, std::unique_lock<std::mutex>& lock, uint64_t until_ns) {
+    if (until_ns == kNever) {
+      on.wait(lock);
+      return;
+    }
+    const uint64_t now = steady_ns();
+    if (until_ns > now) on.wait_for(lock, std::chrono::nanoseconds(std::min<uint64_t>(until_ns - now + 1000, 3600000000000)));
+  }
+
   std::shared_ptr<Model> model_;
-  const size_t most_;
-  mutable std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<Invocation> queue_;
-  bool stop_ = false;
+  ModelStats* stats_;
+  std::unique_ptr<BatchSource> source_;
+  std::shared_ptr<Ordering> ordering_;
+  RateLimiter* limiter_ = nullptr;
+  std::vector<char> keys_;  // their addresses name the instances to the limiter
+  std::shared_ptr<Gate> gate_ = std::make_shared<Gate>();
+  std::atomic<bool> stop_{false};
   std::vector<std::thread> threads_;
 };
 
+void BatchedSink::send(InferResponse response) {
+  if (over_.load() || inner_ == nullptr) return;
+  const bool last = response.final || !response.ok();
+  response.final = last;
+  std::erase_if(response.outputs, [&](Tensor& t) {
+    if (!scheduler_->source().is_state(t.name)) return false;
+    if (Status s = scheduler_->update_state(ticket_.get(), t); !s.ok()) INGOT_LOG(kWarning, s.error().message());
+    return scheduler_->source().hidden(t.name);
+  });
+  if (last) {
+    if (over_.exchange(true)) return;
+    run_->record(&times());
+    if (ticket_) scheduler_->ended(ticket_.get());
+  }
+  // From here on the scheduler may be gone as soon as the last response is out.
+  if (ordering_) ordering_->send(order_, inner_, std::move(response));
+  else inner_->send(std::move(response));
+}
+
+Status BatchedSink::update_state(Tensor state) {
+  if (over_.load()) return Error(Code::kInvalidArgument, cat("state '", state.name, "' comes after the final response"));
+  return scheduler_->update_state(ticket_.get(), std::move(state));
+}
+
+Status BatchedSink::reschedule() {
+  if (inner_ == nullptr) return Error(Code::kInvalidArgument, "a placeholder of an empty sequence slot cannot be rescheduled");
+  if (ordering_) return Error(Code::kUnsupported, "a request cannot be rescheduled under preserve_ordering");
+  if (over_.exchange(true)) return Error(Code::kInvalidArgument, "a request cannot be rescheduled after its final response");
+  run_->record(&times());
+  scheduler_->put_back(ticket_.get(), {request_, inner_});
+  return {};
+}
+
 }  // namespace
 
-Result<std::unique_ptr<Scheduler>> make_default_scheduler(const ModelConfig& config, std::shared_ptr<Model> model, ModelStats&) {
-  if (model->execution() == Model::Execution::kDirect)
-    return std::unique_ptr<Scheduler>(std::make_unique<DirectScheduler>(std::move(model)));
-  size_t most = 0;
-  if (config.dynamic_batching && config.dynamic_batching->default_queue_policy)
-    most = config.dynamic_batching->default_queue_policy->max_queue_size;
-  return std::unique_ptr<Scheduler>(std::make_unique<QueueScheduler>(std::move(model), most));
+Result<std::unique_ptr<Scheduler>> make_scheduler(const SchedulerContext& context) {
+  if (context.model->execution() == Model::Execution::kDirect)
+    return std::unique_ptr<Scheduler>(std::make_unique<DirectScheduler>(context.model));
+  std::unique_ptr<BatchSource> source = TRY(make_batch_source(context.config, std::max(1, context.model->instances()), context.directory, context.model->batch_strategy()));
+  auto scheduler = std::make_unique<InstanceScheduler>(context, std::move(source));
+  TRY(scheduler->start(context));
+  return std::unique_ptr<Scheduler>(std::move(scheduler));
 }
 
 }  // namespace ingot::server

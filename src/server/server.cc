@@ -2,15 +2,16 @@
 
 #include <atomic>
 
+#include "server/complete.h"
+#include "server/ensemble.h"
+
 namespace ingot::server {
 namespace {
 
-FailureReason failure_reason(Code code) {
-  switch (code) {
-    case Code::kCancelled: return FailureReason::kCanceled;
-    case Code::kUnavailable: return FailureReason::kRejected;
-    default: return FailureReason::kBackend;
-  }
+FailureReason failure_reason(const ModelConfig& config, Code code) {
+  if (code == Code::kCancelled) return FailureReason::kCanceled;
+  if (is_core_ensemble(config)) return FailureReason::kOther;  // a step failed, and it counts the reason
+  return code == Code::kUnavailable ? FailureReason::kRejected : FailureReason::kBackend;
 }
 
 // The state of one running request: its client's Call and its backend's ResponseSink.
@@ -32,6 +33,16 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
     in_flight_->add(this, [weak = weak_from_this()] {
       if (auto self = weak.lock()) self->cancel();
     });
+  }
+
+  // The request missed the cache: its response goes there.
+  void cache(ResponseCache* cache, ResponseCache::Key key, uint64_t lookup_ns) { cache_ = cache, cache_key_ = key, lookup_ns_ = lookup_ns; }
+
+  void answer_from_cache(InferResponse response, uint64_t lookup_ns) {
+    from_cache_ = true;
+    lookup_ns_ = lookup_ns;
+    response.final = true;
+    send(std::move(response));
   }
 
   // Undoes start() for a request that its scheduler did not take.
@@ -59,6 +70,7 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
     response.model = model_->config.name;
     response.version = model_->version;
     response.id = request_->id;
+    if (model_->reshapes) reshape_outputs(model_->config, response.outputs);
     if (final) {
       end(std::move(response), now);
       return;
@@ -123,14 +135,20 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
   void end(InferResponse response, uint64_t now) {
     if (done_.exchange(true)) return;
     leave_queue();
+    if (cache_ != nullptr && response.ok() && !response.empty && sent_ == 1) {
+      cache_->insert(cache_key_, model_->load_id, response);
+      model_->stats->cache_miss(lookup_ns_ + (steady_ns() - now));
+    }
     if (counted_by_backend_) {
       // In its own time, from the request's times.
+    } else if (response.ok() && from_cache_) {
+      model_->stats->cached(times_, lookup_ns_, now);
     } else if (response.ok()) {
       model_->stats->success(times_, batch_size_, now);
       if (model_->model->execution() == Model::Execution::kDirect && !model_->model->reports_executions())
         model_->stats->execution(batch_size_, times_);
     } else {
-      model_->stats->failure(failure_reason(response.error->code()), times_, now);
+      model_->stats->failure(failure_reason(model_->config, response.error->code()), times_, now);
     }
     if (trace_id_ != 0)
       traces_->record(trace_id_, model_->config.name, model_->version, request_->id,
@@ -165,6 +183,10 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
   CallTimes times_;
   TraceTable* traces_ = nullptr;
   uint64_t trace_id_ = 0;
+  ResponseCache* cache_ = nullptr;
+  ResponseCache::Key cache_key_{};
+  uint64_t lookup_ns_ = 0;
+  bool from_cache_ = false;
   uint64_t sent_ = 0, last_ns_ = 0;
   bool counted_by_backend_ = false;
   std::atomic<bool> done_{false}, cancelled_{false}, left_queue_{false};
@@ -176,6 +198,8 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
 
 Server::Server(CoreOptions options) : options_(std::move(options)), registry_(*this, metrics_) {
   registry_.set_metrics_options(options_.metrics);
+  if (options_.response_cache_bytes != 0) cache_.enable(options_.response_cache_bytes, metrics_);
+  if (options_.rate_limit) registry_.rate_limiter().enable(options_.rate_limits);
 }
 
 Server::~Server() { stop(std::chrono::seconds(0)); }
@@ -238,10 +262,26 @@ Result<std::shared_ptr<Call>> Server::infer(InferRequest request, ResponseHandle
     uint64_t batch_size = 1;
     if (model->config.max_batch_size > 0 && !request.inputs.empty() && !request.inputs[0].shape.empty())
       batch_size = static_cast<uint64_t>(request.inputs[0].shape[0]);
+    std::optional<InferResponse> cached;
+    ResponseCache::Key key{};
+    const bool cacheable = cache_.enabled() && model->config.response_cache.value_or(false) && !model->config.is_decoupled();
+    uint64_t lookup_ns = 0;
+    if (cacheable) {
+      const uint64_t start = steady_ns();
+      key = cache_.key(model->load_id, request);
+      cached = cache_.find(key);
+      lookup_ns = steady_ns() - start;
+    }
+    if (model->reshapes) reshape_inputs(model->config, request.inputs);
     auto shared = std::make_shared<const InferRequest>(std::move(request));
     auto call = std::make_shared<RunningCall>(shared, *model, batch_size, std::move(handler));
     if (const uint64_t id = traces_.sample(model->config.name)) call->trace(&traces_, id);
     call->start(arrived);
+    if (cached) {
+      call->answer_from_cache(std::move(*cached), lookup_ns);
+      return std::shared_ptr<Call>(call);
+    }
+    if (cacheable) call->cache(&cache_, key, lookup_ns);
     Status s = model->scheduler->enqueue({shared, call});
     if (!s.ok()) {
       call->refused();

@@ -13,6 +13,7 @@
 
 #include "server/metrics.h"
 #include "server/registry.h"
+#include "server/response_cache.h"
 #include "server/settings.h"
 #include "server/shared_memory.h"
 
@@ -27,6 +28,9 @@ struct CoreOptions {
   int exit_timeout_secs = 30;
   int gpus = 0;  // that instance groups of KIND_GPU may use
   MetricsOptions metrics;
+  uint64_t response_cache_bytes = 0;  // 0: no cache
+  bool rate_limit = false;            // --rate-limit=execution_count
+  std::vector<RateLimiter::Limit> rate_limits;
 };
 
 using ResponseHandler = std::function<void(InferResponse)>;
@@ -51,6 +55,7 @@ class Server {
   MetricsRegistry& metrics() { return metrics_; }
   SharedMemory& shared_memory() { return shared_memory_; }
   TraceTable& traces() { return traces_; }
+  ResponseCache& cache() { return cache_; }
   static const std::vector<std::string>& extensions();
   std::string version() const;
 
@@ -72,6 +77,7 @@ class Server {
   MetricsRegistry metrics_;
   SharedMemory shared_memory_;
   TraceTable traces_;
+  ResponseCache cache_;
   std::atomic<ServerState> state_{ServerState::kStarting};
   ModelRegistry registry_;
 };

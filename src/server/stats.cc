@@ -103,6 +103,13 @@ ModelStats::ModelStats(const ModelConfig& config, int64_t version, MetricsRegist
     cache_hit_us_ = counter("nv_cache_hit_duration_per_model", "Total cache hit duration per model, in microseconds");
     cache_miss_us_ = counter("nv_cache_miss_duration_per_model", "Total cache miss duration per model, in microseconds");
   }
+  if (config.response_cache.value_or(false) && options.summary_latencies) {
+    const auto summary = [&](const char* name, const char* help) {
+      return metrics.family(name, help, MetricKind::kSummary).add(labels, {}, options.summary_quantiles);
+    };
+    hit_summary_ = summary("nv_cache_hit_summary_per_model", "Summary of cache hit duration per model, in microseconds");
+    miss_summary_ = summary("nv_cache_miss_summary_per_model", "Summary of cache miss duration per model, in microseconds");
+  }
   duration_seconds_ =
       metrics.family("ingot_request_seconds", "Time from the arrival of a request to its last response", MetricKind::kHistogram)
           .add(labels, {.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60});
@@ -176,14 +183,24 @@ void ModelStats::response(uint64_t index, uint64_t infer_ns, uint64_t output_ns,
   (ok ? r.success : r.fail).add(infer_ns + output_ns);
 }
 
-void ModelStats::cache_hit(uint64_t lookup_ns) {
+void ModelStats::cached(const CallTimes& times, uint64_t lookup_ns, uint64_t end_ns) {
+  const uint64_t total = since(times.request_start, end_ns);
+  success_->increment();
+  duration_seconds_->observe(static_cast<double>(total) * 1e-9);
+  if (request_us_) request_us_->increment(us(total));
   if (cache_hits_) cache_hits_->increment(), cache_hit_us_->increment(us(lookup_ns));
+  if (hit_summary_) hit_summary_->observe(us(lookup_ns));
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
   std::lock_guard lock(mutex_);
+  s_.last_inference_ms = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(now).count());
+  s_.success.add(total);
+  s_.queue.add(0);
   s_.cache_hit.add(lookup_ns);
 }
 
 void ModelStats::cache_miss(uint64_t insert_ns) {
   if (cache_misses_) cache_misses_->increment(), cache_miss_us_->increment(us(insert_ns));
+  if (miss_summary_) miss_summary_->observe(us(insert_ns));
   std::lock_guard lock(mutex_);
   s_.cache_miss.add(insert_ns);
 }

@@ -59,7 +59,7 @@ class ModelStats {
   void execution(uint64_t batch_size, const CallTimes& times);
   void first_response(const CallTimes& times, uint64_t now_ns);
   void response(uint64_t index, uint64_t infer_ns, uint64_t output_ns, bool ok, bool empty);
-  void cache_hit(uint64_t lookup_ns);
+  void cached(const CallTimes& times, uint64_t lookup_ns, uint64_t end_ns);  // a success that came from the cache
   void cache_miss(uint64_t insert_ns);
   void loaded(double seconds);  // nv_model_load_duration_secs
   StatsSnapshot snapshot() const;
@@ -70,7 +70,7 @@ class ModelStats {
   MetricsOptions options_;
   std::shared_ptr<Metric> success_, failure_[4], count_, executions_, request_us_, queue_us_, input_us_, infer_us_, output_us_,
       pending_, load_seconds_, first_response_ms_, cache_hits_, cache_misses_, cache_hit_us_, cache_miss_us_, request_summary_,
-      queue_summary_, input_summary_, infer_summary_, output_summary_, duration_seconds_;
+      queue_summary_, input_summary_, infer_summary_, output_summary_, hit_summary_, miss_summary_, duration_seconds_;
 };
 
 }  // namespace ingot::server

@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "base/json_text.h"
+#include "http/fake_batch.h"
 #include "server/llm_names.h"
 
 namespace ingot::test {
@@ -335,6 +336,7 @@ std::vector<ModelConfig> configs() {
   llm.input.push_back(input(names::kBadWords, DataType::kBytes, {-1}, true));
   llm.output.push_back(output(names::kTextOutput, DataType::kBytes, {-1}));
   all.push_back(llm);
+  for (ModelConfig& c : batch_configs()) all.push_back(std::move(c));
   return all;
 }
 
@@ -358,6 +360,7 @@ class TableSource : public ModelSource {
 Status add_fake_models(Server& server) {
   server.registry().add_backend(std::make_shared<TensorBackend>());
   server.registry().add_backend(std::make_shared<WordBackend>());
+  server.registry().add_backend(std::make_shared<BatchBackend>());
   server.registry().set_source(std::make_shared<TableSource>());
   for (ModelConfig& c : configs()) TRY(server.registry().load({std::move(c), {1}, "", true}));
   server.set_ready();

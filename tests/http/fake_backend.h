@@ -3,7 +3,7 @@
 //   add_fake_models(server);     // registers the backends "fake_tensor" and "fake_llm" and loads their models
 //
 // Models: echo (tensors of all types), add_sub, classify, many (decoupled), blocked (waits until it is cancelled), broken (fails),
-// llm (text_input or messages in, its words back one by one). Thread rule: as server::Model says.
+// llm (text_input or messages in, its words back one by one); and those of fake_batch.h, which batch, keep sequences and form ensembles. Thread rule: as server::Model says.
 #pragma once
 
 #include "server/server.h"

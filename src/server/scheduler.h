@@ -1,0 +1,22 @@
+// The schedulers that run requests on models. make_scheduler() is the ModelRegistry's: kDirect models get requests straight through;
+// kInstances models get one thread for each instance, fed by a BatchSource (single requests, dynamic batches, sequences).
+//
+// Thread rule: enqueue from any thread; the destructor joins the instances, so it must not run on one of them.
+#pragma once
+
+#include "server/rate_limiter.h"
+#include "server/registry.h"
+
+namespace ingot::server {
+
+struct SchedulerContext {
+  const ModelConfig& config;
+  std::shared_ptr<Model> model;
+  ModelStats& stats;
+  std::string directory;             // of the model: initial states
+  RateLimiter* limiter = nullptr;    // null: no limit
+  std::vector<InstanceInfo> instances{};
+};
+Result<std::unique_ptr<Scheduler>> make_scheduler(const SchedulerContext& context);
+
+}  // namespace ingot::server
