@@ -114,9 +114,9 @@ std::vector<ModelConfig> batch_configs() {
   d.default_queue_policy->allow_timeout_override = true;
   priority.parameters["delay_ms"] = "200";
   all.push_back(priority);
-  ModelConfig accumulate = sequence("accumulate", 4, DataType::kUint64);
-  accumulate.sequence_batching->direct.emplace();
-  all.push_back(accumulate);
+  ModelConfig running_sum = sequence("running_sum", 4, DataType::kUint64);
+  running_sum.sequence_batching->direct.emplace();
+  all.push_back(running_sum);
   ModelConfig oldest = sequence("oldest", 4, DataType::kInt32);
   oldest.sequence_batching->oldest.emplace().max_candidate_sequences = 4;
   all.push_back(oldest);

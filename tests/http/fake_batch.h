@@ -1,7 +1,7 @@
 // Models with instances, for tests of the schedulers through the protocols: they batch, keep sequences, take their time.
 //
 //   server.registry().add_backend(std::make_shared<BatchBackend>());
-//   for (ModelConfig& c : batch_configs()) ...      // batched, priority, accumulate, oldest, names, cached, slow; ensembles chain, stream
+//   for (ModelConfig& c : batch_configs()) ...      // batched, priority, running_sum, oldest, names, cached, single; ensembles chain, stream
 //
 // Thread rule: as server::Model says.
 #pragma once

@@ -52,12 +52,12 @@ def together(n, call):
     return results
 
 
-def check_batches(h):
+def check_batches(h, g):
     config = h.get_model_config("batched")
     assert config["dynamic_batching"]["preferred_batch_size"] == [4, 8], config
     assert config["instance_group"][0]["kind"] == "KIND_CPU" and config["instance_group"][0]["count"] == 1, config
     start = time.time()
-    results = together(4, lambda i: h.infer("batched", value(http_client, [i, i], [1, 2])))
+    results = together(4, lambda i: g.infer("batched", value(grpc_client, [i, i], [1, 2])))
     assert time.time() - start < 0.45, "a preferred size does not wait for the delay"
     for i, r in enumerate(results):
         assert r.as_numpy("OUT").tolist() == [[i, i]] and r.as_numpy("BATCH").tolist() == [[4]], (i, r)
@@ -69,7 +69,12 @@ def check_batches(h):
     assert {b["batch_size"]: b["compute_infer"]["count"] for b in stats["batch_stats"]} == {4: 1, 2: 1}, stats
     # Other shapes make another batch.
     widths = [2, 2, 3, 3]
-    results = together(4, lambda i: h.infer("batched", value(http_client, [i] * widths[i], [1, widths[i]])))
+
+    def one(i):
+        time.sleep(0.1 * (i // 2))
+        return g.infer("batched", value(grpc_client, [i] * widths[i], [1, widths[i]]))
+
+    results = together(4, one)
     assert all(r.as_numpy("BATCH").tolist() == [[2]] for r in results), results
 
 
@@ -93,12 +98,14 @@ def check_priorities(g):
     assert full and all("Exceeds maximum queue size" in r.message() and "UNAVAILABLE" in str(r.status()) for r in full), results
 
 
-def check_sequences(h, g):
+def check_sequences(h, g, http_port):
     for client, c in ((http_client, h), (grpc_client, g)):
-        for model in ("accumulate", "oldest"):
+        for model in ("running_sum", "oldest"):
 
             def run(i, c=c, client=client, model=model):
                 out = []
+                if client is http_client:  # one of those belongs to one thread
+                    c = http_client.InferenceServerClient(f"127.0.0.1:{http_port}")
                 for k in range(1, 5):
                     r = c.infer(model, value(client, [k * (i + 1)], [1, 1]), sequence_id=100 + i, sequence_start=k == 1, sequence_end=k == 4)
                     assert r.as_numpy("WHO").tolist() == [[100 + i]]
@@ -109,16 +116,16 @@ def check_sequences(h, g):
             assert together(7, run) == [[1 * i, 3 * i, 6 * i, 10 * i] for i in range(1, 8)]
         text = "must specify the START flag on the first request of the sequence"
         status = "400" if client is http_client else "INVALID_ARGUMENT"
-        refused(status, f"inference request for sequence 5 to model 'accumulate' {text}", c.infer, "accumulate", value(client, [1], [1, 1]), sequence_id=5)
-        refused(status, "must specify a non-zero or non-empty correlation ID", c.infer, "accumulate", value(client, [1], [1, 1]))
-        refused(status, "must specify batch-size 1 due to requirements of sequence batcher", c.infer, "accumulate", value(client, [1, 2], [2, 1]), sequence_id=5,
+        refused(status, f"inference request for sequence 5 to model 'running_sum' {text}", c.infer, "running_sum", value(client, [1], [1, 1]), sequence_id=5)
+        refused(status, "must specify a non-zero or non-empty correlation ID", c.infer, "running_sum", value(client, [1], [1, 1]))
+        refused(status, "must specify batch-size 1 due to requirements of sequence batcher", c.infer, "running_sum", value(client, [1, 2], [2, 1]), sequence_id=5,
                 sequence_start=True)
         r = c.infer("names", value(client, [3], [1]), sequence_id="a name", sequence_start=True)
         assert r.as_numpy("WHO").tolist() == [b"a name"] and r.as_numpy("OUT").tolist() == [3]
         assert c.infer("names", value(client, [4], [1]), sequence_id="a name", sequence_end=True).as_numpy("OUT").tolist() == [7]
-    h.infer("accumulate", value(http_client, [1], [1, 1]), sequence_id=9, sequence_start=True)
+    h.infer("running_sum", value(http_client, [1], [1, 1]), sequence_id=9, sequence_start=True)
     time.sleep(0.6)  # idle: its slot is gone
-    refused("400", "inference request for sequence 9 to model 'accumulate' must specify the START flag", h.infer, "accumulate", value(http_client, [1], [1, 1]),
+    refused("400", "inference request for sequence 9 to model 'running_sum' must specify the START flag", h.infer, "running_sum", value(http_client, [1], [1, 1]),
             sequence_id=9)
 
 
@@ -163,9 +170,9 @@ def check_cache(h, metrics_port):
 def main():
     with FakeServer(sys.argv[1], "--allow-grpc", "true", "--grpc-port", "0", "--cache-config", "local,size=1000000", "--log-warning", "false") as s:
         with http_client.InferenceServerClient(f"127.0.0.1:{s.http_port}", concurrency=16) as h, grpc_client.InferenceServerClient(f"127.0.0.1:{s.grpc_port}") as g:
-            check_batches(h)
+            check_batches(h, g)
             check_priorities(g)
-            check_sequences(h, g)
+            check_sequences(h, g, s.http_port)
             check_ensembles(h, g, s.grpc_port)
             check_cache(h, s.metrics_port)
     print("schedulers: all passed")
