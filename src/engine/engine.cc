@@ -50,6 +50,9 @@ Status Engine::Loop::prepare(Request& r, sched::Submission& s) const {
   if (r.embeddings && (r.embeddings->width < 1 || r.embeddings->rows.size() % r.embeddings->width != 0))
     return bad(cat("the embedding table has ", r.embeddings->rows.size(), " values and rows of ", r.embeddings->width));
 
+  if (r.pooling != Pooling::kNone && (r.context_logits || r.generation_logits || r.n != 1))
+    return bad("the request wants an embedding beside logits or several sequences, want an embedding alone");
+
   const sched::SchedulerOptions& o = options.scheduler;
   if (r.max_new == 0) {
     const int64_t room = std::min<int64_t>(o.max_seq_tokens, int64_t{o.pages} * o.page_tokens + 1);  // the last id needs no page
@@ -67,7 +70,8 @@ Status Engine::Loop::prepare(Request& r, sched::Submission& s) const {
   s.prompt = std::move(r.prompt);
   s.lookahead = !r.grammar;
   s.reuse_prefix = r.reuse_prefix;
-  s.context_logits = r.context_logits;
+  s.context_logits = r.context_logits || r.pooling == Pooling::kMean;
+  s.hidden = r.pooling != Pooling::kNone;
   s.generation_logits = r.generation_logits;
   return {};
 }

@@ -122,12 +122,13 @@ void Engine::Loop::record(const StepPlan& plan, Open& open) {
   open.step = plan.id;
   open.slices.clear();
   open.samples.clear();
-  size_t row = 0;
+  size_t rows[2] = {0, 0};  // of logits, of hidden states
   for (const sched::Slice& s : plan.slices) {
     auto it = streams_.find(s.seq);
     CHECK(it != streams_.end(), "sequence ", sched::value(s.seq), " is planned but has ended");
     if (Active& a = *it->second->active; a.started_ns == 0) started(a, s.begin);
-    open.slices.push_back({s.seq, s.return_logits ? s.logits_begin : s.end, s.end, row});
+    size_t& row = rows[s.hidden];
+    open.slices.push_back({s.seq, s.return_logits ? s.logits_begin : s.end, s.end, s.hidden, row});
     if (s.return_logits) row += static_cast<size_t>(s.end - s.logits_begin);
   }
   for (const sched::Sample& s : plan.samples) open.samples.push_back({s.seq, s.slice, s.position});
@@ -164,13 +165,15 @@ Status Engine::Loop::check_result(const Open& open) const {
             r.logprobs.size() == r.ids.size() && r.top_offsets.size() == r.ids.size() + 1 &&
             static_cast<size_t>(r.top_offsets.back()) <= r.top.size();
   for (Token id : r.ids) ok = ok && id >= 0 && id < vocab;
-  size_t rows = 0;
-  for (const SliceRecord& s : open.slices) rows += static_cast<size_t>(s.logits_end - s.logits_begin);
+  size_t rows = 0, hidden = 0;
+  for (const SliceRecord& s : open.slices) (s.hidden ? hidden : rows) += static_cast<size_t>(s.logits_end - s.logits_begin);
   ok = ok && (rows == 0 || (r.vocab > 0 && r.logits.size() == rows * static_cast<size_t>(r.vocab)));
+  ok = ok && (hidden == 0 || (r.hidden_width > 0 && r.hidden.size() == hidden * static_cast<size_t>(r.hidden_width)));
   if (ok) return {};
   return Error(Code::kInternal, cat("step ", sched::value(open.step), " returned ", r.ids.size(), " ids, ", r.offsets.size(),
-                                    " offsets, ", r.logprobs.size(), " logprobs and ", r.logits.size(), " logits for ",
-                                    open.samples.size(), " samples and ", rows, " rows of logits"));
+                                    " offsets, ", r.logprobs.size(), " logprobs, ", r.logits.size(), " logits and ", r.hidden.size(),
+                                    " hidden values for ", open.samples.size(), " samples, ", rows, " rows of logits and ", hidden,
+                                    " of hidden states"));
 }
 
 void Engine::Loop::fail_step(StepId step, const Error& error) {
@@ -190,6 +193,10 @@ void Engine::Loop::take_context_logits(const Open& open) {
     if (it == streams_.end()) continue;
     Stream& stream = *it->second;
     Active& active = *stream.active;
+    if (s.hidden) {
+      pool(active, s);
+      continue;
+    }
     const int from = std::max(s.logits_begin, active.context_done), until = std::min(s.logits_end, active.prompt_tokens);
     if (!active.request.context_logits || stream.index != 0 || from >= until) continue;
     active.context_done = until;
@@ -200,6 +207,20 @@ void Engine::Loop::take_context_logits(const Open& open) {
     delta.context_end = delta.generation_begin = delta.generation_end = logits_.size();
     end_delta(delta, stream);
   }
+}
+
+void Engine::Loop::pool(Active& active, const SliceRecord& s) {
+  const bool mean = active.request.pooling == Pooling::kMean;
+  const int from = mean ? std::max(s.logits_begin, active.context_done) : active.prompt_tokens - 1, until = std::min(s.logits_end, active.prompt_tokens);
+  const size_t width = static_cast<size_t>(result_.hidden_width);
+  active.pooled.resize(width);
+  for (int p = std::max(from, s.logits_begin); p < until; ++p) {
+    const float* row = result_.hidden.data() + (s.row + static_cast<size_t>(p - s.logits_begin)) * width;
+    for (size_t i = 0; i < width; ++i) active.pooled[i] = mean ? active.pooled[i] + row[i] : row[i];
+  }
+  active.context_done = std::max(active.context_done, until);
+  if (mean && until == active.prompt_tokens)
+    for (float& v : active.pooled) v /= static_cast<float>(active.prompt_tokens);
 }
 
 void Engine::Loop::take_sample(const Open& open, size_t sample) {
@@ -297,6 +318,7 @@ void Engine::Loop::deliver() {
     d.context_begin = p.context_position;
     d.context_logits = std::span<const float>(logits_).subspan(p.context_begin, p.context_end - p.context_begin);
     d.generation_logits = std::span<const float>(logits_).subspan(p.generation_begin, p.generation_end - p.generation_begin);
+    if (p.last) d.embedding = p.active->pooled;
     d.finish = p.finish;
     d.last = p.last;
     d.stop_id = p.stop_id;

@@ -41,6 +41,13 @@ struct Embeddings {
   int width = 0;            // hidden size of the model
 };
 
+// One vector for the whole prompt, made of the last hidden states (those from which logits are made).
+enum class Pooling {
+  kNone,
+  kLast,  // of the last position
+  kMean,  // the mean of all positions; finds no cached prefix
+};
+
 struct Delta;
 using Sink = std::function<void(const Delta&)>;
 
@@ -68,6 +75,7 @@ struct Request {
   std::unique_ptr<text::GrammarMask> grammar = {};
   bool context_logits = false;     // logits of each prompt position
   bool generation_logits = false;  // logits from which each id was sampled
+  Pooling pooling = Pooling::kNone;  // Delta::embedding; excludes the two above
   Sink sink;
 };
 
@@ -91,6 +99,7 @@ struct Delta {
   int context_begin = 0;              // position of the first row of context_logits; each prompt position arrives once, ascending
   std::span<const float> context_logits;     // [rows, vocab], with sequence 0
   std::span<const float> generation_logits;  // [ids, vocab], if asked for
+  std::span<const float> embedding;          // [hidden size] with the last delta, if Request::pooling asks for it; not normalised
 
   FinishReason finish = FinishReason::kNone;  // of this sequence; the last of its deltas
   bool last = false;                          // the last delta of the request

@@ -175,10 +175,13 @@ class Fill {
     for (size_t i = 0; i < plan_.slices.size(); ++i) {
       const sched::Slice& s = plan_.slices[i];
       if (!s.return_logits) continue;
+      if (s.hidden && limits_.hidden_buffer < 0)
+        return Error(Code::kUnsupported, "hidden states are wanted, but this engine's logits do not come out of a linear step that reads one row a token");
       for (int p = s.logits_begin; p < s.end; ++p) {
         const int32_t row = row_of(static_cast<int>(i), p);
+        std::vector<int32_t>& wanted = s.hidden ? f_.wanted_hidden : f_.wanted_logits;
         auto known = std::find(f_.logits_row.begin(), f_.logits_row.end(), row);
-        f_.wanted_logits.push_back(static_cast<int32_t>(known - f_.logits_row.begin()));
+        wanted.push_back(static_cast<int32_t>(known - f_.logits_row.begin()));
         if (known != f_.logits_row.end()) continue;
         f_.logits_row.push_back(row);
         ingot_sampling greedy{};
@@ -247,7 +250,7 @@ class Fill {
     b.clear_states = f_.clear_states.data();
     b.n_clear_states = static_cast<int32_t>(f_.clear_states.size());
     b.want_logits = !f_.wanted_logits.empty();
-    b.dump_buffer = -1;
+    b.dump_buffer = f_.wanted_hidden.empty() ? -1 : limits_.hidden_buffer;
   }
 
   Flight& f_;
@@ -259,7 +262,7 @@ class Fill {
 }  // namespace
 
 void Flight::clear() {
-  for (auto* v : {&tokens, &positions, &prompt_length, &slice_begin, &kv_length, &page_table, &state_slot, &logits_row, &history, &bias_ids, &banned, &copy_pages, &copy_states, &clear_states, &wanted_logits})
+  for (auto* v : {&tokens, &positions, &prompt_length, &slice_begin, &kv_length, &page_table, &state_slot, &logits_row, &history, &bias_ids, &banned, &copy_pages, &copy_states, &clear_states, &wanted_logits, &wanted_hidden})
     v->clear();
   sampling.clear();
   bias_values.clear();

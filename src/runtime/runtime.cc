@@ -76,6 +76,14 @@ internal::StepLimits limits_of(const plan::Plan& p, const MemoryPlan& m) {
     if (s.in[0].buffer == INGOT_BUF_TOKENS) l.token_rows = std::min(l.token_rows, rows);
     if (s.in[0].buffer == INGOT_BUF_POSITIONS) l.position_rows = l.position_rows ? std::min(l.position_rows, rows) : rows;
   }
+  for (auto s = p.steps.rbegin(); s != p.steps.rend() && l.hidden_buffer < 0; ++s) {
+    if (s->op != op::Op::kLinear) continue;
+    const int buffer = s->in[0].buffer;
+    if (buffer < INGOT_BUF_FIRST_FREE) break;
+    const plan::Buffer& b = p.buffers[static_cast<size_t>(buffer)];
+    if (b.rows != INGOT_ROWS_LOGITS || b.width != p.hidden_size) break;
+    l.hidden_buffer = buffer;
+  }
   return l;
 }
 
@@ -229,6 +237,12 @@ void Runtime::State::take_results(Flight& f, sched::StepResult& out) {
   for (int32_t row : f.wanted_logits) {
     const float* from = results.logits + static_cast<int64_t>(row) * plan.vocab_size;
     out.logits.insert(out.logits.end(), from, from + plan.vocab_size);
+  }
+  if (f.wanted_hidden.empty() || !results.dump) return;
+  out.hidden_width = plan.hidden_size;
+  for (int32_t row : f.wanted_hidden) {
+    const float* from = results.dump + static_cast<int64_t>(row) * plan.hidden_size;
+    out.hidden.insert(out.hidden.end(), from, from + plan.hidden_size);
   }
 }
 

@@ -189,8 +189,9 @@ void Scheduler::add_slice(int index, int budget) {
   // also if it is recomputed.
   const int from = std::max({begin, q.logits_done, r.s.context_logits ? 0 : r.prompt_tokens - 1});
   const int until = r.s.generation_logits ? end : std::min(end, r.prompt_tokens);
-  if ((r.s.context_logits || r.s.generation_logits) && from < until) {
+  if ((r.s.context_logits || r.s.generation_logits || r.s.hidden) && from < until) {
     s.return_logits = true;
+    s.hidden = r.s.hidden;
     s.logits_begin = std::min(s.logits_begin, from);
     q.logits_done = until;
     if (!decoding) extra_logits_ += end - s.logits_begin - 1;

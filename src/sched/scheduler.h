@@ -44,6 +44,7 @@ struct Submission {
   bool reuse_prefix = true;        // false: neither finds nor leaves cached pages
   bool context_logits = false;     // return the logits of the prompt's positions; finds no cached pages, since those skip positions
   bool generation_logits = false;  // return the logits that each id is sampled from
+  bool hidden = false;             // return hidden states instead: of the prompt's last position, with context_logits of all of them
   // Both are kept alive by the submitter until the last step with the request has been waited for.
   std::vector<const SamplingParams*> sampling = {};  // one for all, one per sequence, or none (greedy)
   const EmbeddingTable* embeddings = nullptr;

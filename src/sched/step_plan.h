@@ -58,6 +58,7 @@ struct Slice {
   int prompt_tokens = 0;          // positions below this came with the request (never changes)
   int logits_begin = 0;           // logits are computed for [logits_begin, end); == end: none
   bool return_logits = false;     // those logits are also copied to StepResult::logits
+  bool hidden = false;            // with return_logits: the rows from which logits are made are returned instead, in StepResult::hidden
   std::span<const Token> tokens;  // [end], from position 0: also the sampler's history
   std::span<const PageId> pages;  // [ceil(end / page_tokens)]
   StateId state =

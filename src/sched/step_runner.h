@@ -32,6 +32,8 @@ struct StepResult {
   std::vector<TokenLogprob> top;  // most likely first
   int vocab = 0;
   std::vector<float> logits;  // [rows, vocab]: rows of the slices with return_logits, in plan order, positions ascending
+  int hidden_width = 0;
+  std::vector<float> hidden;  // [rows, hidden_width]: likewise, of the slices with `hidden`
 
   void clear() {
     offsets.clear();
@@ -40,7 +42,8 @@ struct StepResult {
     top_offsets.clear();
     top.clear();
     logits.clear();
-    vocab = 0;
+    hidden.clear();
+    vocab = hidden_width = 0;
   }
 };
 

@@ -30,7 +30,8 @@ struct Active {
   std::vector<std::unique_ptr<Stream>> streams;
   int alive = 0;
   int cached_tokens = 0;
-  int context_done = 0;  // prompt positions whose logits are delivered
+  int context_done = 0;  // prompt positions whose logits are delivered, or whose hidden states are in `pooled`
+  std::vector<float> pooled;
   int64_t submitted_ns = 0, started_ns = 0;
   sched::Submission submission;  // until it is taken
 };
@@ -69,7 +70,8 @@ class Engine::Loop {
   struct SliceRecord {
     sched::SeqId seq;
     int logits_begin, logits_end;  // positions
-    size_t row;                    // of logits_begin in StepResult::logits
+    bool hidden;
+    size_t row;                    // of logits_begin in StepResult::logits, or hidden
   };
   struct SampleRecord {
     sched::SeqId seq;
@@ -94,6 +96,7 @@ class Engine::Loop {
   Status check_result(const Open& open) const;
   void fail_step(sched::StepId step, const Error& error);
   void take_context_logits(const Open& open);
+  void pool(Active& active, const SliceRecord& slice);
   void take_sample(const Open& open, size_t sample);
   Pending& begin_delta(Stream& stream);
   void end_delta(Pending& delta, Stream& stream);

@@ -37,6 +37,7 @@ struct Flight {
   std::vector<Sample> samples;
   std::vector<sched::Token> drafts;
   std::vector<int32_t> wanted_logits;  // rows of the logits matrix, in the order of StepResult::logits
+  std::vector<int32_t> wanted_hidden;  // rows of the hidden buffer, in the order of StepResult::hidden
   // Set when the step had to be waited for before its time (the next one needed its ids on the host).
   bool collected = false;
   Status status;
@@ -53,6 +54,7 @@ struct StepLimits {
   int64_t position_rows = 0;  // positions below it exist; 0: any
   int64_t pages = 0;
   int state_rows = 0;
+  int hidden_buffer = -1;  // what the last linear step makes logits from; -1: the plan has no such buffer
 };
 
 // Fills `flight` for the plan. `slots` resolves ids in flight: `newest` is the number of the launch before this one, whose rows may be
