@@ -24,11 +24,13 @@ namespace ingot::backends {
 struct LlmOptions {
   runtime::RuntimeOptions runtime;
   engine::EngineOptions engine;
+  std::string pooling = "last";
 
   template <class Self, class V>
   static void fields(Self& o, V&& v) {
     runtime::RuntimeOptions::fields(o.runtime, v);
     engine::EngineOptions::fields(o.engine, v);
+    v("embedding-pooling", o.pooling, "Which hidden states make an embedding: last (of the last token) or mean (of all).");
   }
 };
 
@@ -46,6 +48,8 @@ class LlmService {
   const std::string& device_name() const { return device_name_; }
   const runtime::MemoryPlan& memory() const { return memory_; }
   int max_seq_tokens() const { return memory_.max_seq_len; }
+  int hidden_size() const { return hidden_size_; }
+  bool mean_pooling() const { return mean_pooling_; }
   // No prompt that fits is longer: max_seq_tokens() of the longest token, twice over for what a normaliser may shrink.
   size_t max_prompt_bytes() const { return 2 * static_cast<size_t>(max_seq_tokens()) * longest_token_bytes_; }
 
@@ -56,7 +60,8 @@ class LlmService {
   std::shared_ptr<const text::Tokenizer> tokenizer_;
   std::shared_ptr<const text::ChatTemplate> chat_;
   text::ToolFormat tool_format_ = text::ToolFormat::kNone;
-  bool reasons_ = false;
+  bool reasons_ = false, mean_pooling_ = false;
+  int hidden_size_ = 0;
   size_t longest_token_bytes_ = 0;
   std::unique_ptr<engine::Engine> engine_;
 };
@@ -65,12 +70,13 @@ class LlmService {
 enum class LlmSurface {
   kText,    // `ensemble`, `tensorrt_llm_bls`: text_input -> text_output
   kTokens,  // `tensorrt_llm`: input_ids -> output_ids
+  kLlmapi,  // `tensorrt_llm` of the llmapi layout: text_input, sampling_param_* -> text_output, finish_reason, ...
 };
 
-// The config that the classic repositories have for the surface. max_batch_size 0: no batch dimension.
+// The config that the classic repositories have for the surface. max_batch_size 0: no batch dimension; kLlmapi never has one.
 server::ModelConfig llm_config(const std::string& name, LlmSurface surface, int max_batch_size);
 
-// Loads models on one service; the surface is told by the config's inputs (`input_ids` means kTokens).
+// Loads models on one service; the surface is told by the config's inputs (`input_ids` means kTokens, `sampling_param_max_tokens` kLlmapi).
 class LlmBackend : public server::Backend {
  public:
   // `open` gives the service of a model: always the same one for `ingot serve ENGINE`, one for each engine_dir in a repository.

@@ -2,22 +2,38 @@
 
 #include <limits>
 
+#include "backends/llm_inputs.h"
 #include "server/llm_names.h"
 
 namespace ingot::backends {
 
 namespace llm = server::llm;
 
-bool ArgumentReader::has(std::string_view name) const {
-  return request_.find_input(name) || server::find_parameter(request_.parameters, name);
+const server::Tensor* ArgumentReader::tensor(std::string_view name) const {
+  if (const server::Tensor* t = request_.find_input(name)) return t;
+  for (const Alias& a : llm_aliases())
+    if (name == a.name)
+      if (const server::Tensor* t = request_.find_input(a.alias)) return t;
+  return nullptr;
 }
 
+const server::ParameterValue* ArgumentReader::parameter(std::string_view name) const {
+  if (request_.parameters.empty()) return nullptr;
+  if (const server::ParameterValue* v = server::find_parameter(request_.parameters, name)) return v;
+  for (const Alias& a : llm_aliases())
+    if (name == a.name)
+      if (const server::ParameterValue* v = server::find_parameter(request_.parameters, a.alias)) return v;
+  return nullptr;
+}
+
+bool ArgumentReader::has(std::string_view name) const { return tensor(name) || parameter(name); }
+
 Result<ArgumentReader::Part> ArgumentReader::part(std::string_view name) const {
-  const server::Tensor* t = request_.find_input(name);
+  const server::Tensor* t = tensor(name);
   if (!t) return Part{};
   const int64_t all = t->elements();
   if (all < 0 || all % rows_ != 0)
-    return Error(Code::kInvalidArgument, cat("tensor '", name, "' has ", all, " elements, which does not divide into ", rows_, " rows"));
+    return Error(Code::kInvalidArgument, cat("tensor '", t->name, "' has ", all, " elements, which does not divide into ", rows_, " rows"));
   const int64_t each = all / rows_;
   return Part{t, each * row_, each};
 }
@@ -28,7 +44,7 @@ Result<std::optional<double>> ArgumentReader::number(std::string_view name) cons
     if (p.count == 0) return std::optional<double>();
     return std::optional<double>(TRY(server::read_number(*p.tensor, p.first)));
   }
-  const server::ParameterValue* v = server::find_parameter(request_.parameters, name);
+  const server::ParameterValue* v = parameter(name);
   if (!v) return std::optional<double>();
   if (auto* d = std::get_if<double>(v)) return std::optional<double>(*d);
   if (auto* i = std::get_if<int64_t>(v)) return std::optional<double>(static_cast<double>(*i));
@@ -51,7 +67,7 @@ Result<std::optional<uint64_t>> ArgumentReader::unsigned_integer(std::string_vie
     if (p.count == 0) return std::optional<uint64_t>();
     return std::optional<uint64_t>(TRY(server::read_unsigned(*p.tensor, p.first)));
   }
-  const server::ParameterValue* v = server::find_parameter(request_.parameters, name);
+  const server::ParameterValue* v = parameter(name);
   if (v)
     if (auto* u = std::get_if<uint64_t>(v)) return std::optional<uint64_t>(*u);
   const std::optional<int64_t> i = TRY(integer(name));
@@ -77,7 +93,7 @@ Result<std::optional<std::string>> ArgumentReader::text(std::string_view name) c
     if (p.count == 0) return std::optional<std::string>();
     return std::optional<std::string>(std::string(all[static_cast<size_t>(p.first)]));
   }
-  const server::ParameterValue* v = server::find_parameter(request_.parameters, name);
+  const server::ParameterValue* v = parameter(name);
   if (!v) return std::optional<std::string>();
   if (auto* s = std::get_if<std::string>(v)) return std::optional<std::string>(*s);
   return Error(Code::kInvalidArgument, cat("parameter '", name, "' is ", server::str(*v), ", want a string"));
@@ -124,16 +140,6 @@ Result<std::vector<int32_t>> ArgumentReader::ids(std::string_view name) const {
 
 namespace {
 
-// The first of several names that is given: the text surface's and the token surface's differ.
-template <class T>
-Result<std::optional<T>> first_of(std::initializer_list<const char*> names, auto read) {
-  for (const char* name : names) {
-    std::optional<T> v = TRY(read(name));
-    if (v) return v;
-  }
-  return std::optional<T>();
-}
-
 Status range(const char* name, double v, double low, double high) {
   if (v >= low && v <= high) return {};
   return Error(Code::kInvalidArgument, cat("'", name, "' is ", v, ", allowed is ", low, " .. ", high));
@@ -158,15 +164,77 @@ Result<std::vector<std::vector<int32_t>>> word_list(const ArgumentReader& r, con
   return words;
 }
 
+// prompt_embedding_table: FP16 or FP32 [rows, width] (behind the batch dimension), and what tells it apart in the prefix tree.
+Status read_table(const ArgumentReader& r, LlmArguments& a) {
+  const ArgumentReader::Part p = TRY(r.part("prompt_embedding_table"));
+  if (!p.tensor || p.count == 0) return {};
+  if (p.tensor->shape.size() < 2) return Error(Code::kInvalidArgument, "tensor 'prompt_embedding_table' has one dimension, want [rows, hidden size]");
+  a.table_width = static_cast<int>(p.tensor->shape.back());
+  a.table.reserve(static_cast<size_t>(p.count));
+  for (int64_t i = p.first; i < p.first + p.count; ++i) a.table.push_back(static_cast<float>(TRY(server::read_number(*p.tensor, i))));
+  const ArgumentReader::Part ids = TRY(r.part("prompt_table_extra_id"));
+  for (int64_t i = ids.first; ids.tensor && i < ids.first + ids.count; ++i) a.table_ids.push_back(TRY(server::read_unsigned(*ids.tensor, i)));
+  return {};
+}
+
+Status read_words(const ArgumentReader& r, LlmArguments& a) {
+  a.stop = TRY(r.texts(llm::kStopWords));
+  a.bad = TRY(r.texts(llm::kBadWords));
+  a.bias_words = TRY(r.texts(llm::kBiasWords));
+  a.bias_weights = TRY(r.numbers(llm::kBiasWeights));
+  a.stop_ids = TRY(word_list(r, "stop_words_list"));
+  a.bad_ids = TRY(word_list(r, "bad_words_list"));
+  if (a.bias_words.size() != a.bias_weights.size())
+    return Error(Code::kInvalidArgument, cat("'embedding_bias_words' has ", a.bias_words.size(), " words, 'embedding_bias_weights' ", a.bias_weights.size(),
+                                             " numbers; want as many"));
+  const std::vector<double> bias = TRY(r.numbers("embedding_bias"));  // one for each id of the vocabulary
+  for (size_t id = 0; id < bias.size(); ++id)
+    if (bias[id] != 0) a.logit_bias.push_back({static_cast<int32_t>(id), bias[id]});
+  if (const std::optional<std::string> text = TRY(r.text(llm::kLogitBias))) {
+    const Json j = TRY(parse_json(*text, "'logit_bias'"));
+    if (!j.is_object()) return Error(Code::kInvalidArgument, cat("'logit_bias' is a JSON ", json_type(j), ", want an object"));
+    for (const auto& [key, value] : j.items()) {
+      int64_t id = 0;
+      auto parsed = std::from_chars(key.data(), key.data() + key.size(), id);
+      if (parsed.ec != std::errc() || parsed.ptr != key.data() + key.size() || id < 0 || id > (1 << 30) || !value.is_number())
+        return Error(Code::kInvalidArgument, cat("'logit_bias': \"", key, "\": ", dump_json(value), ", want \"token id\": number"));
+      a.logit_bias.push_back({static_cast<int32_t>(id), value.get<double>()});
+    }
+  }
+  return {};
+}
+
+Status read_sampling(const ArgumentReader& r, LlmArguments& a) {
+  a.temperature = TRY(r.number(llm::kTemperature));
+  a.top_p = TRY(r.number(llm::kTopP));
+  a.top_k = TRY(r.integer(llm::kTopK));
+  a.min_p = TRY(r.number(llm::kMinP));
+  if (a.temperature) TRY(range(llm::kTemperature, *a.temperature, 0, 100));
+  if (a.top_p) TRY(range(llm::kTopP, *a.top_p, 0, 1));
+  if (a.top_k) TRY(range(llm::kTopK, static_cast<double>(*a.top_k), -1, 1 << 24));
+  if (a.min_p) TRY(range(llm::kMinP, *a.min_p, 0, 1));
+  a.seed = TRY(r.unsigned_integer(llm::kSeed));
+  a.repetition_penalty = TRY(r.number(llm::kRepetitionPenalty)).value_or(1);
+  if (!(a.repetition_penalty > 0)) return Error(Code::kInvalidArgument, cat("'repetition_penalty' is ", a.repetition_penalty, ", want more than 0"));
+  a.presence_penalty = TRY(r.number(llm::kPresencePenalty)).value_or(0);
+  a.frequency_penalty = TRY(r.number(llm::kFrequencyPenalty)).value_or(0);
+  const int64_t beams = TRY(r.integer(llm::kBeamWidth)).value_or(1);
+  if (beams > 1) return Error(Code::kUnsupported, cat("'beam_width' is ", beams, ": beam search is not built; 'num_return_sequences' gives several samples"));
+  const int64_t n = TRY(r.integer(llm::kN)).value_or(1);
+  TRY(range(llm::kN, static_cast<double>(n), 1, 128));
+  a.n = static_cast<int>(n);
+  const int64_t best = TRY(r.integer("best_of")).value_or(n);
+  if (best != n && best != 0)
+    return Error(Code::kUnsupported, cat("'best_of' is ", best, " and ", n, " sequences are returned: choosing among more than are returned is not built"));
+  a.guide_type = TRY(r.text(llm::kGuideType)).value_or("");
+  a.guide = TRY(r.text(llm::kGuide)).value_or("");
+  return {};
+}
+
 }  // namespace
 
-Result<LlmArguments> read_arguments(const ArgumentReader& r) {
+Result<LlmArguments> read_arguments(const ArgumentReader& r, LlmSurface surface) {
   LlmArguments a;
-  auto integer = [&](const char* name) { return r.integer(name); };
-  auto number = [&](const char* name) { return r.number(name); };
-  auto boolean = [&](const char* name) { return r.boolean(name); };
-  auto unsigned_integer = [&](const char* name) { return r.unsigned_integer(name); };
-
   a.text = TRY(r.text(llm::kTextInput));
   a.messages = TRY(r.text(llm::kMessages));
   a.tools = TRY(r.text(llm::kTools));
@@ -182,73 +250,45 @@ Result<LlmArguments> read_arguments(const ArgumentReader& r) {
       a.input_ids.resize(static_cast<size_t>(*length));
     }
   }
-  const std::optional<int64_t> max_tokens = TRY(first_of<int64_t>({llm::kMaxTokens, "request_output_len"}, integer));
+  a.details = TRY(r.boolean(llm::kDetails)).value_or(false);
+  a.echo = TRY(r.boolean(llm::kEcho)).value_or(false);
+  const std::optional<int64_t> max_tokens = TRY(r.integer(llm::kMaxTokens));
   if (max_tokens) {
-    TRY(range(llm::kMaxTokens, static_cast<double>(*max_tokens), 1, 1 << 24));
-    a.max_tokens = static_cast<int>(*max_tokens);
+    // The text routes say -1 for no limit where a config requires the tensor.
+    TRY(range(llm::kMaxTokens, static_cast<double>(*max_tokens), a.details ? -1 : 1, 1 << 24));
+    a.max_tokens = static_cast<int>(std::max<int64_t>(0, *max_tokens));
+    a.no_new_tokens = *max_tokens == 0;
+  } else if (!a.details) {
+    a.max_tokens = surface == LlmSurface::kLlmapi ? kDefaultLlmapiMaxTokens : kDefaultMaxTokens;
   }
-  const std::optional<int64_t> min_tokens = TRY(first_of<int64_t>({llm::kMinTokens, "min_length"}, integer));
+  const std::optional<int64_t> min_tokens = TRY(r.integer(llm::kMinTokens));
   if (min_tokens) {
     TRY(range(llm::kMinTokens, static_cast<double>(*min_tokens), 0, 1 << 24));
     a.min_tokens = static_cast<int>(*min_tokens);
   }
-  a.stream = TRY(first_of<bool>({llm::kStream, "streaming"}, boolean)).value_or(false);
-  a.temperature = TRY(r.number(llm::kTemperature));
-  a.top_p = TRY(first_of<double>({llm::kTopP, "runtime_top_p"}, number));
-  a.top_k = TRY(first_of<int64_t>({llm::kTopK, "runtime_top_k"}, integer));
-  a.min_p = TRY(r.number(llm::kMinP));
-  if (a.temperature) TRY(range(llm::kTemperature, *a.temperature, 0, 100));
-  if (a.top_p) TRY(range(llm::kTopP, *a.top_p, 0, 1));
-  if (a.top_k) TRY(range(llm::kTopK, static_cast<double>(*a.top_k), -1, 1 << 24));
-  if (a.min_p) TRY(range(llm::kMinP, *a.min_p, 0, 1));
-  a.seed = TRY(first_of<uint64_t>({llm::kSeed, llm::kRandomSeed}, unsigned_integer));
-  a.repetition_penalty = TRY(r.number(llm::kRepetitionPenalty)).value_or(1);
-  if (!(a.repetition_penalty > 0)) return Error(Code::kInvalidArgument, cat("'repetition_penalty' is ", a.repetition_penalty, ", want more than 0"));
-  a.presence_penalty = TRY(r.number(llm::kPresencePenalty)).value_or(0);
-  a.frequency_penalty = TRY(r.number(llm::kFrequencyPenalty)).value_or(0);
-  const int64_t beams = TRY(r.integer(llm::kBeamWidth)).value_or(1);
-  if (beams > 1) return Error(Code::kUnsupported, cat("'beam_width' is ", beams, ": beam search is not built; 'num_return_sequences' gives several samples"));
-  const int64_t n = TRY(r.integer(llm::kN)).value_or(1);
-  TRY(range(llm::kN, static_cast<double>(n), 1, 128));
-  a.n = static_cast<int>(n);
-  a.stop = TRY(r.texts(llm::kStopWords));
-  a.bad = TRY(r.texts(llm::kBadWords));
-  a.bias_words = TRY(r.texts(llm::kBiasWords));
-  a.bias_weights = TRY(r.numbers(llm::kBiasWeights));
-  a.stop_ids = TRY(word_list(r, "stop_words_list"));
-  a.bad_ids = TRY(word_list(r, "bad_words_list"));
-  if (a.bias_words.size() != a.bias_weights.size())
-    return Error(Code::kInvalidArgument, cat("'embedding_bias_words' has ", a.bias_words.size(), " words, 'embedding_bias_weights' ", a.bias_weights.size(),
-                                             " numbers; want as many"));
-  if (const std::optional<std::string> bias = TRY(r.text(llm::kLogitBias))) {
-    const Json j = TRY(parse_json(*bias, "'logit_bias'"));
-    if (!j.is_object()) return Error(Code::kInvalidArgument, cat("'logit_bias' is a JSON ", json_type(j), ", want an object"));
-    for (const auto& [key, value] : j.items()) {
-      int64_t id = 0;
-      auto parsed = std::from_chars(key.data(), key.data() + key.size(), id);
-      if (parsed.ec != std::errc() || parsed.ptr != key.data() + key.size() || id < 0 || id > (1 << 30) || !value.is_number())
-        return Error(Code::kInvalidArgument, cat("'logit_bias': \"", key, "\": ", dump_json(value), ", want \"token id\": number"));
-      a.logit_bias.push_back({static_cast<int32_t>(id), value.get<double>()});
-    }
-  }
+  a.stream = TRY(r.boolean(llm::kStream)).value_or(false);
+  TRY(read_sampling(r, a));
+  TRY(read_words(r, a));
+  TRY(read_table(r, a));
   a.end_id = TRY(r.integer(llm::kEndId));
+  if (a.end_id && (*a.end_id < -1 || *a.end_id > std::numeric_limits<int32_t>::max()))
+    return Error(Code::kInvalidArgument, cat("'end_id' is ", *a.end_id, ", want a token id, or -1 to end at none"));
   a.ignore_eos = TRY(r.boolean(llm::kIgnoreEos)).value_or(false);
-  a.exclude_input = TRY(r.boolean(llm::kExcludeInput)).value_or(false);
-  a.echo = TRY(r.boolean(llm::kEcho)).value_or(false);
+  a.exclude_input = TRY(r.boolean(llm::kExcludeInput)).value_or(surface == LlmSurface::kLlmapi);
   a.log_probs = TRY(r.boolean(llm::kReturnLogProbs)).value_or(false);
   a.context_logits = TRY(r.boolean(llm::kReturnContextLogits)).value_or(false);
   a.generation_logits = TRY(r.boolean(llm::kReturnGenerationLogits)).value_or(false);
-  a.details = TRY(r.boolean(llm::kDetails)).value_or(false);
+  a.perf_metrics = TRY(r.boolean(llm::kReturnPerfMetrics)).value_or(false);
+  a.finish_reason = TRY(r.boolean("return_finish_reason")).value_or(false);
+  a.stop_reason = TRY(r.boolean("return_stop_reason")).value_or(false);
+  a.cumulative = TRY(r.boolean("return_cumulative_logprob")).value_or(false);
   if (const std::optional<int64_t> top = TRY(r.integer(llm::kTopLogProbs))) {
     TRY(range(llm::kTopLogProbs, static_cast<double>(*top), 0, 20));
     a.top_log_probs = static_cast<int>(*top);
   }
-  a.guide_type = TRY(r.text(llm::kGuideType)).value_or("");
-  a.guide = TRY(r.text(llm::kGuide)).value_or("");
   a.cache_salt = TRY(r.text(llm::kCacheSalt)).value_or("");
-  a.stop_earlier = TRY(r.boolean("stop")).value_or(false);
-  if (TRY(r.boolean(llm::kEmbed)).value_or(false))
-    return Error(Code::kUnsupported, "embeddings are not built: the engine's plan ends in logits; use a model served for embeddings elsewhere");
+  if (surface != LlmSurface::kText) a.stop_earlier = TRY(r.boolean("stop")).value_or(false);
+  a.embed = TRY(r.boolean(llm::kEmbed)).value_or(false);
   return a;
 }
 

@@ -1,7 +1,7 @@
 // LlmArguments: what one row of a request asks of the engine, read from tensors or parameters (server/llm_names.h).
 //
 //   ArgumentReader reader(request, row, rows);
-//   LlmArguments a = TRY(read_arguments(reader, defaults));
+//   LlmArguments a = TRY(read_arguments(reader, LlmSurface::kText));
 //
 // Thread rule: values; a reader borrows from the request.
 #pragma once
@@ -12,12 +12,13 @@
 #include <string_view>
 #include <vector>
 
+#include "backends/llm.h"
 #include "base/json.h"
 #include "server/infer.h"
 
 namespace ingot::backends {
 
-// Finds one argument: the tensor of that name, at the request's row, else the request parameter. A tensor wins.
+// Finds one argument under its name or an alias of it: the tensor, at the request's row, else the request parameter. A tensor wins.
 class ArgumentReader {
  public:
   ArgumentReader(const server::InferRequest& request, int row, int rows) : request_(request), row_(row), rows_(rows) {}
@@ -41,6 +42,8 @@ class ArgumentReader {
   int row() const { return row_; }
 
  private:
+  const server::Tensor* tensor(std::string_view name) const;
+  const server::ParameterValue* parameter(std::string_view name) const;
   const server::InferRequest& request_;
   int row_, rows_;
 };
@@ -51,6 +54,7 @@ struct LlmArguments {
   std::vector<int32_t> input_ids;     // token surface
   bool has_ids = false;
   int max_tokens = 0;                 // 0: as many as fit
+  bool no_new_tokens = false;         // max_tokens 0 was said: only the prompt's own values are wanted
   int min_tokens = 0;
   bool stream = false;
   std::optional<double> temperature, top_p, min_p;
@@ -62,14 +66,22 @@ struct LlmArguments {
   std::vector<std::vector<int32_t>> stop_ids, bad_ids;  // token surface: [2, n] lists
   std::vector<double> bias_weights;
   std::vector<std::pair<int32_t, double>> logit_bias;
+  std::vector<float> table;           // rows that ids from the vocabulary's size on stand for: [rows, table_width]
+  int table_width = 0;
+  std::vector<uint64_t> table_ids;    // tell tables apart in the prefix tree
   std::optional<int64_t> end_id;
   bool ignore_eos = false, exclude_input = false, echo = false;
   bool log_probs = false, context_logits = false, generation_logits = false, details = false;
   int top_log_probs = -1;  // -1: none
   std::string guide_type, guide, cache_salt;
-  bool stop_earlier = false;  // token surface `stop`: cancels the request of the same id
+  bool stop_earlier = false;  // `stop` of the token and LLM API surfaces: cancels the request of the same id
+  bool perf_metrics = false, finish_reason = false, stop_reason = false, cumulative = false;  // outputs asked for
+  bool embed = false;         // the pooled hidden state instead of text
 };
 
-Result<LlmArguments> read_arguments(const ArgumentReader& reader);
+// max_tokens where a classic request gives none: as the old frontends' --default-max-tokens, and as the LLM API's SamplingParams.
+inline constexpr int kDefaultMaxTokens = 16, kDefaultLlmapiMaxTokens = 32;
+
+Result<LlmArguments> read_arguments(const ArgumentReader& reader, LlmSurface surface);
 
 }  // namespace ingot::backends

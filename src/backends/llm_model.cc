@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "backends/llm_inputs.h"
 #include "backends/llm_native.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/options.h"
 #include "server/llm_names.h"
@@ -16,11 +18,8 @@ namespace {
 // A heartbeat older than this means that the step loop hangs: no step of a supported model takes so long.
 constexpr int64_t kStalledNs = 120'000'000'000;
 
-uint64_t hash_text(std::string_view s) {  // FNV-1a
-  uint64_t h = 0xcbf29ce484222325;
-  for (char c : s) h = (h ^ static_cast<uint8_t>(c)) * 0x100000001b3;
-  return h;
-}
+// Requests that `stop` can still reach by their id.
+constexpr size_t kKeptIds = 4096;
 
 uint64_t fresh_seed() {
   static std::atomic<uint64_t> counter{server::steady_ns()};
@@ -28,20 +27,6 @@ uint64_t fresh_seed() {
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
   z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
   return z ^ (z >> 31);
-}
-
-// Optional inputs of the classic configs which clients send with values that change nothing here.
-constexpr std::string_view kHarmlessInputs[] = {"embedding_bias_words", "embedding_bias_weights", "early_stopping", "len_penalty", "beam_search_diversity_rate",
-                                                "runtime_top_p_min", "runtime_top_p_decay", "runtime_top_p_reset_ids", "return_perf_metrics",
-                                                "draft_acceptance_threshold", "prompt_vocab_size", "num_draft_tokens", "use_draft_logits"};
-
-// A tensor that asks for something: not empty, not only empty strings, not only zeros.
-bool says_something(const server::Tensor& t) {
-  if (t.datatype == server::DataType::kBytes) {
-    auto texts = server::read_strings(t);
-    return !texts.ok() || std::any_of(texts->begin(), texts->end(), [](std::string_view s) { return !s.empty(); });
-  }
-  return std::any_of(t.data.begin(), t.data.end(), [](std::byte b) { return b != std::byte{0}; });
 }
 
 }  // namespace
@@ -61,8 +46,25 @@ LlmMetrics::LlmMetrics(server::MetricsRegistry& registry, const std::string& mod
   inter_token = registry.family("ingot_inter_token_latency_seconds", "Time between two tokens of a sequence", MetricKind::kHistogram).add(labels, inter);
   request = registry.family("ingot_request_latency_seconds", "Time from the arrival of a request to its last token", MetricKind::kHistogram).add(labels, whole);
   prompt_tokens = registry.family("ingot_prompt_tokens_total", "Prompt tokens of all requests", MetricKind::kCounter).add(labels);
+  cached_tokens = registry.family("ingot_kv_reused_tokens_total", "Prompt tokens whose KV was found in the cache", MetricKind::kCounter).add(labels);
   generated_tokens = registry.family("ingot_generated_tokens_total", "Generated tokens of all sequences", MetricKind::kCounter).add(labels);
   cancelled = registry.family("ingot_cancelled_requests_total", "Requests that ended by a cancel or a disconnect", MetricKind::kCounter).add(labels);
+
+  const std::vector<double> lengths{10, 50, 100, 500, 1000};
+  input_length = registry.family("nv_llm_input_token_len", "Number of input tokens", MetricKind::kHistogram).add(with("response_metric_type", "total_input_tokens"), lengths);
+  output_length = registry.family("nv_llm_output_token_len", "Number of output tokens", MetricKind::kHistogram).add(with("response_metric_type", "total_output_tokens"), lengths);
+  auto own = [&](const char* family, const char* help, MetricKind kind = MetricKind::kGauge) {
+    gauges.push_back(registry.family(family, help, kind).add(labels));
+    return gauges.back();
+  };
+  auto queue_depth = own("ingot_queue_depth", "Sequences that wait: in the inbox of the model's engine, or without KV pages");
+  auto running = own("ingot_running_sequences", "Sequences that the model's engine works on");
+  auto utilization = own("ingot_kv_cache_utilization", "Share of the KV pages that sequences hold");
+  auto kept = own("ingot_kv_cache_kept_pages", "KV pages kept for reuse");
+  auto preemptions = own("ingot_preemptions_total", "Sequences that lost their KV pages to others and came back", MetricKind::kCounter);
+  for (const char* what : {"kv_cache_transfer_ms", "request_count"})
+    gauges.push_back(registry.family("nv_trt_llm_disaggregated_serving_metrics", "TRT LLM disaggregated serving metrics", MetricKind::kCounter)
+                         .add(with("disaggregated_serving_type", what)));
 
   auto gauge = [&](const char* family, const char* help, const char* key, const char* value) {
     gauges.push_back(registry.family(family, help, MetricKind::kGauge).add(with(key, value)));
@@ -98,6 +100,11 @@ LlmMetrics::LlmMetrics(server::MetricsRegistry& registry, const std::string& mod
     if (!s) return;
     const engine::EngineStats e = s->engine().stats();
     const runtime::MemoryPlan& m = s->memory();
+    queue_depth->set(e.queued);
+    running->set(e.running);
+    utilization->set(e.pages ? static_cast<double>(e.pages_used) / e.pages : 0);
+    kept->set(e.pages_cached);
+    preemptions->set(static_cast<double>(e.preemptions));
     active->set(e.running + e.queued);
     max->set(m.max_batch_size);
     scheduled->set(e.running);
@@ -126,13 +133,17 @@ LlmMetrics::LlmMetrics(server::MetricsRegistry& registry, const std::string& mod
 LlmModel::LlmModel(std::shared_ptr<LlmService> service, LlmSurface surface, const server::ModelLoad& load)
     : service_(std::move(service)),
       surface_(surface),
+      name_(load.config.name),
       batched_(load.config.max_batch_size > 0),
+      decoupled_(load.config.is_decoupled()),
+      keeps_stop_word_(load.config.ensemble_scheduling.has_value() || load.config.name == "ensemble"),
       metrics_(std::make_shared<LlmMetrics>(load.metrics, load.config.name, load.version, service_)) {
   if (const std::string* exclude = load.config.find_parameter("exclude_input_in_output")) exclude_input_ = parse_bool(*exclude).value_or(false);
-  const server::ModelConfig native = llm_config("", surface, 0);
-  for (const server::ModelInput& i : load.config.input)
-    if (!native.find_input(i.name) && std::find(std::begin(kHarmlessInputs), std::end(kHarmlessInputs), i.name) == std::end(kHarmlessInputs))
-      refused_inputs_.push_back(i.name);
+}
+
+void LlmModel::warn(const std::string& warning) {
+  std::lock_guard lock(warned_mutex_);
+  if (warned_.size() < 100 && warned_.insert(warning).second) log_warning("model ", name_, ": ", warning);
 }
 
 Result<std::shared_ptr<server::Model>> LlmBackend::load(const server::ModelLoad& load) {
@@ -143,8 +154,10 @@ Result<std::shared_ptr<server::Model>> LlmBackend::load(const server::ModelLoad&
       return Error(Code::kUnsupported, cat("model '", load.config.name, "' needs a tokenizer, but engine ", service->path(), " has none sealed in"));
     return pre ? make_preprocess(std::move(service), load) : make_postprocess(std::move(service), load);
   }
-  const LlmSurface surface = load.config.find_input(llm::kInputIds) ? LlmSurface::kTokens : LlmSurface::kText;
-  if (surface == LlmSurface::kText && !service->shared_tokenizer())
+  const LlmSurface surface = load.config.find_input(llm::kInputIds)                ? LlmSurface::kTokens
+                             : load.config.find_input("sampling_param_max_tokens") ? LlmSurface::kLlmapi
+                                                                                   : LlmSurface::kText;
+  if (surface != LlmSurface::kTokens && !service->shared_tokenizer())
     return Error(Code::kUnsupported, cat("model '", load.config.name, "' speaks text, but engine ", service->path(), " has no tokenizer sealed in"));
   return std::shared_ptr<server::Model>(std::make_shared<LlmModel>(std::move(service), surface, load));
 }
@@ -158,7 +171,7 @@ Status LlmModel::ready() const {
 }
 
 std::string LlmModel::attribute(std::string_view name) const {
-  if (name == llm::kKindAttribute) return surface_ == LlmSurface::kText ? "llm" : "";
+  if (name == llm::kKindAttribute) return surface_ == LlmSurface::kTokens ? "" : "llm";
   if (name == llm::kChatTemplateAttribute) return service_->chat() ? service_->chat()->source() : "";
   if (name == llm::kContextLengthAttribute) return cat(service_->max_seq_tokens());
   return "";
@@ -193,6 +206,8 @@ Status LlmModel::flatten_contents(Json& messages) {
 }
 
 Result<std::vector<int32_t>> LlmModel::prompt(const LlmArguments& a) const {
+  if (!a.table.empty() && !a.has_ids)
+    return Error(Code::kUnsupported, "input 'prompt_embedding_table' needs a prompt of ids (model tensorrt_llm): ids from the vocabulary's size on name its rows");
   if (a.has_ids) return a.input_ids;
   const std::shared_ptr<const text::Tokenizer>& tokenizer = service_->shared_tokenizer();
   if (!tokenizer) return Error(Code::kUnsupported, "the engine has no tokenizer: send input_ids");
@@ -216,13 +231,15 @@ Result<std::vector<int32_t>> LlmModel::prompt(const LlmArguments& a) const {
 Result<engine::Request> LlmModel::request(const LlmArguments& a) const {
   engine::Request r;
   const std::shared_ptr<const text::Tokenizer>& tokenizer = service_->shared_tokenizer();
-  r.max_new = a.max_tokens;
+  r.max_new = a.no_new_tokens || a.embed ? 1 : a.max_tokens;
   r.n = a.n;
   r.stop = a.stop;
-  r.detokenize = surface_ == LlmSurface::kText;
+  r.detokenize = surface_ != LlmSurface::kTokens && !a.embed;
+  r.include_stop = keeps_stop_word_ && !a.details;
   r.ignore_eos = a.ignore_eos || (a.end_id && *a.end_id < 0);
   if (a.end_id && *a.end_id >= 0) {
-    r.stop_ids.push_back(static_cast<int32_t>(*a.end_id));
+    // An id past the vocabulary (of a script for another model) never comes.
+    if (*a.end_id < service_->engine().vocab_size()) r.stop_ids.push_back(static_cast<int32_t>(*a.end_id));
     r.ignore_eos |= surface_ == LlmSurface::kTokens;  // the token surface stops at the id it is told, nothing else
   }
   for (const std::vector<int32_t>& word : a.stop_ids) {
@@ -230,8 +247,9 @@ Result<engine::Request> LlmModel::request(const LlmArguments& a) const {
     else if (tokenizer) r.stop.push_back(tokenizer->decode(word, false));
   }
   if (!r.stop.empty()) r.detokenize = true;
-  r.context_logits = a.context_logits;
+  r.context_logits = a.context_logits || (a.echo && a.details && a.top_log_probs >= 0);
   r.generation_logits = a.generation_logits;
+  if (a.embed) r.pooling = service_->mean_pooling() ? engine::Pooling::kMean : engine::Pooling::kLast;
   if (!a.cache_salt.empty()) r.salt = hash_text(a.cache_salt);
 
   sched::SamplingParams& s = r.sampling;
@@ -247,7 +265,7 @@ Result<engine::Request> LlmModel::request(const LlmArguments& a) const {
   s.presence_penalty = static_cast<float>(a.presence_penalty);
   s.frequency_penalty = static_cast<float>(a.frequency_penalty);
   s.min_tokens = a.min_tokens;
-  s.logprobs = a.top_log_probs >= 0 ? a.top_log_probs : a.log_probs ? 0 : -1;
+  s.logprobs = a.top_log_probs >= 0 ? a.top_log_probs : a.log_probs || a.cumulative ? 0 : -1;
   for (const auto& [id, bias] : a.logit_bias) s.logit_bias.push_back({id, static_cast<float>(bias)});
   for (const std::vector<int32_t>& word : a.bad_ids) s.bad_words.push_back(word);
   if (tokenizer) {
@@ -277,11 +295,38 @@ Result<engine::Request> LlmModel::request(const LlmArguments& a) const {
   return r;
 }
 
+// Ids from the vocabulary's size on name rows of the request's table.
+Status LlmModel::take_table(LlmArguments& a, const std::vector<int32_t>& ids, engine::Request& r) const {
+  r.prompt = ids;
+  if (a.table.empty()) return {};
+  const int vocab = service_->engine().vocab_size(), width = service_->hidden_size();
+  if (a.table_width != width)
+    return Error(Code::kInvalidArgument, cat("'prompt_embedding_table' has rows of ", a.table_width, " values, want ", width, " (hidden_size of the model)"));
+  const int64_t count = static_cast<int64_t>(a.table.size()) / width;
+  for (int32_t& id : r.prompt) {
+    if (id < vocab) continue;
+    if (id - vocab >= count)
+      return Error(Code::kInvalidArgument, cat("'input_ids' holds ", id, ", row ", id - vocab, " of 'prompt_embedding_table', which has ", count, " rows"));
+    id = sched::embedding_row(id - vocab);
+  }
+  if (a.table_ids.size() > 1 && a.table_ids.size() != ids.size())
+    return Error(Code::kInvalidArgument, cat("'prompt_table_extra_ids' has ", a.table_ids.size(), " values, want one, or one for each of the ", ids.size(), " ids"));
+  if (!a.table_ids.empty())
+    for (size_t i = 0; i < ids.size(); ++i) r.extra_ids.push_back(ids[i] < vocab ? 0 : a.table_ids[a.table_ids.size() == 1 ? 0 : i]);
+  auto table = std::make_shared<engine::Embeddings>();
+  table->width = width;
+  table->rows = std::move(a.table);
+  r.embeddings = std::move(table);
+  return {};
+}
+
 Status LlmModel::start(const server::Invocation& invocation) {
   const server::InferRequest& q = *invocation.request;
-  for (const std::string& name : refused_inputs_)
-    if (const server::Tensor* t = q.find_input(name); t && says_something(*t))
-      return Error(Code::kUnsupported, cat("input '", name, "' is not supported by the LLM backend; leave it out"));
+  std::string warning;
+  if (!server::find_parameter(q.parameters, llm::kDetails)) TRY(check_inputs(q, surface_, warning));  // the text routes check theirs
+  if (!warning.empty()) warn(warning);
+  if (const server::Tensor* t = q.find_input(llm::kTextInput); t && surface_ == LlmSurface::kLlmapi && t->elements() != 1)
+    return Error(Code::kInvalidArgument, cat("'text_input' has ", t->elements(), " elements, want one prompt a request"));
   int rows = 1;
   if (batched_)
     for (const server::Tensor& t : q.inputs)
@@ -292,7 +337,7 @@ Status LlmModel::start(const server::Invocation& invocation) {
   std::vector<LlmAnswer::Row> parts;
   std::vector<engine::Request> requests;
   for (int row = 0; row < rows; ++row) {
-    LlmArguments a = TRY(read_arguments(ArgumentReader(q, row, rows)));
+    LlmArguments a = TRY(read_arguments(ArgumentReader(q, row, rows), surface_));
     if (exclude_input_ && !ArgumentReader(q, row, rows).has(llm::kExcludeInput)) a.exclude_input = true;
     if (a.stop_earlier) {
       if (q.id.empty()) return Error(Code::kInvalidArgument, "a request with 'stop' needs the id of the request it stops");
@@ -311,19 +356,22 @@ Status LlmModel::start(const server::Invocation& invocation) {
     if (static_cast<int>(ids.size()) >= limit)
       return Error(Code::kInvalidArgument, cat("the prompt has ", ids.size(), " tokens, the model takes at most ", limit,
                                                " tokens of prompt and answer together (max_seq_len)"));
+    if (a.embed) a.stream = false;
     if (a.max_tokens > 0 && static_cast<int>(ids.size()) + a.max_tokens > limit) a.max_tokens = limit - static_cast<int>(ids.size());
     engine::Request r = TRY(request(a));
-    r.prompt = ids;
+    TRY(take_table(a, ids, r));
     r.priority = q.priority == 0 ? 0 : 2 - static_cast<int>(std::min<uint64_t>(q.priority, 100));  // 1 is highest
     requests.push_back(std::move(r));
     parts.push_back({std::move(a), std::move(ids)});
   }
   for (const LlmAnswer::Row& part : parts) {
     metrics_->prompt_tokens->increment(static_cast<double>(part.prompt.size()));
+    metrics_->input_length->observe(static_cast<double>(part.prompt.size()));
     if (part.arguments.stream && !q.accepts_many_responses)
       return Error(Code::kInvalidArgument, "the request asks for a stream, but its protocol takes one response: use generate_stream or ModelStreamInfer");
   }
-  auto answer = std::make_shared<LlmAnswer>(service_, metrics_, invocation, surface_, batched_, std::move(parts));
+  LlmAnswer::Setup setup{service_, metrics_, invocation, surface_, batched_, decoupled_, std::move(warning)};
+  auto answer = std::make_shared<LlmAnswer>(std::move(setup), std::move(parts));
   std::vector<engine::RequestId> ids;
   for (size_t row = 0; row < requests.size(); ++row) {
     requests[row].sink = [answer, row](const engine::Delta& d) { answer->on_delta(row, d); };
@@ -335,10 +383,14 @@ Status LlmModel::start(const server::Invocation& invocation) {
       ids.push_back(*id);
     }
   }
-  if (surface_ == LlmSurface::kTokens && !q.id.empty()) {
+  if (surface_ != LlmSurface::kText && !q.id.empty()) {
     std::lock_guard lock(by_id_mutex_);
-    if (by_id_.size() > 4096) by_id_.erase(by_id_.begin());
+    by_id_order_.push_back(q.id);
     by_id_[q.id] = ids;
+    if (by_id_order_.size() > kKeptIds) {
+      by_id_.erase(by_id_order_.front());
+      by_id_order_.pop_front();
+    }
   }
   invocation.sink->on_cancel([service = service_, ids] {
     for (engine::RequestId id : ids) service->engine().cancel(id);

@@ -22,6 +22,7 @@ bool is_ensemble(const ModelConfig& c) { return c.ensemble_scheduling.has_value(
 LlmPart leaf_part(const ModelConfig& c) {
   if (c.ensemble_scheduling || !is_one_of(c.backend, {"tensorrtllm", "python", "ingot"})) return LlmPart::kNone;
   if (has_pair(c, "input_ids", "output_ids")) return LlmPart::kTokens;
+  if (c.find_input("sampling_param_max_tokens") && c.find_output("text_output")) return LlmPart::kLlmapi;
   if (has_pair(c, "QUERY", "INPUT_ID")) return LlmPart::kPreprocess;
   if (has_pair(c, "TOKENS_BATCH", "OUTPUT")) return LlmPart::kPostprocess;
   if (has_pair(c, "text_input", "text_output") && (c.name == "tensorrt_llm_bls" || c.backend == "ingot" || c.find_parameter("tensorrt_llm_model_name")))
@@ -41,7 +42,7 @@ std::string tokens_step(const ModelConfig& ensemble, const ModelConfigs& all) {
   for (const auto& step : ensemble.ensemble_scheduling->step) {
     const ModelConfig* c = find(all, step.model_name);
     const LlmPart part = c ? leaf_part(*c) : LlmPart::kNone;
-    if (part == LlmPart::kNone || part == LlmPart::kText) return "";
+    if (part == LlmPart::kNone || part == LlmPart::kText || part == LlmPart::kLlmapi) return "";
     if (part == LlmPart::kTokens) name = step.model_name;
   }
   return name;
@@ -49,7 +50,7 @@ std::string tokens_step(const ModelConfig& ensemble, const ModelConfigs& all) {
 
 // Which kTokens model a part belongs to.
 Result<std::string> llm_model_of(const ModelConfig& c, LlmPart part, const ModelConfigs& all) {
-  if (part == LlmPart::kTokens) return c.name;
+  if (part == LlmPart::kTokens || part == LlmPart::kLlmapi) return c.name;
   if (const std::string* named = c.find_parameter(kLlmModelParameter)) return *named;
   if (is_ensemble(c)) return tokens_step(c, all);
   if (part == LlmPart::kText) {
@@ -77,7 +78,8 @@ Result<std::string> llm_model_of(const ModelConfig& c, LlmPart part, const Model
 }
 
 // Parameters of `tensorrt_llm` of all releases from 0.5 to 1.x: with an effect here, and without.
-constexpr const char* kEffective[] = {"engine_dir",
+constexpr const char* kEffective[] = {"model",
+                                      "engine_dir",
                                       "gpt_model_path",
                                       "max_tokens_in_paged_kv_cache",
                                       "kv_cache_free_gpu_mem_fraction",
@@ -129,12 +131,25 @@ void complete_tensors(ModelConfig& c, LlmSurface surface) {
     if (!c.find_output(o.name)) c.output.push_back(o);
 }
 
+// Logits are FP32 here, whatever logits_datatype was filled in.
+void fix_logits(ModelConfig& c, std::vector<LlmNote>& notes) {
+  for (server::ModelOutput& o : c.output) {
+    if (o.name != "context_logits" && o.name != "generation_logits") continue;
+    if (o.data_type != DataType::kFp32 && o.data_type != DataType::kInvalid)
+      notes.push_back({true, cat("model '", c.name, "': output ", o.name, " is ", server::config_name(o.data_type), " in its config; it is TYPE_FP32 here")});
+    o.data_type = DataType::kFp32;
+  }
+}
+
 void fill_types(ModelConfig& c) {
   for (server::ModelInput& i : c.input)
     if (i.data_type == DataType::kInvalid) i.data_type = DataType::kFp32;  // logits_datatype and its like
   for (server::ModelOutput& o : c.output)
     if (o.data_type == DataType::kInvalid) o.data_type = DataType::kFp32;
 }
+
+// Where apply_llm_yaml leaves `model`.
+constexpr const char* kYamlModel = "model";
 
 std::string parameter(const ModelConfig& c, const char* key) {
   const std::string* v = c.find_parameter(key);
@@ -161,14 +176,16 @@ Status adapt_llm_config(ModelConfig& c, LlmPart part, const ModelConfigs& all, b
   if (!tokens && model != c.name)
     return Error(Code::kInvalidArgument, cat("model '", c.name, "' uses the engine of model '", model, "', and the repository has no such model"));
   if (c.backend.empty() || c.backend == "python") c.backend = "ingot";
+  if (part == LlmPart::kLlmapi) c.max_batch_size = 0;
   c.parameters[kLlmModelParameter] = model;
   if (batch_unset) {
     c.max_batch_size = max_batch_size;
     notes.push_back({true, cat("model '", c.name, "': max_batch_size is left at its placeholder, so it is ", max_batch_size)});
   }
   if (part == LlmPart::kTokens) note_parameters(c, notes);
-  if (part == LlmPart::kText || part == LlmPart::kTokens) {
-    complete_tensors(c, part == LlmPart::kText ? LlmSurface::kText : LlmSurface::kTokens);
+  if (part == LlmPart::kText || part == LlmPart::kTokens || part == LlmPart::kLlmapi) {
+    complete_tensors(c, part == LlmPart::kText ? LlmSurface::kText : part == LlmPart::kTokens ? LlmSurface::kTokens : LlmSurface::kLlmapi);
+    fix_logits(c, notes);
     if (tokens && tokens != &c && !c.find_parameter("exclude_input_in_output"))
       if (const std::string* exclude = tokens->find_parameter("exclude_input_in_output")) c.parameters["exclude_input_in_output"] = *exclude;
   }
@@ -181,7 +198,7 @@ Status adapt_llm_config(ModelConfig& c, LlmPart part, const ModelConfigs& all, b
 Result<std::string> llm_engine_path(const ModelConfig& c, const std::string& directory, int64_t version) {
   std::string tried;
   const std::string version_folder = join_path(directory, cat(version));
-  for (const char* key : {"engine_dir", "gpt_model_path"}) {
+  for (const char* key : {"engine_dir", "gpt_model_path", kYamlModel}) {
     const std::string path = parameter(c, key);
     if (path.empty()) continue;
     std::vector<std::string> places{path};

@@ -132,6 +132,20 @@ class Preprocess : public PrePost {
     return {};
   }
 
+  // [rows, longest]: the id of the request's table at each token.
+  Status add_table_ids(InferResponse& r, const InferRequest& q, const Rows& prompts) const {
+    constexpr const char* kOutput = "OUT_PROMPT_TABLE_EXTRA_IDS";
+    if (!wants(q, kOutput)) return {};
+    const int rows = static_cast<int>(prompts.size());
+    size_t longest = 0;
+    for (const auto& row : prompts) longest = std::max(longest, row.size());
+    std::vector<uint64_t> flat;
+    for (int row = 0; row < rows; ++row)
+      flat.insert(flat.end(), longest, TRY(ArgumentReader(q, row, rows).unsigned_integer("PROMPT_TABLE_EXTRA_ID")).value_or(0));
+    r.outputs.push_back(server::vector_tensor<uint64_t>(kOutput, shape(rows, {static_cast<int64_t>(longest)}), flat));
+    return {};
+  }
+
   // One integer a row: the input's, else `otherwise`.
   Status add_id(InferResponse& r, const InferRequest& q, const char* input, const char* output, int rows, int64_t otherwise) const {
     if (!wants(q, output)) return {};
@@ -155,7 +169,9 @@ class Preprocess : public PrePost {
     const int64_t end = eos >= 0 ? eos : stops.empty() ? -1 : stops[0];
     const int64_t pad = TRY(ArgumentReader(q, 0, rows).integer("PAD_ID")).value_or(std::max<int64_t>(end, 0));
     InferResponse r;
-    add_ids(r, q, "INPUT_ID", "REQUEST_INPUT_LEN", TRY(encode(q, "QUERY", rows)), static_cast<int32_t>(pad));
+    const Rows prompts = TRY(encode(q, "QUERY", rows));
+    add_ids(r, q, "INPUT_ID", "REQUEST_INPUT_LEN", prompts, static_cast<int32_t>(pad));
+    if (q.find_input("PROMPT_TABLE_EXTRA_ID")) TRY(add_table_ids(r, q, prompts));
     if (q.find_input("DECODER_QUERY"))
       add_ids(r, q, "DECODER_INPUT_ID", "REQUEST_DECODER_INPUT_LEN", TRY(encode(q, "DECODER_QUERY", rows)), static_cast<int32_t>(pad));
     TRY(add_words(r, q, "BAD_WORDS_DICT", "BAD_WORDS_IDS", rows));

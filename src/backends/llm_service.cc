@@ -1,16 +1,24 @@
 #include <algorithm>
+#include <cstdlib>
 
-#include "backends/llm.h"
+#include "backends/llm_inputs.h"
 #include "base/log.h"
 #include "engine/fit.h"
+#include "server/llm_names.h"
 
 namespace ingot::backends {
+
+namespace llm = server::llm;
 
 Result<std::shared_ptr<LlmService>> LlmService::load(const std::string& engine_path, LlmOptions options, device::LinkedDevices linked) {
   std::shared_ptr<LlmService> s(new LlmService);
   s->path_ = engine_path;
   std::unique_ptr<runtime::Runtime> runtime = TRY(runtime::Runtime::load(engine_path, options.runtime, linked));
+  if (options.pooling != "last" && options.pooling != "mean")
+    return Error(Code::kInvalidArgument, cat("--embedding-pooling is '", options.pooling, "', want last or mean"));
+  s->mean_pooling_ = options.pooling == "mean";
   s->memory_ = runtime->memory();
+  s->hidden_size_ = runtime->plan().hidden_size;
   s->device_name_ = TRY(runtime->device().properties()).name;
   const std::string_view sealed = runtime->section(plan::kTokenizerSection);
   if (!sealed.empty()) {
@@ -35,55 +43,59 @@ Result<std::shared_ptr<LlmService>> LlmService::load(const std::string& engine_p
   return s;
 }
 
+namespace {
+
+std::vector<int64_t> parse_dims(const char* text) {
+  std::vector<int64_t> dims;
+  for (const char* p = text; *p;) {
+    char* end = nullptr;
+    dims.push_back(std::strtoll(p, &end, 10));
+    p = *end == ',' ? end + 1 : end;
+  }
+  return dims;
+}
+
+}  // namespace
+
 server::ModelConfig llm_config(const std::string& name, LlmSurface surface, int max_batch_size) {
   using server::DataType;
   server::ModelConfig c;
   c.name = name;
   c.backend = "ingot";
-  c.max_batch_size = max_batch_size;
+  const bool api = surface == LlmSurface::kLlmapi;
+  c.max_batch_size = api ? 0 : max_batch_size;
   c.decoupled = false;
-  auto input = [&](const char* n, DataType type, std::vector<int64_t> dims, bool optional = true) {
-    c.input.push_back({.name = n, .data_type = type, .dims = std::move(dims), .optional = optional});
-  };
-  auto output = [&](const char* n, DataType type, std::vector<int64_t> dims) { c.output.push_back({.name = n, .data_type = type, .dims = std::move(dims)}); };
-  const bool text = surface == LlmSurface::kText;
-  if (text) {
-    input("text_input", DataType::kBytes, {1});
-    input("messages", DataType::kBytes, {1});
-    input("tools", DataType::kBytes, {1});
-    input("max_tokens", DataType::kInt32, {1});
-    for (const char* n : {"bad_words", "stop_words", "embedding_bias_words"}) input(n, DataType::kBytes, {-1});
-    input("embedding_bias_weights", DataType::kFp32, {-1});
-    for (const char* n : {"top_k", "min_tokens"}) input(n, DataType::kInt32, {1});
-    for (const char* n : {"top_p", "length_penalty"}) input(n, DataType::kFp32, {1});
-    input("stream", DataType::kBool, {1});
-    input("chat_template_kwargs", DataType::kBytes, {1});
-  } else {
-    input("input_ids", DataType::kInt32, {-1}, false);
-    input("input_lengths", DataType::kInt32, {1});
-    input("request_output_len", DataType::kInt32, {1});
-    for (const char* n : {"bad_words_list", "stop_words_list"}) input(n, DataType::kInt32, {2, -1});
-    for (const char* n : {"runtime_top_k", "min_tokens", "min_length"}) input(n, DataType::kInt32, {1});
-    for (const char* n : {"runtime_top_p", "len_penalty"}) input(n, DataType::kFp32, {1});
-    for (const char* n : {"streaming", "stop"}) input(n, DataType::kBool, {1});
+  for (const InputRow& row : llm_inputs()) {
+    if (!(row.surfaces & surface_bit(surface))) continue;
+    const bool needed = row.name == std::string_view(llm::kInputIds);
+    c.input.push_back({.name = row.name, .data_type = row.type, .dims = parse_dims(row.dims), .optional = !needed});
   }
-  for (const char* n : {"num_return_sequences", "end_id", "pad_id", "beam_width"}) input(n, DataType::kInt32, {1});
-  for (const char* n : {"temperature", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"}) input(n, DataType::kFp32, {1});
-  for (const char* n : {"seed", "random_seed"}) input(n, DataType::kUint64, {1});
-  for (const char* n : {"exclude_input_in_output", "return_log_probs", "return_context_logits", "return_generation_logits", "ignore_eos"})
-    input(n, DataType::kBool, {1});
-  for (const char* n : {"guided_decoding_guide_type", "guided_decoding_guide"}) input(n, DataType::kBytes, {1});
-  if (text) {
-    output("text_output", DataType::kBytes, {-1});
-  } else {
+  auto output = [&](const char* n, DataType type, std::vector<int64_t> dims) { c.output.push_back({.name = n, .data_type = type, .dims = std::move(dims)}); };
+  auto integers = [&](std::initializer_list<const char*> names, int64_t dim) {
+    for (const char* n : names) output(n, DataType::kInt32, {dim});
+  };
+  if (surface == LlmSurface::kTokens) {
     output("output_ids", DataType::kInt32, {-1, -1});
     output("sequence_length", DataType::kInt32, {-1});
+  } else {
+    output("text_output", DataType::kBytes, {-1});
   }
-  output("cum_log_probs", DataType::kFp32, {-1});
-  output("output_log_probs", DataType::kFp32, {-1, -1});
-  output("context_logits", DataType::kFp32, {-1, -1});
-  output("generation_logits", DataType::kFp32, {-1, -1, -1});
-  for (const char* n : {"batch_index", "sequence_index"}) output(n, DataType::kInt32, {1});
+  if (api) {
+    output("finish_reason", DataType::kBytes, {-1});
+    output("stop_reason", DataType::kBytes, {-1});
+    output("cumulative_logprob", DataType::kFp32, {-1});
+    integers({"kv_cache_reused_block", "kv_cache_missed_block", "kv_cache_alloc_new_blocks", "kv_cache_alloc_total_blocks"}, -1);
+    output("kv_cache_hit_rate", DataType::kFp32, {-1});
+  } else {
+    output("cum_log_probs", DataType::kFp32, {-1});
+    output("output_log_probs", DataType::kFp32, {-1, -1});
+    output("context_logits", DataType::kFp32, {-1, -1});
+    output("generation_logits", DataType::kFp32, {-1, -1, -1});
+    integers({"batch_index", "sequence_index", "kv_cache_alloc_new_blocks", "kv_cache_reused_blocks", "kv_cache_alloc_total_blocks"}, 1);
+  }
+  for (const char* n : {"arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns"}) output(n, DataType::kInt64, {1});
+  output("acceptance_rate", DataType::kFp32, {1});
+  integers({"total_accepted_draft_tokens", "total_draft_tokens"}, 1);
   return c;
 }
 

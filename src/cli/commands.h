@@ -36,6 +36,7 @@ int run_bench(const Args& args);
 int run_aliases(const Args& args);
 int run_repo(const Args& args);
 int run_launch(const Args& args);
+int run_client(const Args& args);
 
 // Prints an error with the command's name in front and returns its exit code.
 int fail(const char* command, const Error& error);
@@ -63,6 +64,8 @@ struct CompileOptions {
   }
 };
 bool is_engine(const std::string& path);
+// Name of the LLM API layout's yaml: LLM_CONFIG_PATH, or model.yaml.
+std::string llm_yaml_name();
 Result<std::string> engine_of(const std::string& model, const CompileOptions& options);
 
 }  // namespace ingot::cli

@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "base/files.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "build/build.h"
 #include "cli/commands.h"
@@ -11,12 +12,6 @@
 
 namespace ingot::cli {
 namespace {
-
-uint64_t hash_text(std::string_view s) {  // FNV-1a
-  uint64_t h = 0xcbf29ce484222325;
-  for (char c : s) h = (h ^ static_cast<uint8_t>(c)) * 0x100000001b3;
-  return h;
-}
 
 // Path, sizes and times of what lies there: a changed model is compiled anew.
 Result<std::string> fingerprint(const std::string& model) {
@@ -41,6 +36,11 @@ std::string cache_root(const CompileOptions& options) {
 }
 
 }  // namespace
+
+std::string llm_yaml_name() {
+  const char* name = std::getenv("LLM_CONFIG_PATH");
+  return name && *name ? name : "model.yaml";
+}
 
 bool is_engine(const std::string& path) {
   return path.ends_with(".engine") || (is_directory(path) && file_exists(join_path(path, "rank0.engine")));

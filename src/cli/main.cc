@@ -16,6 +16,7 @@ std::span<const Command> commands() {
       {"repo", "write and fill model repositories: init, fill", run_repo},
       {"launch", "start the server on a repository, as launch_triton_server.py", run_launch},
       {"bench", "measure: offline, compare, load, start", run_bench},
+      {"client", "ask a running server over gRPC or HTTP, as the old client scripts", run_client},
       {"inspect", "print what is in a checkpoint or an engine, the memory plan included", run_inspect},
       {"models", "list the model families", run_models},
       {"doctor", "say what this machine can run and what is missing", run_doctor},

@@ -1,9 +1,11 @@
 #include "cli/npy.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/files.h"
 #include "base/options.h"
+#include "tensor/convert.h"
 
 namespace ingot::cli {
 namespace {
@@ -33,6 +35,40 @@ std::string_view field(std::string_view header, std::string_view key, char open,
   return end == header.npos ? std::string_view() : header.substr(begin + 1, end - begin - 1);
 }
 
+struct Array {
+  std::string bytes, type;
+  std::vector<int64_t> shape;
+  size_t begin = 0;  // of the values in `bytes`
+};
+
+// A file of version 1.0 in C order, of a type among `types` (each with its size as last character), whole.
+Result<Array> read_array(const std::string& path, std::span<const std::string_view> types, const char* want) {
+  Array a;
+  a.bytes = TRY(read_file(path));
+  auto bad = [&](std::string why) { return Error(Code::kInvalidArgument, cat(path, ": ", why, "; want a .npy array of ", want, ", one or two dimensions")); };
+  if (a.bytes.size() < 10 || a.bytes.compare(0, 6, "\x93NUMPY") != 0) return bad("it is no numpy file");
+  const size_t length = static_cast<uint8_t>(a.bytes[8]) | static_cast<size_t>(static_cast<uint8_t>(a.bytes[9])) << 8;
+  if (a.bytes[6] != 1 || 10 + length > a.bytes.size()) return bad("its header is not of version 1.0 or is cut off");
+  const std::string_view header = std::string_view(a.bytes).substr(10, length);
+  a.type = field(header, "'descr':", '\'', '\'');
+  if (std::find(types.begin(), types.end(), a.type) == types.end()) return bad(cat("its type is '", a.type, "'"));
+  if (header.find("'fortran_order': True") != header.npos) return bad("it is in Fortran order");
+  std::string_view dims = field(header, "'shape':", '(', ')');
+  while (!dims.empty()) {
+    const size_t comma = std::min(dims.find(','), dims.size());
+    std::string_view d = dims.substr(0, comma);
+    while (!d.empty() && d.front() == ' ') d.remove_prefix(1);
+    if (!d.empty()) a.shape.push_back(TRY(parse_int(d, cat(path, ": shape"))));
+    dims.remove_prefix(std::min(comma + 1, dims.size()));
+  }
+  if (a.shape.empty() || a.shape.size() > 2) return bad(cat("it has ", a.shape.size(), " dimensions"));
+  const int64_t columns = a.shape.back(), rows = a.shape.size() == 2 ? a.shape[0] : 1;
+  const size_t size = static_cast<size_t>(a.type.back() - '0'), have = (a.bytes.size() - 10 - length) / size;
+  if (rows < 0 || columns < 0 || (columns > 0 && static_cast<uint64_t>(rows) > have / static_cast<uint64_t>(columns))) return bad("it is shorter than its shape says");
+  a.begin = 10 + length;
+  return a;
+}
+
 }  // namespace
 
 Status write_npy(const std::string& path, const std::vector<int64_t>& shape, std::span<const int32_t> values) {
@@ -43,30 +79,12 @@ Status write_npy(const std::string& path, const std::vector<int64_t>& shape, std
 }
 
 Result<std::vector<std::vector<int32_t>>> read_npy_ids(const std::string& path) {
-  const std::string bytes = TRY(read_file(path));
-  auto bad = [&](std::string why) { return Error(Code::kInvalidArgument, cat(path, ": ", why, "; want a .npy array of int32 or int64 ids, one or two dimensions")); };
-  if (bytes.size() < 10 || bytes.compare(0, 6, "\x93NUMPY") != 0) return bad("it is no numpy file");
-  const size_t length = static_cast<uint8_t>(bytes[8]) | static_cast<size_t>(static_cast<uint8_t>(bytes[9])) << 8;
-  if (bytes[6] != 1 || 10 + length > bytes.size()) return bad("its header is not of version 1.0 or is cut off");
-  const std::string_view header = std::string_view(bytes).substr(10, length);
-  const std::string_view type = field(header, "'descr':", '\'', '\'');
-  if (type != "<i4" && type != "<i8") return bad(cat("its type is '", type, "'"));
-  if (header.find("'fortran_order': True") != header.npos) return bad("it is in Fortran order");
-  std::vector<int64_t> shape;
-  std::string_view dims = field(header, "'shape':", '(', ')');
-  while (!dims.empty()) {
-    const size_t comma = std::min(dims.find(','), dims.size());
-    std::string_view d = dims.substr(0, comma);
-    while (!d.empty() && d.front() == ' ') d.remove_prefix(1);
-    if (!d.empty()) shape.push_back(TRY(parse_int(d, cat(path, ": shape"))));
-    dims.remove_prefix(std::min(comma + 1, dims.size()));
-  }
-  if (shape.empty() || shape.size() > 2) return bad(cat("it has ", shape.size(), " dimensions"));
-  const int64_t columns = shape.back(), rows = shape.size() == 2 ? shape[0] : 1;
-  const size_t size = type == "<i4" ? 4 : 8, have = (bytes.size() - 10 - length) / size;
-  if (rows < 0 || columns < 0 || (columns > 0 && static_cast<uint64_t>(rows) > have / static_cast<uint64_t>(columns))) return bad("it is shorter than its shape says");
+  static constexpr std::string_view kTypes[] = {"<i4", "<i8"};
+  const Array a = TRY(read_array(path, kTypes, "int32 or int64 ids"));
+  const int64_t columns = a.shape.back(), rows = a.shape.size() == 2 ? a.shape[0] : 1;
+  const size_t size = a.type == "<i4" ? 4 : 8;
   std::vector<std::vector<int32_t>> out;
-  const char* p = bytes.data() + 10 + length;
+  const char* p = a.bytes.data() + a.begin;
   for (int64_t r = 0; r < rows; ++r) {
     std::vector<int32_t>& ids = out.emplace_back();
     for (int64_t c = 0; c < columns; ++c, p += size) {
@@ -78,11 +96,31 @@ Result<std::vector<std::vector<int32_t>>> read_npy_ids(const std::string& path) 
       } else {
         std::memcpy(&v, p, 8);
       }
-      if (v < 0 || v > (1 << 30)) return bad(cat("it holds ", v, ", which is no token id"));
+      if (v < 0 || v > (1 << 30)) return Error(Code::kInvalidArgument, cat(path, ": it holds ", v, ", which is no token id"));
       ids.push_back(static_cast<int32_t>(v));
     }
   }
   return out;
+}
+
+Result<server::Tensor> read_npy_rows(const std::string& path) {
+  static constexpr std::string_view kTypes[] = {"<f2", "<f4"};
+  const Array a = TRY(read_array(path, kTypes, "float16 or float32 rows"));
+  const int64_t columns = a.shape.back(), rows = a.shape.size() == 2 ? a.shape[0] : 1;
+  const bool half = a.type == "<f2";
+  const size_t n = static_cast<size_t>(rows) * static_cast<size_t>(columns);
+  std::string bytes(n * 2, '\0');
+  if (half) {
+    std::memcpy(bytes.data(), a.bytes.data() + a.begin, n * 2);
+  } else {
+    for (size_t i = 0; i < n; ++i) {
+      float v;
+      std::memcpy(&v, a.bytes.data() + a.begin + i * 4, 4);
+      const uint16_t h = float_to_f16(v);
+      std::memcpy(bytes.data() + i * 2, &h, 2);
+    }
+  }
+  return server::bytes_tensor("", server::DataType::kFp16, {rows, columns}, std::move(bytes));
 }
 
 }  // namespace ingot::cli

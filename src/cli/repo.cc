@@ -19,25 +19,31 @@ struct InitFlags {
   bool force = false;
   template <class Self, class V>
   static void fields(Self& o, V&& v) {
-    v("layout", o.layout, "inflight_batcher_llm or gpt.");
+    v("layout", o.layout, "inflight_batcher_llm, gpt or llmapi.");
     v("force", o.force, "Overwrite config files that are there.");
   }
 };
 
 Status init(const std::string& directory, const InitFlags& flags) {
-  if (flags.layout != "inflight_batcher_llm" && flags.layout != "gpt")
-    return Error(Code::kInvalidArgument, cat("--layout is '", flags.layout, "', want inflight_batcher_llm or gpt"));
-  const auto files = repository::template_files(flags.layout == "gpt" ? repository::TemplateLayout::kGpt : repository::TemplateLayout::kInflightBatcher);
+  repository::TemplateLayout layout = repository::TemplateLayout::kInflightBatcher;
+  if (flags.layout == "gpt") layout = repository::TemplateLayout::kGpt;
+  else if (flags.layout == "llmapi") layout = repository::TemplateLayout::kLlmapi;
+  else if (flags.layout != "inflight_batcher_llm")
+    return Error(Code::kInvalidArgument, cat("--layout is '", flags.layout, "', want inflight_batcher_llm, gpt or llmapi"));
+  const auto files = repository::template_files(layout);
   for (const repository::TemplateFile& f : files)
     if (!flags.force && file_exists(join_path(directory, f.path)))
       return Error(Code::kAlreadyExists, cat(join_path(directory, f.path), " exists; --force overwrites it"));
   for (const repository::TemplateFile& f : files) {
     const std::string path = join_path(directory, f.path);
-    TRY(make_directories(join_path(parent_directory(path), "1")));
+    TRY(make_directories(f.path.ends_with("config.pbtxt") ? join_path(parent_directory(path), "1") : parent_directory(path)));
     TRY(write_file(path, f.text));
   }
-  std::printf("%s: %zu models; fill the placeholders with `ingot repo fill -i FILE key:value,...`, then `ingot serve --model-repository %s`\n",
-              directory.c_str(), files.size(), directory.c_str());
+  if (layout == repository::TemplateLayout::kLlmapi)
+    std::printf("%s: name the engine or model in tensorrt_llm/1/model.yaml, then `ingot serve --model-repository %s`\n", directory.c_str(), directory.c_str());
+  else
+    std::printf("%s: %zu models; fill the placeholders with `ingot repo fill -i FILE key:value,...`, then `ingot serve --model-repository %s`\n",
+                directory.c_str(), files.size(), directory.c_str());
   return {};
 }
 
@@ -97,7 +103,9 @@ Status check_world(const LaunchFlags& flags) {
   for (size_t begin = 0, comma = names.find(','); comma != std::string::npos; begin = comma + 1, comma = names.find(',', begin)) {
     const std::string name = names.substr(begin, comma - begin);
     if (name.empty()) continue;
-    const auto d = TRY(repository->read(name));
+    auto d = TRY(repository->read(name));
+    std::vector<backends::LlmNote> notes;
+    TRY(backends::apply_llm_yaml(d.parsed.config, d.directory, llm_yaml_name(), notes));
     const std::vector<int64_t> versions = repository::version_folders(d.directory);
     const std::string engine = TRY(backends::llm_engine_path(d.parsed.config, d.directory, versions.empty() ? 1 : versions.back()));
     const int64_t ranks = TRY(ranks_of(engine));
@@ -180,7 +188,7 @@ int run_repo(const Args& args) {
     return s.ok() ? 0 : fail("repo fill", s.error());
   }
   if (action == "--help" || action == "-h") {
-    std::printf("ingot repo init DIR [--layout inflight_batcher_llm|gpt]    write model directories with placeholders\n"
+    std::printf("ingot repo init DIR [--layout inflight_batcher_llm|gpt|llmapi]    write model directories with placeholders\n"
                 "ingot repo fill [-i] FILE key:value,key:value             fill the placeholders of a config.pbtxt\n");
     return 0;
   }

@@ -27,10 +27,12 @@ struct ServeFlags {
   std::string model_name;
   std::string process_name;
   int max_batch_size_of_requests = 64;
+  bool llmapi = false;
   template <class Self, class V>
   static void fields(Self& o, V&& v) {
     v("model-name", o.model_name, "One more name under which the text model answers; empty: the engine folder's.");
     v("triton-max-batch-size", o.max_batch_size_of_requests, "max_batch_size of the models' configs.", 0, 1 << 16);
+    v("llmapi", o.llmapi, "Give model tensorrt_llm the tensors of the LLM API model (text_input, sampling_param_*) instead of token ids.");
     v("process-name", o.process_name, "Name under which ps and pkill find this process; empty: the program's.");
   }
 };
@@ -56,7 +58,7 @@ Result<std::shared_ptr<backends::LlmService>> load_engine(server::Server& server
   } else {
     log_warning(engine, " has no tokenizer: only token ids are served (model tensorrt_llm)");
   }
-  TRY(load("tensorrt_llm", backends::LlmSurface::kTokens));
+  TRY(load("tensorrt_llm", flags.llmapi ? backends::LlmSurface::kLlmapi : backends::LlmSurface::kTokens));
   return service;
 }
 

@@ -77,6 +77,7 @@ Result<std::unique_ptr<RepositoryServer>> RepositoryServer::start(server::Server
     const backends::LlmPart part = backends::llm_part(spec.config, all);
     if (part == backends::LlmPart::kNone) return {};
     std::vector<backends::LlmNote> notes;
+    if (part == backends::LlmPart::kLlmapi) TRY(backends::apply_llm_yaml(spec.config, spec.directory, llm_yaml_name(), notes));
     TRY(backends::adapt_llm_config(spec.config, part, all, parsed.was_unset("max_batch_size"), batch, notes));
     for (const backends::LlmNote& n : notes) {
       if (n.warning) INGOT_LOG(kWarning, n.text);

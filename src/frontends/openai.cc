@@ -179,13 +179,18 @@ class ChatFormat : public TextFormat {
     for (const Json& t : *parsed) {
       const std::string token = internal::text_of(t, "token");
       tokens.string(token);
+      offsets.integer(offset);
+      offset += token.size();
+      if (auto p = t.find("logprob"); p == t.end() || p->is_null()) {  // the first token of an echoed prompt follows nothing
+        values.null();
+        tops.null();
+        continue;
+      }
       values.number(internal::number_of(t, "logprob"));
       tops.object();
       if (auto it = t.find("top_logprobs"); it != t.end() && it->is_array())
         for (const Json& alternative : *it) tops.key(internal::text_of(alternative, "token")).number(internal::number_of(alternative, "logprob"));
       tops.end();
-      offsets.integer(offset);
-      offset += token.size();
     }
     tokens.end(), values.end(), tops.end(), offsets.end();
     return cat(R"({"tokens":)", tokens.text, R"(,"token_logprobs":)", values.text, R"(,"top_logprobs":)", tops.text,
@@ -209,8 +214,20 @@ struct EmbeddingTask {
   size_t open = 0;
   int64_t prompt_tokens = 0;
   std::vector<std::string> rows;  // JSON of each embedding
+  ApiContext* api = nullptr;
+  std::shared_ptr<KeyTable::Account> account;
   std::vector<std::weak_ptr<server::Call>> calls;
   bool failed = false;
+
+  void cancel() {
+    std::vector<std::weak_ptr<server::Call>> all;
+    {
+      std::lock_guard lock(mutex);
+      all = calls;
+    }
+    for (auto& weak : all)
+      if (auto c = weak.lock()) c->cancel();
+  }
 
   void receive(size_t i, server::InferResponse r) {
     std::lock_guard lock(mutex);
@@ -226,6 +243,7 @@ struct EmbeddingTask {
       return;
     }
     if (open != 0) return;
+    if (account) api->keys->charge(*account, prompt_tokens);
     JsonText j;
     j.object().key("object").string("list").key("data").array();
     for (size_t k = 0; k < rows.size(); ++k)
@@ -255,7 +273,10 @@ void embeddings(ApiContext& api, const ExchangePtr& exchange, const TextRequest&
   std::shared_ptr<KeyTable::Account> account;
   if (api.keys != nullptr) {
     KeyTable::Refusal r = api.keys->admit(exchange->request(), account);
-    if (r.status != 0) return exchange->respond(openai_error({r.status, r.message}));
+    if (r.status != 0) {
+      if (r.retry_after_seconds > 0) exchange->add_header("Retry-After", cat(r.retry_after_seconds));
+      return exchange->respond(openai_error({r.status, r.message, "", r.status == 401 ? "invalid_api_key" : "rate_limit_exceeded"}));
+    }
   }
   Result<std::shared_ptr<server::LoadedModel>> model = api.server.registry().find(request.model, -1);
   if (!model.ok())
@@ -264,6 +285,11 @@ void embeddings(ApiContext& api, const ExchangePtr& exchange, const TextRequest&
   model.value().reset();
   auto task = std::make_shared<EmbeddingTask>();
   task->exchange = exchange;
+  task->api = &api;
+  task->account = std::move(account);
+  exchange->on_disconnect([weak = std::weak_ptr<EmbeddingTask>(task)] {
+    if (auto t = weak.lock()) t->cancel();
+  });
   task->model = request.model;
   task->base64 = request.base64;
   task->open = request.prompts.size();
@@ -278,8 +304,16 @@ void embeddings(ApiContext& api, const ExchangePtr& exchange, const TextRequest&
       x.final = true;
       x.error = std::make_unique<Error>(call.error());
       task->receive(i, std::move(x));
+      task->cancel();
       return;
     }
+    bool stop = false;
+    {
+      std::lock_guard lock(task->mutex);
+      task->calls.push_back(call.value());
+      stop = task->failed;
+    }
+    if (stop || exchange->disconnected()) call.value()->cancel();
   }
 }
 

@@ -320,6 +320,7 @@ TextResult<TextRequest> parse_completion(const Json& body) {
   auto prompt = body.find("prompt");
   if (prompt == body.end()) return TextError{400, "'prompt' is missing", "prompt"};
   if (auto e = read_prompts(*prompt, "prompt", out)) return *e;
+  out.default_max_tokens = 16;  // as the published API says
   if (auto it = body.find("suffix"); it != body.end() && !it->is_null() && *it != "")
     return TextError{400, "'suffix' is not supported", "suffix"};
   if (auto it = body.find("best_of"); it != body.end() && !it->is_null() && *it != out.n)
@@ -387,9 +388,8 @@ Result<server::InferRequest> make_request(const TextRequest& text, size_t i, con
       r.inputs.push_back(server::string_tensor(in.name, shape, {std::string_view()}));
     } else if (in.name == names::kMaxTokens) {
       const server::ParameterValue* most = server::find_parameter(r.parameters, names::kMaxTokens);
-      const int32_t n = most == nullptr ? 0 : static_cast<int32_t>(std::get<int64_t>(*most));
-      if (n > 0) r.inputs.push_back(server::scalar_tensor<int32_t>(in.name, shape, n));
-      else r.inputs.push_back(server::scalar_tensor<int32_t>(in.name, shape, 256));
+      const int32_t n = most == nullptr ? -1 : static_cast<int32_t>(std::get<int64_t>(*most));  // -1: as many as fit
+      r.inputs.push_back(server::scalar_tensor<int32_t>(in.name, shape, n));
     }
   }
   return r;

@@ -32,6 +32,7 @@ struct TextRequest {
   server::Parameters parameters;  // sampling and the rest
   bool stream = false, include_usage = false;
   int64_t n = 1;
+  int64_t default_max_tokens = 0;  // 0: none
   bool base64 = false;            // embeddings
   int legacy_logprobs = -1;       // completions
 };

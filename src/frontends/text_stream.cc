@@ -152,8 +152,9 @@ void run_text(ApiContext& api, const ExchangePtr& exchange, TextRequest request,
       return refuse({r.status, r.message, "", r.status == 401 ? "invalid_api_key" : "rate_limit_exceeded"});
     }
   }
-  if (api.default_max_tokens > 0 && server::find_parameter(request.parameters, server::llm::kMaxTokens) == nullptr)
-    request.parameters.push_back({server::llm::kMaxTokens, int64_t{api.default_max_tokens}});
+  const int64_t most = api.default_max_tokens > 0 ? api.default_max_tokens : request.default_max_tokens;
+  if (most > 0 && server::find_parameter(request.parameters, server::llm::kMaxTokens) == nullptr)
+    request.parameters.push_back({server::llm::kMaxTokens, most});
   Result<std::shared_ptr<server::LoadedModel>> model = api.server.registry().find(request.model, -1);
   if (!model.ok()) {
     if (model.error().code() == Code::kNotFound)

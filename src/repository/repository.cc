@@ -179,6 +179,8 @@ Result<Repository::Described> Repository::read(const std::string& name) const {
   if (c.backend.empty() && c.platform.empty()) {
     if (c.ensemble_scheduling) {
       c.platform = "ensemble";
+    } else if (std::any_of(out.parsed.unset.begin(), out.parsed.unset.end(), [](const Unset& u) { return u.path == "backend" && u.placeholder == "${triton_backend}"; })) {
+      c.backend = "tensorrtllm";  // the LLM template's default; scripts older than the placeholder do not fill it
     } else {
       const ParsedConfig guessed = TRY(guess(name, out.directory));
       c.backend = guessed.config.backend;
@@ -219,6 +221,23 @@ Result<std::string> Repository::unpack(const std::string& name, const server::Lo
   return root;
 }
 
+namespace {
+
+// Their names, each once, in the order of the file.
+std::string placeholders(const std::vector<Unset>& unset) {
+  std::vector<std::string> seen;
+  std::string out;
+  for (const Unset& u : unset) {
+    const std::string inner = u.placeholder.starts_with("${") && u.placeholder.ends_with("}") ? u.placeholder.substr(2, u.placeholder.size() - 3) : u.placeholder;
+    if (std::find(seen.begin(), seen.end(), inner) != seen.end()) continue;
+    seen.push_back(inner);
+    out += cat(out.empty() ? "" : ", ", inner);
+  }
+  return out;
+}
+
+}  // namespace
+
 Result<server::ModelSpec> Repository::describe(const std::string& name, const server::LoadParameters& parameters) {
   if (bad_name(name)) return Error(Code::kInvalidArgument, cat("'", name, "' is no name of a model folder"));
   Described d;
@@ -246,8 +265,8 @@ Result<server::ModelSpec> Repository::describe(const std::string& name, const se
   } else {
     d = TRY(read(name));
   }
-  for (const Unset& u : d.parsed.unset)
-    INGOT_LOG(kVerbose, cat("model '", name, "': ", u.path, " is left at ", u.placeholder, " (line ", u.line, "), so it is not set"));
+  if (std::string left = placeholders(d.parsed.unset); !left.empty())
+    INGOT_LOG(kWarning, cat("model '", name, "': left at their placeholders, so their defaults count: ", left));
   server::ModelSpec spec{.config = d.parsed.config, .versions = {}, .directory = d.directory, .auto_complete = options_.auto_complete};
   if (options_.adapt) {
     std::map<std::string, server::ModelConfig> all = configs();

@@ -141,7 +141,8 @@ std::string preprocessing() {
                            {"EMBEDDING_BIAS_WORDS", "TYPE_STRING", "-1"},
                            {"EMBEDDING_BIAS_WEIGHTS", "TYPE_FP32", "-1"},
                            {"END_ID", "TYPE_INT32", "1"},
-                           {"PAD_ID", "TYPE_INT32", "1"}}) +
+                           {"PAD_ID", "TYPE_INT32", "1"},
+                           {"PROMPT_TABLE_EXTRA_ID", "TYPE_UINT64", "1"}}) +
          tensors("output", {{"INPUT_ID", "TYPE_INT32", "-1"},
                             {"REQUEST_INPUT_LEN", "TYPE_INT32", "1"},
                             {"DECODER_INPUT_ID", "TYPE_INT32", "-1"},
@@ -151,7 +152,8 @@ std::string preprocessing() {
                             {"EMBEDDING_BIAS", "TYPE_FP32", "-1"},
                             {"REQUEST_OUTPUT_LEN", "TYPE_INT32", "-1"},
                             {"OUT_END_ID", "TYPE_INT32", "1"},
-                            {"OUT_PAD_ID", "TYPE_INT32", "1"}}) +
+                            {"OUT_PAD_ID", "TYPE_INT32", "1"},
+                            {"OUT_PROMPT_TABLE_EXTRA_IDS", "TYPE_UINT64", "-1"}}) +
          parameters({{"tokenizer_dir", "${tokenizer_dir}"},
                      {"tokenizer_type", "${tokenizer_type}"},
                      {"add_special_tokens", "${add_special_tokens}"},
@@ -239,12 +241,44 @@ std::string tensorrt_llm(bool gpt) {
   return text + instances("1");
 }
 
+std::string llmapi() {
+  std::vector<TensorRow> inputs = {{"text_input", "TYPE_STRING", "-1", false}, {"image_url", "TYPE_STRING", "-1"}, {"streaming", "TYPE_BOOL", "1"}};
+  for (const char* name : {"best_of", "top_k", "max_tokens"}) inputs.push_back({name, "TYPE_INT32", "1"});
+  for (const char* name : {"temperature", "top_p", "frequency_penalty", "presence_penalty"}) inputs.push_back({name, "TYPE_FP32", "1"});
+  inputs.insert(inputs.end(), {{"stop", "TYPE_STRING", "-1"}, {"seed", "TYPE_UINT64", "1"}});
+  for (const char* name : {"exclude_input_from_output", "return_perf_metrics"}) inputs.push_back({name, "TYPE_BOOL", "1"});
+  std::vector<std::string> names;  // outlive the rows
+  names.reserve(inputs.size());
+  for (size_t i = 3; i < inputs.size(); ++i) inputs[i].name = names.emplace_back(cat("sampling_param_", inputs[i].name)).c_str();
+  for (const char* name : {"return_finish_reason", "return_stop_reason", "return_cumulative_logprob", "stop"}) inputs.push_back({name, "TYPE_BOOL", "1"});
+  std::vector<TensorRow> outputs = {{"text_output", "TYPE_STRING", "-1"}, {"finish_reason", "TYPE_STRING", "-1"}, {"stop_reason", "TYPE_STRING", "-1"},
+                                    {"cumulative_logprob", "TYPE_FP32", "-1"}};
+  for (const char* name : {"kv_cache_reused_block", "kv_cache_missed_block", "kv_cache_alloc_new_blocks", "kv_cache_alloc_total_blocks"})
+    outputs.push_back({name, "TYPE_INT32", "-1"});
+  outputs.push_back({"kv_cache_hit_rate", "TYPE_FP32", "-1"});
+  for (const char* name : {"arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns"}) outputs.push_back({name, "TYPE_INT64", "1"});
+  outputs.push_back({"acceptance_rate", "TYPE_FP32", "1"});
+  for (const char* name : {"total_accepted_draft_tokens", "total_draft_tokens"}) outputs.push_back({name, "TYPE_INT32", "1"});
+  return cat("name: \"tensorrt_llm\"\nbackend: \"ingot\"\n", tensors("input", inputs), tensors("output", outputs), instances("1"));
+}
+
+const char* kModelYaml = R"(# An engine folder, a Hugging Face directory or a GGUF file.
+model: /path/of/the/model
+kv_cache_config:
+  free_gpu_memory_fraction: 0.3
+  enable_block_reuse: True
+triton_config:
+  max_batch_size: 0
+  decoupled: False
+)";
+
 bool name_start(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 bool name_part(char c) { return name_start(c) || (c >= '0' && c <= '9'); }
 
 }  // namespace
 
 std::vector<TemplateFile> template_files(TemplateLayout layout) {
+  if (layout == TemplateLayout::kLlmapi) return {{"tensorrt_llm/config.pbtxt", llmapi()}, {"tensorrt_llm/1/model.yaml", kModelYaml}};
   const bool gpt = layout == TemplateLayout::kGpt;
   std::vector<TemplateFile> out = {{"ensemble/config.pbtxt", ensemble()},
                                    {"preprocessing/config.pbtxt", preprocessing()},

@@ -14,9 +14,9 @@
 
 namespace ingot::repository {
 
-enum class TemplateLayout { kInflightBatcher, kGpt };
+enum class TemplateLayout { kInflightBatcher, kGpt, kLlmapi };
 struct TemplateFile {
-  std::string path;  // "preprocessing/config.pbtxt"
+  std::string path;  // "preprocessing/config.pbtxt", "tensorrt_llm/1/model.yaml"
   std::string text;
 };
 std::vector<TemplateFile> template_files(TemplateLayout layout);
