@@ -1,4 +1,6 @@
 // ingot run: text from an engine or any model, with the old run.py's flags and output.
+#include <unistd.h>
+
 #include <algorithm>
 #include <condition_variable>
 #include <csignal>
@@ -50,7 +52,7 @@ struct RunOptions {
     v("frequency-penalty", o.frequency_penalty, "Subtracted once for each time a token was generated.");
     v("num-beams", o.num_beams, "Beams; only 1 is built.", 1, 1 << 10);
     v("num-return-sequences", o.num_return_sequences, "Samples for each prompt.", 1, 128);
-    v("end-id", o.end_id, "Stop at this token instead of the model's own; -1: never stop.");
+    v("end-id", o.end_id, "Stop at this token instead of the model's own; -1: never stop.", -1, 1 << 30);
     v("stop-words", o.stop_words, "Stop at these strings.");
     v("bad-words", o.bad_words, "Never generate these strings, as the tokens that they are cut into.");
     v("streaming", o.streaming, "Print text while it is made.");
@@ -266,6 +268,19 @@ Status write_files(const std::vector<Generation>& batch, const RunOptions& o, in
   return {};
 }
 
+// Before minutes of generating: the folders of the files to write are there and may be written.
+Status check_outputs(const RunOptions& o) {
+  for (const auto& [flag, path] : {std::pair("output_csv", &o.output_csv), std::pair("output_npy", &o.output_npy), std::pair("output_logits_npy", &o.output_logits_npy),
+                                   std::pair("output_log_probs_npy", &o.output_log_probs_npy), std::pair("output_cum_log_probs_npy", &o.output_cum_log_probs_npy)}) {
+    if (path->empty()) continue;
+    const std::string parent = parent_directory(*path), folder = parent.empty() ? "." : parent;
+    if (!is_directory(folder)) return Error(Code::kNotFound, cat("--", flag, " ", *path, ": there is no folder ", folder));
+    if (is_directory(*path)) return Error(Code::kInvalidArgument, cat("--", flag, " ", *path, " is a folder, want a file"));
+    if (::access(folder.c_str(), W_OK) != 0) return Error(Code::kInvalidArgument, cat("--", flag, " ", *path, ": the folder ", folder, " may not be written"));
+  }
+  return {};
+}
+
 Status run(RunOptions& o, const backends::LlmOptions& llm, const CompileOptions& compile, const Args& rest) {
   std::string target = !o.engine_dir.empty() ? o.engine_dir : o.output_dir;
   bool direct = false;  // `ingot run MODEL "prompt"`: only the answer, streamed
@@ -281,6 +296,7 @@ Status run(RunOptions& o, const backends::LlmOptions& llm, const CompileOptions&
     return Error(Code::kUnsupported, cat("unexpected argument '", rest[0], "'"));
   }
   if (o.num_beams > 1) return Error(Code::kUnsupported, cat("--num_beams ", o.num_beams, ": beam search is not built; --num_return_sequences gives several samples"));
+  TRY(check_outputs(o));
   const std::string engine = TRY(engine_of(target, compile));
   auto service = TRY(backends::LlmService::load(engine, llm, linked_devices()));
   const bool has_text = service->shared_tokenizer() != nullptr;
