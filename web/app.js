@@ -176,6 +176,20 @@ const sum = (metrics, name, where = {}) => {
   const rows = (metrics.get(name) ?? []).filter((r) => Object.entries(where).every(([k, v]) => r.labels[k] === v));
   return rows.length ? rows.reduce((a, r) => a + r.value, 0) : null;
 };
+// Models of one engine report the same gauges: each engine counts once.
+function perEngine(metrics, name, where = {}) {
+  const seen = new Set();
+  let total = null;
+  for (const r of metrics.get(name) ?? []) {
+    if (!Object.entries(where).every(([k, v]) => r.labels[k] === v)) continue;
+    const engine = ["max", "tokens_per"].map((kv_cache_block_type) => sum(metrics, "nv_trt_llm_kv_cache_block_metrics", { model: r.labels.model, kv_cache_block_type })) +
+      "/" + sum(metrics, "nv_trt_llm_general_metrics", { model: r.labels.model, general_type: "iteration_counter" });
+    if (seen.has(engine)) continue;
+    seen.add(engine);
+    total = (total ?? 0) + r.value;
+  }
+  return total;
+}
 const history = { ttft: [], itl: [], rate: [], queue: [], waiting: [] };
 let before = null;
 function push(series, value) { series.push(value); if (series.length > 120) series.shift(); }
@@ -218,8 +232,9 @@ function tiles(m) {
   const rows = [
     ["Requests done", shown(success)], ["Failed", shown(failed)],
     ["Waiting", shown(sum(m, "nv_inference_pending_request_count"))],
-    ["Running", shown(sum(m, "nv_trt_llm_request_metrics", { request_type: "active" }) ?? NaN)],
+    ["Running", shown(perEngine(m, "nv_trt_llm_request_metrics", { request_type: "active" }) ?? NaN)],
     ["Tokens out", shown(sum(m, "ingot_generated_tokens_total") ?? NaN)],
+    ["Tokens reused", shown(sum(m, "ingot_kv_reused_tokens_total") ?? NaN)],
     ["CPU", shown((sum(m, "nv_cpu_utilization") ?? NaN) * 100) + " %"],
   ];
   $("tiles").replaceChildren(...rows.map(([name, value]) => {
@@ -229,22 +244,41 @@ function tiles(m) {
     return div;
   }));
 }
+// A map of the pages: one cell a page, or one for several where there are many. Models of one engine share a map.
 function kvBlocks(m) {
   const family = "nv_trt_llm_kv_cache_block_metrics";
-  const names = [...new Set((m.get(family) ?? []).map((r) => r.labels.model))];
-  if (!names.length) { $("kv").textContent = "No model reports one."; return; }
-  $("kv").replaceChildren(...names.map((model) => {
+  const maps = new Map();  // the numbers -> models that report them
+  for (const model of new Set((m.get(family) ?? []).map((r) => r.labels.model))) {
     const of = (type) => sum(m, family, { model, kv_cache_block_type: type }) ?? 0;
-    const most = of("max") || 1, used = of("used"), reused = Math.min(of("reused"), used);
-    const div = document.createElement("div"), p = document.createElement("p"), bar = document.createElement("div");
-    p.textContent = `${model}: ${used} of ${most} pages used (${(used / most * 100).toFixed(1)} %), ${of("tokens_per")} tokens each`;
-    bar.className = "bar";
-    for (const [cls, share] of [["reused", reused / most], ["", (used - reused) / most]]) {
-      const i = document.createElement("i");
-      i.className = cls; i.style.width = share * 100 + "%";
-      bar.append(i);
+    const key = JSON.stringify({ most: of("max"), used: of("used"), kept: sum(m, "ingot_kv_cache_kept_pages", { model }) ?? 0, tokens: of("tokens_per") });
+    maps.set(key, [...(maps.get(key) ?? []), model]);
+  }
+  if (!maps.size) { $("kv").textContent = "No model reports one."; return; }
+  $("kv").replaceChildren(...[...maps].map(([key, names]) => {
+    const { most, used, kept, tokens } = JSON.parse(key), cells = Math.min(most, 480), each = most / Math.max(1, cells);
+    const div = document.createElement("div"), p = document.createElement("p"), map = document.createElement("div");
+    p.textContent = `${names.join(", ")}: ${used} of ${most} pages in use (${(used / Math.max(1, most) * 100).toFixed(1)} %), ${kept} kept for reuse, ${tokens} tokens a page`;
+    map.className = "kv-map";
+    map.setAttribute("role", "img");
+    map.setAttribute("aria-label", p.textContent);
+    for (let i = 0; i < cells; ++i) {
+      const cell = document.createElement("i"), page = i * each;
+      cell.className = page < used ? "used" : page < used + kept ? "kept" : "";
+      map.append(cell);
     }
-    div.append(p, bar);
+    const legend = document.createElement("p");
+    legend.className = "legend";
+    for (const [cls, text] of [["used", "in use"], ["kept", "kept for reuse"], ["", "free"]]) {
+      const i = document.createElement("i");
+      i.className = cls;
+      legend.append(i, text);
+    }
+    if (each > 1) {
+      const note = document.createElement("span");
+      note.textContent = `a cell is ${each.toFixed(1)} pages`;
+      legend.append(note);
+    }
+    div.append(p, map, legend);
     return div;
   }));
 }
@@ -256,6 +290,7 @@ async function control(name, action) {
 }
 async function refreshModels(m) {
   const index = await (await fetch("/v2/repository/index", { method: "POST" })).json();
+  const focused = document.activeElement?.getAttribute("aria-label");
   $("models").replaceChildren(...index.map((row) => {
     const where = { model: row.name, version: row.version };
     const done = sum(m, "nv_inference_request_success", where), us = sum(m, "nv_inference_request_duration_us", where);
@@ -274,6 +309,8 @@ async function refreshModels(m) {
     cell("", "number").append(button);
     return tr;
   }));
+  // The rows are new: whoever was on a button by keyboard stays there.
+  if (focused) [...$("models").querySelectorAll("button")].find((b) => b.getAttribute("aria-label") === focused)?.focus();
 }
 async function refresh() {
   let m;
@@ -292,7 +329,7 @@ async function refresh() {
   push(history.itl, meanSince(m, "ingot_inter_token_latency_seconds") ?? NaN);
   const tokens = sum(m, "ingot_generated_tokens_total");
   push(history.rate, before && tokens !== null ? (tokens - (sum(before.metrics, "ingot_generated_tokens_total") ?? 0)) * 1000 / (now - before.time) : NaN);
-  push(history.queue, sum(m, "nv_trt_llm_request_metrics", { request_type: "active" }) ?? 0);
+  push(history.queue, perEngine(m, "nv_trt_llm_request_metrics", { request_type: "active" }) ?? 0);
   push(history.waiting, sum(m, "nv_inference_pending_request_count") ?? 0);
   before = { metrics: m, time: now };
   if ($("status").hidden) return;

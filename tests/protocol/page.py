@@ -1,8 +1,6 @@
 """The web page in real Chromium, light and dark: chat with streaming and stop, status with load and unload, the API console.
 Usage: page.py FAKE_SERVER [FOLDER_FOR_SCREENSHOTS]"""
 
-import os
-import shutil
 import sys
 
 try:
@@ -12,10 +10,7 @@ except ImportError as e:
     sys.exit(77)
 
 from fake_server import FakeServer
-
-CHROMIUM = os.environ.get("INGOT_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync"]
+from page_browser import CHROMIUM, FLAGS
 
 
 def chat(page, url):
@@ -57,12 +52,16 @@ def status(page, url):
     expect(page.locator("#chat")).to_be_hidden()
     row = page.locator("#models tr", has=page.locator("td:first-child", has_text="raw"))
     expect(row).to_contain_text("READY")
-    row.get_by_role("button").click()
+    button = row.get_by_role("button", name="unload raw")
+    button.focus()
+    page.wait_for_timeout(2300)  # the table is drawn anew every two seconds
+    expect(button).to_be_focused()
+    page.keyboard.press("Enter")
     expect(row).to_contain_text("unloaded")
     row.get_by_role("button").click()
     expect(row).to_contain_text("READY")
     expect(page.locator("#health")).to_have_text("ready")
-    expect(page.locator("#tiles .tile")).to_have_count(6)
+    expect(page.locator("#tiles .tile")).to_have_count(7)
 
 
 def console(page, url):
