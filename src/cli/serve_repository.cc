@@ -1,8 +1,10 @@
 #include "cli/serve_repository.h"
 
+#include <algorithm>
 #include <mutex>
 
 #include "backends/llm_native.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "python_backend/python_backend.h"
 #include "server/settings.h"
@@ -46,6 +48,23 @@ Result<std::map<std::string, server::StringMap>> backend_config(const std::vecto
   return out;
 }
 
+bool has_model_py(const std::string& directory) {
+  const std::vector<int64_t> versions = repository::version_folders(directory);
+  return std::any_of(versions.begin(), versions.end(), [&](int64_t v) { return file_exists(join_path(join_path(directory, cat(v)), "model.py")); });
+}
+
+// A classic LLM model with a model.py is served natively like the others, unless its config says ingot_python: true, or the repository has no LLM that
+// its tokens could be for.
+bool runs_own_code(const server::ModelSpec& spec, backends::LlmPart part, const backends::ModelConfigs& all) {
+  if (spec.config.backend != "python" || !has_model_py(spec.directory)) return false;
+  if (const std::string* wish = spec.config.find_parameter("ingot_python"); wish && (*wish == "true" || *wish == "1")) return true;
+  if (part != backends::LlmPart::kPreprocess && part != backends::LlmPart::kPostprocess) return false;
+  const bool llm = std::any_of(all.begin(), all.end(), [&](const auto& m) { return backends::llm_part(m.second, all) == backends::LlmPart::kTokens; });
+  if (llm)
+    INGOT_LOG(kInfo, cat("model '", spec.config.name, "': its model.py is not run, the server does this natively; the parameter ingot_python: true runs it"));
+  return !llm;
+}
+
 std::string option_table(const server::CoreOptions& core, const frontends::RepositoryFlags& flags, const server::Server& server) {
   std::vector<std::vector<std::string>> rows{{"server_id", core.id}, {"server_version", server.version()}};
   std::string extensions;
@@ -75,7 +94,7 @@ Result<std::unique_ptr<RepositoryServer>> RepositoryServer::start(server::Server
 
   auto adapt = [batch = o.max_batch_size](server::ModelSpec& spec, const repository::ParsedConfig& parsed, const backends::ModelConfigs& all) -> Status {
     const backends::LlmPart part = backends::llm_part(spec.config, all);
-    if (part == backends::LlmPart::kNone) return {};
+    if (part == backends::LlmPart::kNone || runs_own_code(spec, part, all)) return {};
     std::vector<backends::LlmNote> notes;
     if (part == backends::LlmPart::kLlmapi) TRY(backends::apply_llm_yaml(spec.config, spec.directory, llm_yaml_name(), notes));
     TRY(backends::adapt_llm_config(spec.config, part, all, parsed.was_unset("max_batch_size"), batch, notes));

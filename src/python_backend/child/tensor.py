@@ -50,6 +50,9 @@ class TritonModelException(Exception):
     pass
 
 
+TritonModelException.__module__ = "c_python_backend_utils"  # as messages show it
+
+
 def type_name(array):
     """Triton's name for the type of an array."""
     name = TYPE_NAMES.get(array.dtype)
