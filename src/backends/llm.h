@@ -24,7 +24,7 @@ namespace ingot::backends {
 struct LlmOptions {
   runtime::RuntimeOptions runtime;
   engine::EngineOptions engine;
-  std::string pooling = "last";
+  std::string tokenizer_dir = {};  // of an engine that has no tokenizer sealed in (checkpoints of the old flow hold none)
 
   template <class Self, class V>
   static void fields(Self& o, V&& v) {

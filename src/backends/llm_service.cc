@@ -4,7 +4,7 @@
 #include "backends/llm_inputs.h"
 #include "base/log.h"
 #include "engine/fit.h"
-#include "server/llm_names.h"
+#include "text/load.h"
 
 namespace ingot::backends {
 
@@ -21,8 +21,8 @@ Result<std::shared_ptr<LlmService>> LlmService::load(const std::string& engine_p
   s->hidden_size_ = runtime->plan().hidden_size;
   s->device_name_ = TRY(runtime->device().properties()).name;
   const std::string_view sealed = runtime->section(plan::kTokenizerSection);
-  if (!sealed.empty()) {
-    text::SealedTokenizer tokenizer = TRY(text::deserialize(sealed));
+  if (!sealed.empty() || !options.tokenizer_dir.empty()) {
+    text::SealedTokenizer tokenizer = TRY(sealed.empty() ? text::load_tokenizer(options.tokenizer_dir) : text::deserialize(sealed));
     s->tokenizer_ = TRY(text::Tokenizer::create(std::move(tokenizer)));
     for (int32_t id = 0; id < s->tokenizer_->vocab_size(); ++id)
       s->longest_token_bytes_ = std::max({s->longest_token_bytes_, s->tokenizer_->token_bytes(id).size(), s->tokenizer_->token(id).size()});

@@ -135,7 +135,8 @@ std::string nearest(std::string_view word, std::span<const std::string> candidat
 }
 
 void OptionTable::accept_without_effect(std::span<const char* const> names) {
-  for (const char* n : names) ignored_.push_back(dashed(n));
+  for (const char* n : names)
+    if (std::find(ignored_.begin(), ignored_.end(), dashed(n)) == ignored_.end()) ignored_.push_back(dashed(n));
 }
 
 OptionTable::Field* OptionTable::find(std::string_view name) {

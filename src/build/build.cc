@@ -25,7 +25,52 @@ using plan::Plan;
 
 constexpr const char* kVersion = "0.10.0";  // of the old flow whose config.json this is; presence means the layout of 0.8 and later
 
+// config.json of 0.5 to 0.7, when there was no `version`: the readers of that time look for these keys.
+Json old_config(const BuildInput& input, const BuildOptions& o, int max_seq_len) {
+  const checkpoint::CheckpointConfig& c = input.config;
+  const bool gathers = o.gather_context_logits || o.gather_generation_logits || o.gather_all_token_logits;
+  const checkpoint::QuantAlgo algo = c.quantization.quant_algo;
+  Json builder = {{"name", o.engine_name},
+                  {"precision", dtype_info(c.dtype).long_name},
+                  {"tensor_parallel", input.tp_size},
+                  {"pipeline_parallel", input.pp_size},
+                  {"world_size", input.tp_size * input.pp_size},
+                  {"parallel_build", false},
+                  {"num_layers", c.num_hidden_layers},
+                  {"num_heads", c.num_attention_heads},
+                  {"num_kv_heads", c.num_key_value_heads},
+                  {"hidden_size", c.hidden_size},
+                  {"head_size", c.head_size},
+                  {"vocab_size", c.vocab_size},
+                  {"hidden_act", c.hidden_act},
+                  {"max_position_embeddings", c.max_position_embeddings},
+                  {"max_batch_size", o.max_batch_size},
+                  {"max_beam_width", o.max_beam_width},
+                  {"max_input_len", o.max_input_len},
+                  {"max_output_len", std::max(max_seq_len - o.max_input_len, 0)},
+                  {"max_num_tokens", o.max_num_tokens},
+                  {"max_prompt_embedding_table_size", 0},
+                  {"int8", false},
+                  {"fp8", algo == checkpoint::QuantAlgo::kFp8},
+                  {"quant_mode", checkpoint::weight_bits(algo) == 4 ? 1 : checkpoint::is_weight_only(algo) ? 2 : 0},
+                  {"use_refit", false},
+                  {"strongly_typed", true},
+                  {"gather_all_token_logits", gathers},
+                  {"lora_target_modules", Json::array()},
+                  {"hf_modules_to_trtllm_modules", Json::object()},
+                  {"trtllm_modules_to_hf_modules", Json::object()}};
+  Json plugin = {{"gpt_attention_plugin", dtype_info(c.dtype).long_name}, {"gemm_plugin", dtype_info(c.dtype).long_name}, {"lookup_plugin", false},
+                 {"lora_plugin", false}, {"context_fmha", true}, {"context_fmha_fp32_acc", true}, {"paged_kv_cache", true},
+                 {"remove_input_padding", true}, {"tokens_per_block", o.tokens_per_block}, {"use_custom_all_reduce", false}, {"multi_block_mode", true}};
+  return {{"builder_config", builder}, {"plugin_config", plugin}};
+}
+
 std::string build_config_text(const BuildInput& input, const BuildOptions& o, int max_seq_len) {
+  if (!o.engine_name.empty()) return dump_json(old_config(input, o, max_seq_len), 4) + "\n";
+  checkpoint::CheckpointConfig pretrained = input.config;
+  pretrained.mapping.tp_size = input.tp_size;
+  pretrained.mapping.pp_size = input.pp_size;
+  pretrained.mapping.world_size = input.tp_size * input.pp_size;
   Json build = {{"max_input_len", o.max_input_len},
                 {"max_seq_len", max_seq_len},
                 {"max_output_len", std::max(max_seq_len - o.max_input_len, 0)},
@@ -56,7 +101,7 @@ std::string build_config_text(const BuildInput& input, const BuildOptions& o, in
                             {"use_paged_context_fmha", true}, {"multi_block_mode", true}, {"streamingllm", false}};
   Json j;
   j["version"] = kVersion;
-  j["pretrained_config"] = checkpoint::to_json(input.config);
+  j["pretrained_config"] = checkpoint::to_json(pretrained);
   j["build_config"] = build;
   return dump_json(j, 4) + "\n";
 }
@@ -104,16 +149,36 @@ class Builder {
     TRY(read_timing_cache(output_dir));
     TRY(make_graph(print));
     TRY(make_plan());
-    report_.engine = join_path(output_dir, "rank0.engine");
+    for (int r = 0; r < input_.tp_size * input_.pp_size; ++r) files_.push_back(join_path(output_dir, file_name(r)));
+    report_.engine = files_[0];
     const std::string config = build_config_text(input_, options_, plan_.limits.max_seq_len);
     TRY(write(config));
     TRY(write_file(join_path(output_dir, "config.json"), config));
-    if (cache_.changed()) TRY(cache_.write(options_.output_timing_cache.empty() ? join_path(output_dir, "model.cache") : options_.output_timing_cache));
+    if (cache_.changed() || !options_.no_timing) TRY(cache_.write(options_.output_timing_cache.empty() ? join_path(output_dir, "model.cache") : options_.output_timing_cache));
     report_.seconds = seconds_since(start);
     return report_;
   }
 
  private:
+  std::string file_name(int rank) const {
+    if (options_.engine_name.empty()) return cat("rank", rank, ".engine");
+    return cat(options_.engine_name, "_", dtype_info(input_.config.dtype).long_name, "_tp", input_.tp_size, input_.pp_size > 1 ? cat("_pp", input_.pp_size) : "",
+               "_rank", rank, ".engine");
+  }
+
+  // A layer's weights go to its pipeline rank's files, what is before the layers to the first, what is behind them to the last; among the tensor ranks to
+  // the emptiest.
+  int rank_of(const plan::PlanWriter& writer, const std::string& name) const {
+    if (files_.size() == 1) return 0;
+    constexpr std::string_view kLayers = "transformer.layers.";
+    int stage = name.starts_with("transformer.vocab_embedding") || name.starts_with("transformer.position_embedding") ? 0 : input_.pp_size - 1;
+    if (name.starts_with(kLayers)) stage = std::min(std::atoi(name.c_str() + kLayers.size()) * input_.pp_size / std::max(1, input_.config.num_hidden_layers), input_.pp_size - 1);
+    int best = stage * input_.tp_size;
+    for (int r = best + 1; r < (stage + 1) * input_.tp_size; ++r)
+      if (writer.size(r) < writer.size(best)) best = r;
+    return best;
+  }
+
   Status read_timing_cache(const std::string& output_dir) {
     if (!options_.input_timing_cache.empty()) {
       cache_ = TRY(TimingCache::read(options_.input_timing_cache));
@@ -262,7 +327,7 @@ class Builder {
   bool packs(const Chosen& c) const { return plan::is_packed(plan_.steps[c.step].op, c.index); }
 
   Status write(const std::string& config) {
-    plan::PlanWriter writer = TRY(plan::PlanWriter::create(report_.engine));
+    plan::PlanWriter writer = TRY(plan::PlanWriter::create(files_));
     Progress bar("build", static_cast<int64_t>(chosen_.size()));
     std::map<int, size_t> last_use;  // graph weight -> the last of chosen_ that reads it
     for (size_t i = 0; i < chosen_.size(); ++i) last_use[graph_weight(chosen_[i])] = i;
@@ -340,7 +405,8 @@ class Builder {
       }
       by_bytes[content] = static_cast<int32_t>(plan_.weights.size());
       if (packs(c)) row.packings = {tactic};
-      const plan::PlacedBytes at = TRY(writer.append_weight(bytes));
+      row.rank = rank_of(writer, row.name);
+      const plan::PlacedBytes at = TRY(writer.append_weight(bytes, row.rank));
       row.offset = at.offset;
       row.bytes = at.bytes;
       row.hash = at.hash;
@@ -363,6 +429,7 @@ class Builder {
   std::vector<std::vector<int>> graph_weights_;  // [step][weight] -> graph weight
   std::vector<int> nodes_;                       // [step] -> graph node
   int head_ = -1;
+  std::vector<std::string> files_;  // of the ranks
   std::vector<Chosen> chosen_;
   BuildReport report_;
 };
@@ -370,6 +437,9 @@ class Builder {
 }  // namespace
 
 Result<BuildReport> build_engine(const BuildInput& input, const BuildOptions& options, device::Device& device, const std::string& output_dir, void (*print)(const std::string& text)) {
+  if (input.tp_size < 1 || input.pp_size < 1 || input.tp_size > plan::kMaxRanks / input.pp_size)
+    return Error(Code::kInvalidArgument, cat("tp_size ", input.tp_size, " and pp_size ", input.pp_size, ": want 1 .. ", plan::kMaxRanks, " ranks"));
+  if (options.engine_name.find('/') != std::string::npos) return Error(Code::kInvalidArgument, cat("engine-name is '", options.engine_name, "', want no folder"));
   if (options.tokens_per_block & (options.tokens_per_block - 1)) return Error(Code::kInvalidArgument, cat("tokens-per-block is ", options.tokens_per_block, ", want a power of two"));
   for (const auto& [name, value, list] : {std::tuple{"lm-head", options.lm_head, "auto keep int8 int4"}, std::tuple{"embedding", options.embedding, "keep int8"}})
     if (value.empty() || (cat(" ", list, " ").find(cat(" ", value, " ")) == std::string::npos)) return Error(Code::kInvalidArgument, cat(name, " is '", value, "', want one of ", list));

@@ -20,7 +20,7 @@ void accept_old_flags(OptionTable& table) {
   table.accept_without_effect(kWithoutEffect);
   table.alias("max_decoder_seq_len", "max-seq-len");
   table.refuse("strip-plan", "an engine without weights is not built here: take --synthetic for a small engine of a true shape");
-  table.refuse("lora-dir", "LoRA adapters are not built into engines yet");
+  table.refuse("lora-dir", "not built yet (issue: LoRA adapters)");
   table.refuse("speculative-decoding-mode", "speculative decoding needs nothing of the engine here: ask for it at run time");
   table.refuse("max-draft-len", "draft tokens need nothing of the engine here: they are bounded by the scheduler");
 }

@@ -32,6 +32,7 @@ struct BuildOptions {
   std::string input_timing_cache;
   std::string output_timing_cache;
   bool no_timing = false;
+  std::string engine_name;
   std::vector<std::string> skip_pass;
   std::vector<std::string> dump_after;
 
@@ -56,6 +57,7 @@ struct BuildOptions {
     v("input-timing-cache", o.input_timing_cache, "File of kernel timings to start from.");
     v("output-timing-cache", o.output_timing_cache, "File for kernel timings; empty: model.cache in the output folder.");
     v("no-timing", o.no_timing, "Take the device's first kernel for each step and time nothing.");
+    v("engine-name", o.engine_name, "Write <name>_<dtype>_tp<T>_rank<R>.engine and a config.json of builder_config and plugin_config, as build.py of 0.5 to 0.7 did; empty: rank<R>.engine.");
     v("skip-pass", o.skip_pass, "Passes to leave out, by name.");
     v("dump-after", o.dump_after, "Passes whose graph is printed, or all.");
   }

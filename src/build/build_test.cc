@@ -328,6 +328,48 @@ TEST(Synthetic, StoresGenerators) {
   EXPECT_EQ(weight(p, "transformer.ln_f.weight").generator->mean, 1);
 }
 
+TEST(Synthetic, EveryNamedShapeBuilds) {
+  Built b;
+  const std::vector<std::string> names = synthetic_shapes();
+  EXPECT_GE(names.size(), 70u);
+  for (const std::string& name : names) {
+    Result<checkpoint::CheckpointConfig> config = synthetic_config(name, "", "", 2);
+    ASSERT_TRUE(config.ok()) << name << ": " << config.error().message();
+    EXPECT_EQ(config->num_hidden_layers, 2) << name;
+    const auto report = b("named", {.config = *config}, {.no_timing = true});
+    EXPECT_TRUE(report.ok()) << name << ": " << report.error().message();
+  }
+}
+
+TEST(Build, SpreadsWeightsOverRanks) {
+  Tensors t;
+  tiny_tensors(t, false);
+  Built b;
+  ASSERT_TRUE(b("one", {.config = tiny_config(false), .tensors = &t}, {.no_timing = true}).ok());
+  const PlanFile one = b.open();
+  BuildInput input{.config = tiny_config(false), .tensors = &t};
+  input.tp_size = 2;
+  input.pp_size = 2;
+  ASSERT_TRUE(b("four", input, {.no_timing = true}).ok());
+  const PlanFile four = b.open();
+  ASSERT_EQ(four.ranks(), 4);
+  ASSERT_EQ(four.plan().weights.size(), one.plan().weights.size());
+  std::vector<uint64_t> bytes(4);
+  for (size_t i = 0; i < one.plan().weights.size(); ++i) {
+    const plan::Weight& w = four.plan().weights[i];
+    EXPECT_EQ(w.hash, one.plan().weights[i].hash) << w.name;
+    bytes[static_cast<size_t>(w.rank)] += w.bytes;
+    if (w.name.starts_with("transformer.layers.0.")) EXPECT_LT(w.rank, 2) << w.name;
+    if (w.name.starts_with("transformer.layers.1.")) EXPECT_GE(w.rank, 2) << w.name;
+  }
+  for (uint64_t n : bytes) EXPECT_GT(n, 0u);
+  EXPECT_TRUE(four.verify_weights().ok());
+  // As build.py of 0.5 to 0.7 named them.
+  ASSERT_TRUE(b("old", input, {.no_timing = true, .engine_name = "llama"}).ok());
+  EXPECT_TRUE(file_exists(b.folder + "/llama_float32_tp2_pp2_rank3.engine"));
+  EXPECT_EQ(plan::engine_in(b.folder), b.folder + "/llama_float32_tp2_pp2_rank0.engine");
+}
+
 TEST(Synthetic, SaysWhatItKnows) {
   const std::string message = synthetic_config("llama3-8", "", "").error().message();
   EXPECT_NE(message.find("did you mean llama3-8b?"), std::string::npos) << message;

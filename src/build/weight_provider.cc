@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <numeric>
 
 #include "base/log.h"
 #include "quant/layer.h"
@@ -102,18 +103,24 @@ class CheckpointWeights : public WeightProvider {
     return std::all_of(w.parts.begin(), w.parts.end(), [&](const graph::WeightPart& p) { return quant::is_quantised(tensors_, layer_of(p.tensor)); });
   }
 
-  // The parts' one number format; empty when they differ, and then they meet as floats.
+  // The number format in which the parts meet without rounding, as quant::join_rows finds it; empty: as floats.
   std::optional<quant::LayerKind> common_kind(const Weight& w) const {
     std::optional<quant::LayerKind> common;
     for (const graph::WeightPart& p : w.parts) {
       const Result<quant::LayerLayout> l = quant::layer_layout(tensors_, layer_of(p.tensor));
       if (!l.ok()) return {};
-      const quant::LayerKind kind{l->bits, l->group, l->zeros, false};
-      if (common && (common->bits != kind.bits || common->group != kind.group || common->zeros != kind.zeros)) {
-        log_verbose("build: the parts of '", w.name, "' have different number formats, it is stored in floating point");
+      if (!common) {
+        common = quant::LayerKind{l->bits, l->group, l->zeros, false};
+        continue;
+      }
+      const bool same = common->bits == l->bits && common->group == l->group && common->zeros == l->zeros;
+      if (!same && w.shape.experts > 0) {
+        log_verbose("build: the parts of '", w.name, "' are stacks of different number formats, it is stored in floating point");
         return {};
       }
-      common = kind;
+      common->bits = std::max(common->bits, l->bits);
+      common->group = std::gcd(common->group, l->group);
+      common->zeros = common->zeros || l->zeros;
     }
     return common;
   }

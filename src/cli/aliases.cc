@@ -17,43 +17,45 @@ struct NoFlags {
 };
 
 struct Shim {
-  const char* path;     // below DIR
-  const char* command;  // words of ingot that take the arguments
+  std::string path;     // below DIR
+  std::string command;  // words of ingot that take the arguments
 };
 
-// `python3 X.py args` becomes `ingot COMMAND args`.
-constexpr Shim kShims[] = {
-    {"examples/llama/convert_checkpoint.py", "convert"},
-    {"examples/qwen/convert_checkpoint.py", "convert"},
-    {"examples/baichuan/convert_checkpoint.py", "convert"},
-    {"examples/gpt/convert_checkpoint.py", "convert"},
-    {"examples/yuan/convert_checkpoint.py", "convert"},
-    {"examples/llama/build.py", "build"},
-    {"examples/qwen/build.py", "build"},
-    {"examples/baichuan/build.py", "build"},
-    {"examples/gpt/build.py", "build"},
-    {"examples/yuan/build.py", "build"},
-    {"examples/run.py", "run"},
-    {"examples/llama/run.py", "run"},
-    {"examples/qwen/run.py", "run"},
-    {"examples/baichuan/run.py", "run"},
-    {"examples/gpt/run.py", "run"},
-    {"examples/yuan/run.py", "run"},
-    {"tools/fill_template.py", "repo fill"},
-    {"fill_template.py", "repo fill"},
-    {"scripts/launch_triton_server.py", "launch"},
-    {"launch_triton_server.py", "launch"},
-    {"inflight_batcher_llm/client/inflight_batcher_llm_client.py", "client tokens"},
-    {"inflight_batcher_llm/client/end_to_end_grpc_client.py", "client"},
-    {"inflight_batcher_llm_client.py", "client tokens"},
-    {"end_to_end_grpc_client.py", "client"},
-    {"trt_llm.py", "client"},
-};
+// `python3 X.py args` becomes `ingot COMMAND args`. Each model had a folder of its own.
+std::vector<Shim> python_shims() {
+  std::vector<Shim> shims{
+      {"examples/run.py", "run"},
+      {"examples/summarize.py", "summarize"},
+      {"examples/quantization/quantize.py", "quantize"},
+      {"benchmarks/cpp/prepare_dataset.py", "bench dataset"},
+      {"cpp/build/benchmarks/cpp/prepare_dataset.py", "bench dataset"},
+      {"tools/fill_template.py", "repo fill"},
+      {"scripts/launch_triton_server.py", "launch"},
+  };
+  for (const char* model : {"llama", "qwen", "baichuan", "gpt", "yuan", "mixtral", "gemma", "phi", "chatglm", "falcon", "gptj", "gptneox", "opt", "bloom", "deepseek_v3", "qwenvl"}) {
+    const std::string name = model;
+    const std::string folder = cat("examples/", name);
+    shims.push_back({folder + "/convert_checkpoint.py", "convert"});
+    shims.push_back({folder + "/run.py", "run"});
+    shims.push_back({folder + "/summarize.py", "summarize"});
+    // From the published model to the engine in one command, in float16 and under the file names of that time.
+    shims.push_back({folder + "/build.py", cat("build --engine-name=", name, " --dtype=float16")});
+    shims.push_back({folder + "/quantize.py", "quantize"});
+    shims.push_back({cat("examples/models/core/", name, "/convert_checkpoint.py"), "convert"});
+  }
+  shims.push_back({"examples/models/contrib/baichuan/convert_checkpoint.py", "convert"});
+  shims.push_back({"examples/yuan/summarize_long.py", "summarize"});
+  return shims;
+}
+
 struct Link {
   const char* name;
   const char* command;
 };
-constexpr Link kLinks[] = {{"bin/trtllm-build", "build"}, {"bin/tritonserver", "serve --process-name=tritonserver"}};
+constexpr Link kLinks[] = {{"bin/trtllm-build", "build"},
+                           {"bin/tritonserver", "serve --process-name=tritonserver"},
+                           {"bin/gptManagerBenchmark", "bench manager"},
+                           {"cpp/build/benchmarks/gptManagerBenchmark", "bench manager"}};
 
 Status write_script(const std::string& path, const std::string& text) {
   TRY(make_directories(parent_directory(path)));
@@ -62,12 +64,12 @@ Status write_script(const std::string& path, const std::string& text) {
   return {};
 }
 
-Status write_all(const std::string& directory) {
+Status write_all(const std::string& directory, const std::vector<Shim>& shims) {
   char self[4096];
   const ssize_t n = ::readlink("/proc/self/exe", self, sizeof self - 1);
   if (n <= 0) return Error(Code::kInternal, "cannot find the program's own path in /proc/self/exe");
   const std::string binary(self, static_cast<size_t>(n));
-  for (const Shim& s : kShims)
+  for (const Shim& s : shims)
     TRY(write_script(join_path(directory, s.path), cat("#!/usr/bin/env python3\nimport os, sys\n\nos.execv(\"", binary, "\", [\"ingot\"] + \"", s.command, "\".split() + sys.argv[1:])\n")));
   for (auto [layout, name] : {std::pair(repository::TemplateLayout::kInflightBatcher, "inflight_batcher_llm"), std::pair(repository::TemplateLayout::kGpt, "gpt"),
                               std::pair(repository::TemplateLayout::kLlmapi, "llmapi")})
@@ -85,14 +87,17 @@ Status write_all(const std::string& directory) {
 
 int run_aliases(const Args& args) {
   NoFlags none;
-  OptionTable table("ingot aliases DIR", "Writes the classic flow's tool names into DIR: examples/*/convert_checkpoint.py, build.py, run.py, tools/fill_template.py, scripts/launch_triton_server.py, inflight_batcher_llm/client/*.py, trt_llm.py, bin/trtllm-build, bin/tritonserver, and all_models.");
+  OptionTable table("ingot aliases DIR",
+                    "Writes the classic flow's tool names into DIR: examples/*/convert_checkpoint.py, build.py, run.py, summarize.py and quantize.py, tools/fill_template.py, scripts/launch_triton_server.py, "
+                    "prepare_dataset.py, gptManagerBenchmark, bin/trtllm-build, bin/tritonserver, and all_models.");
   table.add(none);
   std::vector<std::string> rest;
   int code = 0;
   if (!read_flags(table, "aliases", args, rest, code)) return code;
   if (rest.size() != 1) return fail("aliases", Error(Code::kUnsupported, "want one folder"));
-  if (Status s = write_all(rest[0]); !s.ok()) return fail("aliases", s.error());
-  std::printf("%s: %zu scripts (examples/, tools/, scripts/, clients), model repositories under all_models/, trtllm-build and tritonserver under bin/\n", rest[0].c_str(), std::size(kShims));
+  const std::vector<Shim> shims = python_shims();
+  if (Status s = write_all(rest[0], shims); !s.ok()) return fail("aliases", s.error());
+  std::printf("%s: %zu scripts under examples/, benchmarks/, tools/ and scripts/, model repositories under all_models/, trtllm-build, tritonserver and gptManagerBenchmark under bin/\n", rest[0].c_str(), shims.size());
   return 0;
 }
 

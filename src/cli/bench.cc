@@ -15,6 +15,8 @@ namespace {
 
 constexpr const char* kUsage =
     "usage: ingot bench offline ENGINE_OR_MODEL [flags]   prefill and decode rates\n"
+    "       ingot bench manager [flags]                   gptManagerBenchmark: a dataset file as a stream of arrivals\n"
+    "       ingot bench dataset [flags]                   prepare_dataset.py: makes the dataset file\n"
     "       ingot bench compare [flags]                   beside llama.cpp, OpenVINO GenAI and CTranslate2\n"
     "       ingot bench load [flags]                      servers under the same open-loop load\n"
     "       ingot bench start [ENGINE] [flags]            time to ready and to the first token, memory of serving and building\n"
@@ -94,12 +96,14 @@ int run_bench(const Args& args) {
   const std::string what = args.empty() ? "" : args[0];
   const Args rest(args.begin() + (args.empty() ? 0 : 1), args.end());
   if (what == "offline") return offline(rest);
+  if (what == "manager") return run_bench_manager(rest);
+  if (what == "dataset") return run_bench_dataset(rest);
   if (what == "compare" || what == "load" || what == "start") return script(what, rest);
   if (what == "--help" || what == "-h") {
     std::fputs(kUsage, stdout);
     return 0;
   }
-  std::fprintf(stderr, "ingot bench: want offline, compare, load or start%s\n%s", what.empty() ? "" : cat(", found '", what, "'").c_str(), kUsage);
+  std::fprintf(stderr, "ingot bench: want offline, manager, dataset, compare, load or start%s\n%s", what.empty() ? "" : cat(", found '", what, "'").c_str(), kUsage);
   return 2;
 }
 

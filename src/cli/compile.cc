@@ -9,6 +9,9 @@
 #include "build/build.h"
 #include "cli/commands.h"
 #include "convert/published.h"
+#include "convert/shard.h"
+#include "convert/tokenizer.h"
+#include "plan/plan_file.h"
 
 namespace ingot::cli {
 namespace {
@@ -43,7 +46,7 @@ std::string llm_yaml_name() {
 }
 
 bool is_engine(const std::string& path) {
-  return path.ends_with(".engine") || (is_directory(path) && file_exists(join_path(path, "rank0.engine")));
+  return path.ends_with(".engine") || (is_directory(path) && !plan::engine_in(path).empty());
 }
 
 Result<std::string> engine_of(const std::string& model, const CompileOptions& options) {
@@ -61,12 +64,21 @@ Result<std::string> engine_of(const std::string& model, const CompileOptions& op
   else if (options.weight_only_precision == "int4") published.weight_only_bits = 4;
   else if (!options.weight_only_precision.empty())
     return Error(Code::kUnsupported, cat("--weight-only-precision is '", options.weight_only_precision, "', want int8 or int4"));
-  auto source = TRY(convert::PublishedCheckpoint::open(model, published));
   auto device = TRY(device::open_device(options.device, {.linked = linked_devices()}));
   build::BuildInput input;
-  input.config = source->config();
-  input.tensors = source.get();
-  input.tokenizer = TRY(source->tokenizer());
+  std::unique_ptr<convert::PublishedCheckpoint> source;
+  std::unique_ptr<convert::JoinedCheckpoint> unified;
+  if (convert::is_unified(model)) {
+    unified = TRY(convert::JoinedCheckpoint::open(model));
+    input.config = unified->config();
+    input.tensors = unified.get();
+    input.tokenizer = TRY(convert::checkpoint_tokenizer(model));
+  } else {
+    source = TRY(convert::PublishedCheckpoint::open(model, published));
+    input.config = source->config();
+    input.tensors = source.get();
+    input.tokenizer = TRY(source->tokenizer());
+  }
   build::BuildOptions build;
   build.no_timing = true;  // a first answer soon; `ingot build` times the kernels
   TRY(make_directories(directory));

@@ -59,11 +59,12 @@ Status inspect_engine(const std::string& path, const InspectOptions& options) {
            {"kv_cache_dtype", dtype_name(p.kv_dtype)}, {"tokens_per_block", p.page_tokens},
            {"weights", p.weights.size()},      {"weight_bytes", weight_bytes},
            {"steps", p.steps.size()},          {"max_batch_size", p.limits.max_batch_size},
-           {"max_num_tokens", p.limits.max_num_tokens}};
+           {"max_num_tokens", p.limits.max_num_tokens}, {"ranks", file.ranks()}};
     std::printf("%s\n", dump_json(j).c_str());
     return {};
   }
   std::printf("%s: engine, format version %u, %s\n", path.c_str(), file.version(), human_bytes(static_cast<double>(file.size())).c_str());
+  if (file.ranks() > 1) row("ranks", cat(file.ranks(), ", one file each; this process loads all"));
   row("built for", cat(p.device_kind, ": ", p.device_name));
   row("model", cat(p.kv_layers.size(), " layers, hidden ", p.hidden_size, ", vocabulary ", p.vocab_size, p.max_positions ? cat(", ", p.max_positions, " positions") : ""));
   row("limits", cat("batch ", p.limits.max_batch_size, ", ", p.limits.max_num_tokens, " tokens a step, sequence ",
@@ -105,7 +106,7 @@ void print_source(const formats::TensorSource& source, const InspectOptions& opt
 }
 
 Status inspect(const std::string& path, const InspectOptions& options) {
-  if (is_directory(path) && file_exists(join_path(path, "rank0.engine"))) return inspect_engine(join_path(path, "rank0.engine"), options);
+  if (const std::string engine = is_directory(path) ? plan::engine_in(path) : ""; !engine.empty()) return inspect_engine(engine, options);
   if (path.ends_with(".engine")) return inspect_engine(path, options);
   if (is_directory(path) && file_exists(join_path(path, "rank0.safetensors"))) {
     const checkpoint::Checkpoint c = TRY(checkpoint::Checkpoint::open(path));

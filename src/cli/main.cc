@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 
 #include "base/log.h"
 #include "cli/commands.h"
@@ -9,14 +10,15 @@ namespace ingot::cli {
 std::span<const Command> commands() {
   static constexpr Command kCommands[] = {
       {"convert", "published model (Hugging Face, GGUF, Meta) -> unified checkpoint", run_convert},
+      {"quantize", "published model -> unified checkpoint of int8, int4 or fp8 weights, as quantize.py", run_quantize},
       {"build", "unified checkpoint or synthetic shape -> engine", run_build},
       {"run", "generate text with an engine or any model", run_run},
       {"chat", "talk to a model in the terminal", run_chat},
       {"serve", "serve engines and model repositories: HTTP, OpenAI, metrics, web page", run_serve},
       {"repo", "write and fill model repositories: init, fill", run_repo},
       {"launch", "start the server on a repository, as launch_triton_server.py", run_launch},
-      {"bench", "measure: offline, compare, load, start", run_bench},
-      {"client", "ask a running server over gRPC or HTTP, as the old client scripts", run_client},
+      {"summarize", "summaries of a local data set and their ROUGE, as summarize.py", run_summarize},
+      {"bench", "measure: offline, manager, dataset, compare, load, start", run_bench},
       {"inspect", "print what is in a checkpoint or an engine, the memory plan included", run_inspect},
       {"models", "list the model families", run_models},
       {"doctor", "say what this machine can run and what is missing", run_doctor},
@@ -51,6 +53,9 @@ int main(int argc, char** argv) {
     std::printf("ingot %s\n", cli::version());
     return 0;
   }
+  // `mpirun -n 2 python3 examples/run.py` of the old flow: one process computes with the files of all ranks, the others have nothing to do.
+  for (const char* variable : {"OMPI_COMM_WORLD_RANK", "PMI_RANK"})
+    if (const char* rank = std::getenv(variable); rank && std::atoi(rank) > 0) return 0;
   std::vector<std::string> names;
   for (const cli::Command& c : cli::commands()) {
     if (args[0] == c.name) return c.run(cli::Args(args.begin() + 1, args.end()));

@@ -13,6 +13,7 @@
 #include "bench/offline.h"
 #include "cli/commands.h"
 #include "cli/npy.h"
+#include "plan/plan_file.h"
 
 namespace ingot::cli {
 namespace {
@@ -26,6 +27,7 @@ struct RunOptions {
   double temperature = 1.0, top_p = 0.0, min_p = 0.0;
   int top_k = 1, num_beams = 1, num_return_sequences = 1;
   double repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
+  int no_repeat_ngram_size = 0;
   uint64_t random_seed = 0;
   std::optional<int> end_id;
   std::vector<std::string> stop_words, bad_words;
@@ -50,6 +52,7 @@ struct RunOptions {
     v("repetition-penalty", o.repetition_penalty, "Divides the logits of tokens already seen.", 0.01, 100);
     v("presence-penalty", o.presence_penalty, "Subtracted from the logits of tokens already generated.");
     v("frequency-penalty", o.frequency_penalty, "Subtracted once for each time a token was generated.");
+    v("no-repeat-ngram-size", o.no_repeat_ngram_size, "Never generate a run of so many tokens twice, the prompt counted; 0: no ban.", 0, 1 << 20);
     v("num-beams", o.num_beams, "Beams; only 1 is built.", 1, 1 << 10);
     v("num-return-sequences", o.num_return_sequences, "Samples for each prompt.", 1, 128);
     v("end-id", o.end_id, "Stop at this token instead of the model's own; -1: never stop.", -1, 1 << 30);
@@ -64,7 +67,7 @@ struct RunOptions {
     v("output-cum-log-probs-npy", o.output_cum_log_probs_npy, "Write the sum of them.");
     v("run-profiling", o.run_profiling, "Print rates.");
     v("json", o.json, "Print one JSON object a prompt instead of text.");
-    v("tokenizer-dir", o.tokenizer_dir, "Of the old tools; the engine holds its tokenizer.");
+    v("tokenizer-dir", o.tokenizer_dir, "Tokenizer of an engine that holds none; one that holds its own needs no other.");
     v("tokenizer-type", o.tokenizer_type, "Of the old tools.");
     v("output-dir", o.output_dir, "The engine folder, as Yuan's old run.py spells it.");
     v("log-level", o.log_level, "verbose, info, warning, error.");
@@ -119,6 +122,18 @@ Result<std::vector<std::vector<int32_t>>> read_id_file(const std::string& path) 
   return out;
 }
 
+// The prompt template that run.py had built in, with {} for the text: Qwen's. "" for the others.
+Result<std::string> old_template(const std::string& engine) {
+  const plan::PlanFile file = TRY(plan::PlanFile::open(is_directory(engine) ? plan::engine_in(engine) : engine));
+  const std::string what = file.path() + ", section config";
+  const Json config = TRY(parse_json(file.section(plan::kConfigSection), what));
+  std::string name;
+  if (config.contains("pretrained_config")) name = TRY(get_or<std::string>(config["pretrained_config"], "architecture", "", what));
+  else if (config.contains("builder_config")) name = TRY(get_or<std::string>(config["builder_config"], "name", "", what));
+  if (name != "qwen" && !name.starts_with("QWen")) return std::string();
+  return std::string("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n");
+}
+
 volatile std::sig_atomic_t g_interrupted = 0;
 
 Status generate(backends::LlmService& service, std::vector<Generation>& batch, const RunOptions& o, bool stream) {
@@ -147,6 +162,7 @@ Status generate(backends::LlmService& service, std::vector<Generation>& batch, c
     r.sampling.repetition_penalty = static_cast<float>(o.repetition_penalty);
     r.sampling.presence_penalty = static_cast<float>(o.presence_penalty);
     r.sampling.frequency_penalty = static_cast<float>(o.frequency_penalty);
+    r.sampling.no_repeat_ngram = o.no_repeat_ngram_size;
     r.ignore_eos = o.end_id.has_value();
     if (o.end_id && *o.end_id >= 0) r.stop_ids.push_back(*o.end_id);
     r.detokenize = service.shared_tokenizer() != nullptr;
@@ -295,10 +311,12 @@ Status run(RunOptions& o, const backends::LlmOptions& llm, const CompileOptions&
   } else if (!rest.empty()) {
     return Error(Code::kUnsupported, cat("unexpected argument '", rest[0], "'"));
   }
-  if (o.num_beams > 1) return Error(Code::kUnsupported, cat("--num_beams ", o.num_beams, ": beam search is not built; --num_return_sequences gives several samples"));
-  TRY(check_outputs(o));
+  if (o.num_beams > 1) return Error(Code::kUnsupported, cat("--num_beams ", o.num_beams, ": not built yet (issue: beam search); --num_return_sequences gives several samples"));
   const std::string engine = TRY(engine_of(target, compile));
-  auto service = TRY(backends::LlmService::load(engine, llm, linked_devices()));
+  backends::LlmOptions options = llm;
+  options.tokenizer_dir = o.tokenizer_dir;
+  auto service = TRY(backends::LlmService::load(engine, options, linked_devices()));
+  const std::string prompt_template = direct || o.no_prompt_template ? "" : TRY(old_template(engine));
   const bool has_text = service->shared_tokenizer() != nullptr;
 
   std::vector<Generation> batch;
@@ -322,7 +340,7 @@ Status run(RunOptions& o, const backends::LlmOptions& llm, const CompileOptions&
       if (o.input_text.empty()) return Error(Code::kInvalidArgument, cat(o.input_file, " holds no prompt, want one on each line"));
     }
     if (o.input_text.empty()) o.input_text = {"Born in north-east France, Soyer trained as a"};
-    if (!has_text) return Error(Code::kUnsupported, cat(engine, " has no tokenizer sealed in: give token ids with --input_file"));
+    if (!has_text) return Error(Code::kUnsupported, cat(engine, " has no tokenizer sealed in: give --tokenizer_dir, or token ids with --input_file"));
     for (const std::string& text : o.input_text) {
       Generation& g = batch.emplace_back();
       g.prompt_text = text;
@@ -332,7 +350,12 @@ Status run(RunOptions& o, const backends::LlmOptions& llm, const CompileOptions&
         chat.messages = Json::array({Json{{"role", "user"}, {"content", text}}});
         g.prompt = TRY(service->tokenizer().encode(TRY(service->chat()->render(chat)), false));
       } else {
-        g.prompt = TRY(service->tokenizer().encode(text, !o.no_add_special_tokens));
+        std::string asked = text;
+        if (!prompt_template.empty() && text.find("<|im_start|>") == text.npos) {
+          asked = prompt_template;
+          asked.replace(asked.find("{}"), 2, text);
+        }
+        g.prompt = TRY(service->tokenizer().encode(asked, !o.no_add_special_tokens));
       }
     }
   }
@@ -390,12 +413,11 @@ int run_run(const Args& args) {
   table.add(llm, "engine");
   table.add(compile, "compiling a raw model");
   table.accept_without_effect(kWithoutEffect);
-  for (const char* flag : {"lora_dir", "lora_task_uids", "lora_ckpt_source"}) table.refuse(flag, "LoRA adapters are not built yet");
-  for (const char* flag : {"prompt_table_path", "prompt_tasks", "num_prepend_vtokens"}) table.refuse(flag, "prompt tables are not built yet");
+  for (const char* flag : {"lora_dir", "lora_task_uids", "lora_ckpt_source"}) table.refuse(flag, "not built yet (issue: LoRA adapters)");
+  for (const char* flag : {"prompt_table_path", "prompt_tasks", "num_prepend_vtokens"}) table.refuse(flag, "not built yet (issue: prompt tables)");
   for (const char* flag : {"medusa_choices", "eagle_choices", "lookahead_config", "prompt_lookup_config", "draft_target_model_config"})
-    table.refuse(flag, "speculative decoding is not built yet");
-  for (const char* flag : {"qwen_engine_dir", "vit_engine_dir", "images_path", "input_dir"}) table.refuse(flag, "Qwen-VL's vision side is not built yet");
-  table.refuse("no_repeat_ngram_size", "n-gram bans are not built yet; --repetition_penalty is");
+    table.refuse(flag, "not built yet (issue: speculative decoding)");
+  for (const char* flag : {"qwen_engine_dir", "vit_engine_dir", "images_path", "input_dir"}) table.refuse(flag, "not built yet (issue: Qwen-VL's vision side)");
   std::vector<std::string> rest;
   int code = 0;
   if (!read_flags(table, "run", args, rest, code)) return code;

@@ -17,11 +17,13 @@ class Engines {
  public:
   Engines(backends::LlmOptions llm, CompileOptions compile) : llm_(std::move(llm)), compile_(std::move(compile)) {}
 
-  Result<std::shared_ptr<backends::LlmService>> open(const std::string& model, const server::ModelConfig& config) {
+  // `tokenizer_dir`: for an engine without a tokenizer.
+  Result<std::shared_ptr<backends::LlmService>> open(const std::string& model, const server::ModelConfig& config, const std::string& tokenizer_dir) {
     std::lock_guard lock(mutex_);
     std::weak_ptr<backends::LlmService>& known = by_path_[model];
     if (std::shared_ptr<backends::LlmService> service = known.lock()) return service;
     backends::LlmOptions options = llm_;
+    options.tokenizer_dir = tokenizer_dir;
     TRY(backends::apply_llm_parameters(config, options));
     const std::string engine = TRY(engine_of(model, compile_));
     std::shared_ptr<backends::LlmService> service = TRY(backends::LlmService::load(engine, options, linked_devices()));
@@ -110,15 +112,22 @@ Result<std::unique_ptr<RepositoryServer>> RepositoryServer::start(server::Server
                                                                                         .adapt = adapt}));
   auto engines = std::make_shared<Engines>(o.llm, o.compile);
   auto open = [engines, weak = std::weak_ptr<repository::Repository>(repository)](const server::ModelLoad& load) -> Result<std::shared_ptr<backends::LlmService>> {
+    std::string tokenizer;
+    if (std::shared_ptr<repository::Repository> source = weak.lock())
+      for (const char* part : {"preprocessing", "postprocessing"}) {
+        const Result<repository::Repository::Described> d = source->read(part);
+        const std::string* folder = d.ok() ? d->parsed.config.find_parameter("tokenizer_dir") : nullptr;
+        if (tokenizer.empty() && folder && is_directory(*folder)) tokenizer = *folder;
+      }
     const std::string* name = load.config.find_parameter(backends::kLlmModelParameter);
     if (!name || *name == load.config.name)
-      return engines->open(TRY(backends::llm_engine_path(load.config, load.directory, load.version)), load.config);
+      return engines->open(TRY(backends::llm_engine_path(load.config, load.directory, load.version)), load.config, tokenizer);
     std::shared_ptr<repository::Repository> source = weak.lock();
     if (!source) return Error(Code::kUnavailable, "the server is stopping");
     const repository::Repository::Described d = TRY(source->read(*name));
     const std::vector<int64_t> versions =
         repository::choose_versions(d.parsed.config.version_policy, repository::version_folders(d.directory));
-    return engines->open(TRY(backends::llm_engine_path(d.parsed.config, d.directory, versions.empty() ? 1 : versions.back())), d.parsed.config);
+    return engines->open(TRY(backends::llm_engine_path(d.parsed.config, d.directory, versions.empty() ? 1 : versions.back())), d.parsed.config, tokenizer);
   };
   registry.add_backend(std::make_shared<backends::LlmBackend>("ingot", open));
   registry.add_backend(std::make_shared<backends::LlmBackend>("tensorrtllm", open));

@@ -20,8 +20,12 @@ struct ConvertOptions {
   std::string weight_only_precision = "int8";
   int group_size = 128;
   std::string model_version;
-  int tp_size = 1, pp_size = 1;
+  int tp_size = 1, pp_size = 1, world_size = 0;
+  bool use_parallel_embedding = false;
+  int embedding_sharding_dim = 0;
+  std::string kv_cache_dtype;
   int workers = 1;
+  bool save_config_only = false;
 
   template <class Self, class V>
   static void fields(Self& o, V&& v) {
@@ -29,12 +33,17 @@ struct ConvertOptions {
     v("output-dir", o.output_dir, "Folder of the unified checkpoint.");
     v("dtype", o.dtype, "auto (as published; quantised GGUF layers are kept), float32, float16 or bfloat16.");
     v("use-weight-only", o.use_weight_only, "Round the weights of linear layers.");
-    v("weight-only-precision", o.weight_only_precision, "int8 (per channel) or int4 (groups of --group-size).");
+    v("weight-only-precision", o.weight_only_precision, "int8 (per channel), int4 (groups of --group-size) or fp8 (one scale a tensor).");
     v("group-size", o.group_size, "Inputs that share a scale of int4.", 16, 1 << 20);
     v("model-version", o.model_version, "Baichuan: v1_7b, v1_13b, v2_7b or v2_13b; empty: as config.json tells.");
     v("tp-size", o.tp_size, "Tensor-parallel ranks.", 1, 1024);
     v("pp-size", o.pp_size, "Pipeline-parallel ranks.", 1, 1024);
-    v("workers", o.workers, "Ranks converted at once.", 1, 1024);
+    v("world-size", o.world_size, "Ranks, the product of both; 0: as they say.", 0, 1024);
+    v("use-parallel-embedding", o.use_parallel_embedding, "Shard the embedding table over the tensor-parallel ranks.");
+    v("embedding-sharding-dim", o.embedding_sharding_dim, "Of --use-parallel-embedding: 0 vocabulary, 1 hidden size.", 0, 1);
+    v("kv-cache-dtype", o.kv_cache_dtype, "What engines of this checkpoint keep keys and values in: int8 or fp8; empty: the device's choice.");
+    v("workers", o.workers, "Layers converted at once, for all ranks.", 1, 256);
+    v("save-config-only", o.save_config_only, "Write config.json and no weights.");
   }
 };
 // What the options ask of PublishedCheckpoint; the error of a precision that is not built names those that are.

@@ -1,12 +1,14 @@
 #include "convert/published.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <optional>
 
 #include "base/files.h"
 #include "convert/tokenizer.h"
 #include "models/gguf.h"
+#include "models/meta.h"
 #include "tensor/convert.h"
 
 namespace ingot::convert {
@@ -41,6 +43,10 @@ Result<std::unique_ptr<PublishedCheckpoint>> PublishedCheckpoint::open(const std
     what = source->path();
     published = TRY(models::gguf_config(*source->gguf()));
     source = TRY(models::gguf_as_published(std::move(source), published));
+  } else if (source->kind() == formats::SourceKind::kMeta) {
+    what = join_path(path, "params.json");
+    published = TRY(models::meta_config(TRY(parse_json(TRY(read_file(what)), what)), what, *source));
+    source = TRY(models::meta_as_published(std::move(source), published));
   } else {
     published = TRY(parse_json(TRY(read_file(what)), what));
   }
@@ -60,13 +66,22 @@ Result<std::unique_ptr<PublishedCheckpoint>> PublishedCheckpoint::open(const std
   out->source_ = std::move(source);
   out->config_ = std::move(config);
   out->recipes_ = TRY(architecture->weights(out->config_, *out->source_));
+  if (out->source_->gguf()) models::adapt_recipes_to_gguf(out->recipes_);
   for (const Recipe& r : out->recipes_) {
     TRY(models::check_recipe(r, *out->source_));
     const quant::LayerKind kind = out->layer_kind(r, options);
     out->kinds_.push_back(kind);
     const size_t index = out->kinds_.size() - 1;
-    if (kind.bits == 0) {
-      out->infos_.push_back({r.name, out->config_.dtype, r.shape});
+    if (options.fp8 && out->is_linear_layer(r)) {
+      const std::string layer = r.name.substr(0, r.name.size() - std::string_view(".weight").size());
+      out->infos_.push_back({r.name, DType::kF8E4M3, r.shape});
+      out->entries_.push_back({index, Part::kFp8Values});
+      out->infos_.push_back({layer + ".weights_scaling_factor", DType::kF32, {1}});
+      out->entries_.push_back({index, Part::kFp8Scale});
+      out->config_.quantization.quant_algo = checkpoint::QuantAlgo::kFp8;
+      out->config_.quantization.exclude_modules = {"lm_head"};
+    } else if (kind.bits == 0) {
+      out->infos_.push_back({r.name, out->dense_dtype(r), r.shape});
       out->entries_.push_back({index, Part::kDense});
     } else {
       out->add_quantised(index, kind);
@@ -78,10 +93,14 @@ Result<std::unique_ptr<PublishedCheckpoint>> PublishedCheckpoint::open(const std
   return out;
 }
 
+// Linear layers of the decoder. The head and the embedding are the build's choice; a router is tiny and decides too much.
+bool PublishedCheckpoint::is_linear_layer(const Recipe& r) const {
+  return r.shape.rank() >= 2 && r.name.starts_with("transformer.layers.") && r.name.ends_with(".weight") && r.name.find("router") == r.name.npos;
+}
+
 quant::LayerKind PublishedCheckpoint::layer_kind(const Recipe& r, const PublishedOptions& options) const {
   const quant::LayerKind none{.bits = 0};
-  // Linear layers of the decoder. The head and the embedding are the build's choice; a router is tiny and decides too much.
-  if (r.shape.rank() < 2 || !r.name.starts_with("transformer.layers.") || !r.name.ends_with(".weight") || r.name.find("router") != r.name.npos) return none;
+  if (options.fp8 || !is_linear_layer(r)) return none;
   const int64_t k = r.shape[-1];
   if (options.weight_only_bits == 8) return {.bits = 8, .group = 0};
   if (options.weight_only_bits == 4) return k % 2 == 0 ? quant::LayerKind{.bits = 4, .group = quant::fitting_group(k, options.group_size)} : none;
@@ -173,13 +192,15 @@ Result<quant::QuantWeight> PublishedCheckpoint::make_quantised(const Recipe& r) 
 }
 
 Result<View> PublishedCheckpoint::find_quantised(const Entry& e) const {
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   auto it = quantised_.find(e.recipe);
   if (it == quantised_.end()) {
+    lock.unlock();
     Quantised q;
     q.weight = TRY(make_quantised(recipes_[e.recipe]));
     for (const models::Piece& p : recipes_[e.recipe].pieces) source_->forget(p.tensor);
-    it = quantised_.emplace(e.recipe, std::move(q)).first;
+    lock.lock();
+    it = quantised_.try_emplace(e.recipe, std::move(q)).first;
   }
   const quant::QuantWeight& w = it->second.weight;
   const quant::LayerKind& kind = kinds_[e.recipe];
@@ -195,24 +216,63 @@ Result<View> PublishedCheckpoint::find(std::string_view name) const {
   auto it = index_.find(name);
   if (it == index_.end()) return Error(Code::kNotFound, cat("checkpoint ", path(), " gives no tensor '", name, "'"));
   const Entry& e = entries_[it->second];
-  View v = TRY(e.part == Part::kDense ? find_dense(recipes_[e.recipe]) : find_quantised(e));
+  const bool fp8 = e.part == Part::kFp8Values || e.part == Part::kFp8Scale;
+  View v = TRY(e.part == Part::kDense ? find_dense(recipes_[e.recipe]) : fp8 ? find_fp8(e) : find_quantised(e));
   v.shape = infos_[it->second].shape;
   return v;
 }
 
+// scale = amax / 448, the largest finite e4m3 (trtllm.md 2.3).
+Result<View> PublishedCheckpoint::find_fp8(const Entry& e) const {
+  std::unique_lock lock(mutex_);
+  auto it = fp8_.find(e.recipe);
+  if (it == fp8_.end()) {
+    lock.unlock();
+    const Recipe& r = recipes_[e.recipe];
+    std::vector<float> values(static_cast<size_t>(r.shape.elements()));
+    TRY(models::read_rows(r, *source_, 0, r.rows(), values));
+    float largest = 0;
+    for (float x : values) largest = std::max(largest, std::abs(x));
+    Fp8 made;
+    if (largest > 0) made.scale = largest / 448;
+    for (float& x : values) x = std::clamp(x / made.scale, -448.0f, 448.0f);
+    made.values.resize(values.size());
+    TRY(from_float(values, DType::kF8E4M3, made.values));
+    for (const models::Piece& p : r.pieces) source_->forget(p.tensor);
+    lock.lock();
+    it = fp8_.try_emplace(e.recipe, std::move(made)).first;
+  }
+  if (e.part == Part::kFp8Values) return View{DType::kF8E4M3, {}, it->second.values};
+  return View{DType::kF32, {}, std::as_bytes(std::span(&it->second.scale, 1))};
+}
+
+// The model's, but for vectors that bf16 would round a second time: norms that hold 1 + w, and what a GGUF file keeps in f32 beside its blocks.
+DType PublishedCheckpoint::dense_dtype(const Recipe& r) const {
+  if (r.shape.rank() != 1) return config_.dtype;
+  if (r.adjust == models::Adjust::kAddOne) return DType::kF32;
+  if (!source_->gguf()) return config_.dtype;
+  for (const models::Piece& p : r.pieces) {
+    const formats::TensorInfo* info = source_->info(p.tensor);
+    if (!info || info->dtype != DType::kF32) return config_.dtype;
+  }
+  return DType::kF32;
+}
+
 Result<View> PublishedCheckpoint::find_dense(const Recipe& recipe) const {
   const Recipe* r = &recipe;
+  const DType dtype = dense_dtype(recipe);
   const std::string& name = recipe.name;
-  if (const models::Piece* p = TRY(borrowable(*r, *source_, config_.dtype))) {
+  if (const models::Piece* p = TRY(borrowable(*r, *source_, dtype))) {
     const View stored = TRY(source_->find(p->tensor));
     const models::Run run = models::runs(*r, 0, r->rows())[0];
     const size_t row = static_cast<size_t>(storage_bytes(stored.dtype, r->width()));
     return View{stored.dtype, r->shape, stored.bytes.subspan(static_cast<size_t>(run.row) * row, static_cast<size_t>(run.count) * row)};
   }
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   auto it = made_.find(name);
   if (it == made_.end()) {
-    std::vector<std::byte> bytes(static_cast<size_t>(storage_bytes(config_.dtype, r->shape.elements())));
+    lock.unlock();
+    std::vector<std::byte> bytes(static_cast<size_t>(storage_bytes(dtype, r->shape.elements())));
     // Rows in blocks, so that the float32 copy stays small beside the result.
     const int64_t width = r->width(), total = r->rows();
     const int64_t block = r->whole() ? total : std::max<int64_t>(1, (4 << 20) / width);
@@ -221,13 +281,14 @@ Result<View> PublishedCheckpoint::find_dense(const Recipe& recipe) const {
       const int64_t n = std::min(block, total - row);
       values.resize(static_cast<size_t>(n * width));
       TRY(models::read_rows(*r, *source_, row, n, values));
-      const int64_t to = storage_bytes(config_.dtype, row * width);
-      TRY(from_float(values, config_.dtype, std::span(bytes).subspan(static_cast<size_t>(to), static_cast<size_t>(storage_bytes(config_.dtype, n * width)))));
+      const int64_t to = storage_bytes(dtype, row * width);
+      TRY(from_float(values, dtype, std::span(bytes).subspan(static_cast<size_t>(to), static_cast<size_t>(storage_bytes(dtype, n * width)))));
     }
     for (const models::Piece& p : r->pieces) source_->forget(p.tensor);
-    it = made_.emplace(std::string(name), std::move(bytes)).first;
+    lock.lock();
+    it = made_.try_emplace(std::string(name), std::move(bytes)).first;
   }
-  return View{config_.dtype, r->shape, it->second};
+  return View{dtype, r->shape, it->second};
 }
 
 void PublishedCheckpoint::forget(std::string_view name) const {
@@ -237,6 +298,10 @@ void PublishedCheckpoint::forget(std::string_view name) const {
   for (const models::Piece& p : recipes_[e.recipe].pieces) source_->forget(p.tensor);
   std::lock_guard lock(mutex_);
   if (auto it = made_.find(name); it != made_.end()) made_.erase(it);
+  if (auto it = fp8_.find(e.recipe); it != fp8_.end()) {
+    it->second.forgotten |= e.part == Part::kFp8Values ? 1 : 2;
+    if (it->second.forgotten == 3) fp8_.erase(it);
+  }
   if (auto it = quantised_.find(e.recipe); it != quantised_.end()) {
     it->second.forgotten |= 1 << static_cast<int>(e.part);
     const int all = 1 << static_cast<int>(Part::kValues) | 1 << static_cast<int>(Part::kScales) |

@@ -5,7 +5,7 @@
 //   View w = TRY(c->find("transformer.layers.0.attention.qkv.weight"));  ...  c->forget("transformer.layers.0.attention.qkv.weight");
 //
 // A tensor that needs no change is borrowed from the mapped file; others are made when asked for and kept until forgotten.
-// Thread rule: as TensorSource.
+// Thread rule: as TensorSource. Different tensors may be made at once; what is asked for twice at once may be made twice, with equal bytes.
 #pragma once
 
 #include <map>
@@ -24,6 +24,7 @@ struct PublishedOptions {
   std::string dtype = "auto";  // auto: as published, quantised GGUF layers kept; float32, float16, bfloat16: everything in that type
   int weight_only_bits = 0;    // 8 or 4: linear layers are rounded to int8 per channel or int4 in groups
   int64_t group_size = 128;    // of int4
+  bool fp8 = false;            // linear layers are rounded to e4m3 with one scale a tensor; weight_only_bits is 0 then
   std::string model_version = {};  // Baichuan: v1_7b, v1_13b, v2_7b, v2_13b; empty: as config.json tells
 };
 
@@ -47,7 +48,7 @@ class PublishedCheckpoint : public formats::TensorSource {
 
  private:
   // Which part of a recipe's result a tensor is: the matrix, or one tensor of its quantised form (src/checkpoint/README.md).
-  enum class Part { kDense, kValues, kScales, kZeros };
+  enum class Part { kDense, kValues, kScales, kZeros, kFp8Values, kFp8Scale };
   struct Entry {
     size_t recipe;
     Part part;
@@ -62,6 +63,9 @@ class PublishedCheckpoint : public formats::TensorSource {
   Result<quant::QuantWeight> make_quantised(const models::Recipe& recipe) const;
   Result<View> find_quantised(const Entry& entry) const;
   Result<View> find_dense(const models::Recipe& recipe) const;
+  Result<View> find_fp8(const Entry& entry) const;
+  bool is_linear_layer(const models::Recipe& recipe) const;
+  DType dense_dtype(const models::Recipe& recipe) const;
 
   std::unique_ptr<formats::TensorSource> source_;
   CheckpointConfig config_;
@@ -74,6 +78,12 @@ class PublishedCheckpoint : public formats::TensorSource {
   std::map<std::string, size_t, std::less<>> index_;
   mutable std::mutex mutex_;
   mutable std::map<size_t, Quantised> quantised_;
+  struct Fp8 {
+    std::vector<std::byte> values;
+    float scale = 1;
+    int forgotten = 0;
+  };
+  mutable std::map<size_t, Fp8> fp8_;
   mutable std::map<std::string, std::vector<std::byte>, std::less<>> made_;
 };
 

@@ -34,6 +34,10 @@ struct Rule {
 
 int64_t vocabulary(const CheckpointConfig& c, int tp) { return (int64_t{c.vocab_size} + tp - 1) / tp * tp; }
 
+bool is_sharded_table(const CheckpointConfig& c, std::string_view name, int dim) {
+  return c.use_parallel_embedding && c.embedding_sharding_dim == dim && name.starts_with("transformer.vocab_embedding.");
+}
+
 Result<Rule> rule_of(const CheckpointConfig& c, const TensorInfo& info, std::string_view tail, int64_t rows, int tp) {
   Rule r;
   const size_t dot = tail.rfind('.');
@@ -45,8 +49,11 @@ Result<Rule> rule_of(const CheckpointConfig& c, const TensorInfo& info, std::str
     r.parts = std::move(parts);
     r.repeats = std::move(repeats);
   };
-  if (info.name.starts_with("lm_head.")) {
+  if (info.shape.elements() == 1) return r;  // one scale of a whole tensor
+  if (info.name.starts_with("lm_head.") || is_sharded_table(c, info.name, 0)) {
     in_rows({vocabulary(c, tp)}, {1});
+  } else if (is_sharded_table(c, info.name, 1)) {
+    r.split = Split::kColumns;
   } else if (module == "attention.qkv") {
     in_rows({q, kv, kv}, {1, shared, shared});
   } else if (module == "attention.qk" && rows == 2 * q) {
@@ -119,7 +126,7 @@ Result<std::optional<Shard>> shard_of(const CheckpointConfig& c, const TensorInf
   }
   int64_t per_expert = 0;
   for (int64_t part : r.parts) per_expert += part;
-  const bool head = info.name.starts_with("lm_head.");
+  const bool head = info.name.starts_with("lm_head.") || is_sharded_table(c, info.name, 0);
   const int64_t stacks = head ? 1 : rows / std::max<int64_t>(per_expert, 1);
   if (!head && (stacks < 1 || stacks * per_expert != rows))
     return Error(Code::kInvalidArgument, cat("tensor '", info.name, "' has shape ", str(info.shape), ", want a multiple of ", per_expert, " rows"));
@@ -164,8 +171,8 @@ Result<std::unique_ptr<JoinedCheckpoint>> JoinedCheckpoint::open(const std::stri
   out->config_ = out->checkpoint_->config();
   const Mapping m = out->config_.mapping;
   TRY(check_sharding(out->config_, m.tp_size, m.pp_size));
-  if (out->config_.use_parallel_embedding && m.tp_size > 1)
-    return Error(Code::kUnsupported, cat(directory, ": use_parallel_embedding with tp_size ", m.tp_size, " is not joined, want false"));
+  out->sharded_ = out->config_;
+  out->config_.use_parallel_embedding = false;
   out->config_.mapping.world_size = out->config_.mapping.tp_size = out->config_.mapping.pp_size = 1;
   // The full shapes follow from tensor rank 0 of each pipeline rank: the extent whose shard gives the stored one.
   for (int pp = 0; pp < m.pp_size; ++pp) {
@@ -183,8 +190,9 @@ Result<std::unique_ptr<JoinedCheckpoint>> JoinedCheckpoint::open(const std::stri
         if (stored.shape.rank() == 0) break;
         TensorInfo guess = full;
         if (extent >= 0) guess.shape[axis] = extent;
-        if (guess.name.starts_with("lm_head.") && guess.shape[0] != out->config_.vocab_size) continue;
-        const Result<std::optional<Shard>> s = shard_of(out->config_, guess, m, rank);
+        const bool vocabulary = guess.name.starts_with("lm_head.") || guess.name.starts_with("transformer.vocab_embedding.");
+        if (vocabulary && m.tp_size > 1 && guess.shape[0] != out->config_.vocab_size) continue;
+        const Result<std::optional<Shard>> s = shard_of(out->sharded_, guess, m, rank);
         if (!s.ok() || !s->has_value() || !((*s)->shape == stored.shape)) continue;
         full.shape = guess.shape;
         found = true;
@@ -210,12 +218,13 @@ Result<View> JoinedCheckpoint::find(std::string_view name) const {
   if (!t) return Error(Code::kNotFound, cat("checkpoint ", path(), " has no tensor '", name, "'"));
   const Mapping& m = checkpoint_->config().mapping;
   if (m.world_size == 1) return checkpoint_->rank(0).find(name);
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   auto it = made_.find(name);
   if (it == made_.end()) {
+    lock.unlock();
     std::vector<std::byte> bytes(static_cast<size_t>(storage_bytes(t->dtype, t->shape.elements())));
     for (int rank = 0; rank < m.world_size; ++rank) {
-      const std::optional<Shard> s = TRY(shard_of(config_, *t, m, rank));
+      const std::optional<Shard> s = TRY(shard_of(sharded_, *t, m, rank));
       if (!s || s->rows.empty()) continue;
       const View part = TRY(checkpoint_->rank(rank).find(s->name));
       if (!(part.shape == s->shape) || part.dtype != t->dtype)
@@ -224,7 +233,8 @@ Result<View> JoinedCheckpoint::find(std::string_view name) const {
       TRY(put(*s, part, bytes));
       checkpoint_->rank(rank).forget(s->name);
     }
-    it = made_.emplace(std::string(name), std::move(bytes)).first;
+    lock.lock();
+    it = made_.try_emplace(std::string(name), std::move(bytes)).first;
   }
   return View{t->dtype, t->shape, it->second};
 }

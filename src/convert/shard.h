@@ -5,7 +5,8 @@
 //   auto joined = TRY(JoinedCheckpoint::open("tllm_checkpoint_4gpu"));                       // the ranks as one rank's tensors
 //
 // Rules (TensorRT-LLM's): qkv, fc, gate and the head split by rows, dense and proj by columns; their biases stay on tensor rank 0; key and
-// value heads are repeated where there are fewer than ranks; the head is padded to a multiple of the ranks; everything else is repeated.
+// value heads are repeated where there are fewer than ranks; the head is padded to a multiple of the ranks;
+// use_parallel_embedding splits the table likewise, or by columns; everything else is repeated.
 // Thread rule: pure functions; JoinedCheckpoint as TensorSource.
 #pragma once
 
@@ -44,6 +45,7 @@ class JoinedCheckpoint : public formats::TensorSource {
  public:
   static Result<std::unique_ptr<JoinedCheckpoint>> open(const std::string& directory);
   const checkpoint::CheckpointConfig& config() const { return config_; }  // world_size 1
+  const checkpoint::Mapping& stored_mapping() const { return checkpoint_->config().mapping; }
 
   formats::SourceKind kind() const override { return formats::SourceKind::kSafetensors; }
   const std::string& path() const override { return checkpoint_->directory(); }
@@ -54,7 +56,7 @@ class JoinedCheckpoint : public formats::TensorSource {
 
  private:
   std::unique_ptr<checkpoint::Checkpoint> checkpoint_;
-  checkpoint::CheckpointConfig config_;
+  checkpoint::CheckpointConfig config_, sharded_;  // of one rank; as stored
   std::vector<formats::TensorInfo> infos_;
   std::map<std::string, size_t, std::less<>> index_;
   mutable std::mutex mutex_;

@@ -107,6 +107,31 @@ TEST(Shard, RoundTripIsBitExact) {
   }
 }
 
+TEST(Shard, JoinsShardedEmbeddings) {
+  for (int dim : {0, 1}) {
+    Folder f;
+    ASSERT_TRUE(write_one(f.at("one")).ok());
+    ConvertOptions o;
+    o.model_dir = f.at("one");
+    o.output_dir = f.at("many");
+    o.tp_size = 4;
+    o.workers = 3;
+    o.use_parallel_embedding = true;
+    o.embedding_sharding_dim = dim;
+    Status s = convert(o);
+    ASSERT_TRUE(s.ok()) << s.error().message();
+    const auto many = checkpoint::Checkpoint::open(f.at("many"));
+    EXPECT_EQ(many->rank(1).info("transformer.vocab_embedding.weight")->shape, (dim == 0 ? Shape{3, 16} : Shape{10, 4}));
+    EXPECT_TRUE(many->config().use_parallel_embedding);
+    o = {};
+    o.model_dir = f.at("many");
+    o.output_dir = f.at("back");
+    s = convert(o);
+    ASSERT_TRUE(s.ok()) << s.error().message();
+    EXPECT_EQ(*read_file(join_path(f.at("back"), "rank0.safetensors")), *read_file(join_path(f.at("one"), "rank0.safetensors"))) << "embedding_sharding_dim " << dim;
+  }
+}
+
 TEST(Shard, RanksHoldWhatTheRulesSay) {
   const CheckpointConfig c = config();
   checkpoint::Mapping m;

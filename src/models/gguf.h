@@ -11,11 +11,14 @@
 
 #include "base/json.h"
 #include "formats/gguf.h"
+#include "models/weights.h"
 
 namespace ingot::models {
 
-// The architectures known here: llama (Llama, Mistral, SmolLM), qwen2, qwen3. The error of another one lists them.
+// The architectures known here: those of src/models/gguf_family.cc. The error of another one lists them.
 Result<Json> gguf_config(const formats::GgufFile& file);
 Result<std::unique_ptr<formats::TensorSource>> gguf_as_published(std::unique_ptr<formats::TensorSource> gguf, const Json& config);
+// What the file's writer has done already: norms hold 1 + w, Conv1D matrices are [out, in].
+void adapt_recipes_to_gguf(std::vector<Recipe>& recipes);
 
 }  // namespace ingot::models

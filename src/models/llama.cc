@@ -30,9 +30,17 @@ Result<CheckpointConfig> read_config(const Json& hf, std::string_view what) {
       for (int i = 0; i < c.num_hidden_layers; ++i) given["no_rope_layers"].push_back((i + 1) % interval != 0 ? 1 : 0);
     }
     c.extra["no_rope_layers"] = TRY(rotating(given, c.num_hidden_layers, what));
-    TRY(refuse_unless(hf, "use_sliding_window", false, what));
+    if (TRY(read_bool_or(hf, "use_sliding_window", false, what))) {
+      Json windows = hf;
+      if (!find_key(hf, {"layer_types"})) {  // layers without rotation slide
+        windows["layer_types"] = Json::array();
+        for (const Json& rotates : c.extra["no_rope_layers"]) windows["layer_types"].push_back(rotates == 0 ? "sliding_attention" : "full_attention");
+      }
+      TRY(read_windows(windows, c, TRY(read_int_or(hf, {"sliding_window"}, 0, what)), 0, what));
+    }
   } else if (type == "mistral") {
-    TRY(read_windows(hf, c, TRY(read_int_or(hf, {"sliding_window"}, 0, what)), 0, what));
+    // An absent key is the class's default, null is none.
+    TRY(read_windows(hf, c, TRY(read_int_or(hf, {"sliding_window"}, hf.contains("sliding_window") ? 0 : 4096, what)), 0, what));
   }
   return c;
 }

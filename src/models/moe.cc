@@ -44,8 +44,17 @@ Result<CheckpointConfig> read_qwen(const Json& hf, std::string_view what, bool t
   for (int i = 0; i < c.num_hidden_layers; ++i)
     if ((i + 1) % step != 0) plain.push_back(i);
   c.extra["mlp_only_layers"] = plain;
-  if (TRY(read_bool_or(hf, "use_sliding_window", false, what)))
-    TRY(read_windows(hf, c, TRY(read_int_or(hf, {"sliding_window"}, 4096, what)), TRY(read_int_or(hf, {"max_window_layers"}, 28, what)), what));
+  if (TRY(read_bool_or(hf, "use_sliding_window", false, what))) {
+    // Without layer_types Qwen3-MoE slides in all layers, Qwen2-MoE in every second one of the first max_window_layers.
+    Json windows = hf;
+    if (three) windows.erase("layer_types");
+    const int most = TRY(read_int_or(hf, {"max_window_layers"}, 28, what));
+    if (!three && !find_key(hf, {"layer_types"})) {
+      windows["layer_types"] = Json::array();
+      for (int i = 0; i < c.num_hidden_layers; ++i) windows["layer_types"].push_back(i % 2 == 0 && i < most ? "sliding_attention" : "full_attention");
+    }
+    TRY(read_windows(windows, c, TRY(read_int_or(hf, {"sliding_window"}, 4096, what)), 0, what));
+  }
   return c;
 }
 

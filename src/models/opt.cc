@@ -1,4 +1,4 @@
-// OPT: learned positions from row 2 on, biases everywhere, ReLU; the 350M size normalises after its blocks and projects its embedding.
+// OPT: learned positions from row 2 on, biases everywhere (or enable_bias false), ReLU; the 350M size normalises after its blocks and projects its embedding.
 // Source of truth: Transformers, models/opt. Golden: tests/golden/opt*.
 #include "models/decoder.h"
 #include "models/hf_config.h"
@@ -15,7 +15,7 @@ Result<CheckpointConfig> read_config(const Json& hf, std::string_view what) {
   c.extra["word_embed_proj_dim"] = TRY(read_int_or(hf, {"word_embed_proj_dim"}, c.hidden_size, what));
   c.extra["final_layer_norm"] =
       TRY(extra_bool(c, "do_layer_norm_before", true)) && !TRY(read_bool_or(hf, "_remove_final_layer_norm", false, what));
-  TRY(refuse_unless(hf, "enable_bias", true, what));
+  c.extra["bias"] = TRY(read_bool_or(hf, "enable_bias", true, what));
   TRY(refuse_unless(hf, "layer_norm_elementwise_affine", true, what));
   return c;
 }
@@ -23,6 +23,7 @@ Result<CheckpointConfig> read_config(const Json& hf, std::string_view what) {
 Result<std::vector<Recipe>> weights(const CheckpointConfig& c, const formats::TensorSource& source) {
   const Decoder d = TRY(decoder(c));
   const int table = TRY(extra_int(c, "word_embed_proj_dim", d.hidden));
+  const bool bias = TRY(extra_bool(c, "bias", true));
   const std::string prefix = prefix_of(source, {"model.decoder.", "decoder."}, "embed_tokens.weight");
   WeightMap map(source);
   map.copy("transformer.vocab_embedding.weight", prefix + "embed_tokens.weight", {d.vocab, table}, "vocab_size, word_embed_proj_dim");
@@ -36,11 +37,11 @@ Result<std::vector<Recipe>> weights(const CheckpointConfig& c, const formats::Te
   for (int i = 0; i < d.layers; ++i) {
     const std::string to = layer_name(i), from = cat(prefix, "layers.", i);
     map.norm(to + ".input_layernorm", from + ".self_attn_layer_norm", d.hidden, true);
-    map_separate_qkv(map, d, to + ".attention", from + ".self_attn", true);
-    map.linear(to + ".attention.dense", from + ".self_attn.out_proj", d.hidden, d.q_width(), true, "hidden_size, hidden_size");
+    map_separate_qkv(map, d, to + ".attention", from + ".self_attn", bias);
+    map.linear(to + ".attention.dense", from + ".self_attn.out_proj", d.hidden, d.q_width(), bias, "hidden_size, hidden_size");
     map.norm(to + ".post_layernorm", from + ".final_layer_norm", d.hidden, true);
-    map.linear(to + ".mlp.fc", from + ".fc1", d.ffn, d.hidden, true, "ffn_dim, hidden_size");
-    map.linear(to + ".mlp.proj", from + ".fc2", d.hidden, d.ffn, true, "hidden_size, ffn_dim");
+    map.linear(to + ".mlp.fc", from + ".fc1", d.ffn, d.hidden, bias, "ffn_dim, hidden_size");
+    map.linear(to + ".mlp.proj", from + ".fc2", d.hidden, d.ffn, bias, "hidden_size, ffn_dim");
   }
   if (TRY(extra_bool(c, "final_layer_norm", true))) map.norm("transformer.ln_f", prefix + "final_layer_norm", d.hidden, true);
   return map.take();
@@ -50,7 +51,8 @@ Result<Graph> build(const CheckpointConfig& c) {
   const Decoder d = TRY(decoder(c));
   const bool before = TRY(extra_bool(c, "do_layer_norm_before", true));
   const int table = TRY(extra_int(c, "word_embed_proj_dim", d.hidden));
-  AttentionForm form{.qkv_bias = true, .dense_bias = true};
+  const bool bias = TRY(extra_bool(c, "bias", true));
+  AttentionForm form{.qkv_bias = bias, .dense_bias = bias};
   form.rotate = false;
   Builder b;
   Value x = b.embedding("transformer.vocab_embedding", b.tokens(), d.vocab, table);
@@ -62,10 +64,10 @@ Result<Graph> build(const CheckpointConfig& c) {
     const auto post = [&](Value v) { return b.layer_norm(v, p + ".post_layernorm", d.eps); };
     if (before) {
       x = b.add(x, attention_block(b, d, input(x), p + ".attention", form));
-      x = b.add(x, plain_mlp(b, d, post(x), p + ".mlp"));
+      x = b.add(x, plain_mlp(b, d, post(x), p + ".mlp", bias));
     } else {
       x = input(b.add(x, attention_block(b, d, x, p + ".attention", form)));
-      x = post(b.add(x, plain_mlp(b, d, x, p + ".mlp")));
+      x = post(b.add(x, plain_mlp(b, d, x, p + ".mlp", bias)));
     }
     x = b.named(x, cat("layer.", i));
   }

@@ -56,6 +56,7 @@ Json encode_weight(const Weight& w) {
   j["offset"] = w.offset;
   j["bytes"] = w.bytes;
   j["hash"] = w.hash;
+  if (w.rank) j["rank"] = w.rank;
   return j;
 }
 
@@ -146,6 +147,7 @@ Result<Weight> decode_weight(const Json& j, std::string_view what) {
   w.offset = TRY(get<uint64_t>(j, "offset", what));
   w.bytes = TRY(get<uint64_t>(j, "bytes", what));
   w.hash = TRY(get<uint64_t>(j, "hash", what));
+  w.rank = TRY(get_or<int32_t>(j, "rank", 0, what));
   return w;
 }
 

@@ -46,6 +46,7 @@ struct Weight {
   bool raw = true;
   std::optional<Generator> generator = {};   // then there are no bytes, and they are made in the raw form
   uint64_t offset = 0, bytes = 0, hash = 0;  // in the file; hash_bytes() of plan/hash.h
+  int32_t rank = 0;                          // whose file: an engine of several ranks spreads its weights over as many files
 };
 
 // What the build was asked for. The runtime may exceed them while memory lasts.

@@ -101,6 +101,42 @@ TEST(PlanFile, RoundTrip) {
   EXPECT_EQ(d.weight[0].group, 8);
 }
 
+TEST(PlanFile, SpreadsWeightsOverRanks) {
+  const std::vector<std::string> paths = {temporary("spread_rank0.engine"), temporary("spread_rank1.engine")};
+  const auto write = [&](int seed) -> Status {
+    Plan p = small_plan();
+    PlanWriter w = TRY(PlanWriter::create(paths));
+    for (size_t i = 0; i < 2; ++i) {
+      Weight& row = p.weights[i];
+      const std::vector<std::byte> bytes(op::raw_sizes(row.desc).total(), static_cast<std::byte>(seed + static_cast<int>(i)));
+      const PlacedBytes at = TRY(w.append_weight(bytes, static_cast<int>(i)));
+      row.offset = at.offset;
+      row.bytes = at.bytes;
+      row.hash = at.hash;
+      row.rank = static_cast<int32_t>(i);
+    }
+    return w.finish(p);
+  };
+  ASSERT_TRUE(write(3).ok());
+  auto file = PlanFile::open(paths[0]);
+  ASSERT_TRUE(file.ok()) << file.error().message();
+  EXPECT_EQ(file->ranks(), 2);
+  EXPECT_EQ(file->weight_bytes(0)[0], std::byte{3});
+  EXPECT_EQ(file->weight_bytes(1)[0], std::byte{4});
+  EXPECT_TRUE(file->verify_weights().ok());
+  EXPECT_NE(PlanFile::open(paths[1]).error().message().find("holds weights of a further rank alone"), std::string::npos);
+  // A file of another build, a short one and none at all.
+  const std::string kept = *read_file(paths[1]);
+  ASSERT_TRUE(write(5).ok());
+  ASSERT_TRUE(write_file(paths[1], kept).ok());
+  EXPECT_NE(PlanFile::open(paths[0]).error().message().find("is of another build than"), std::string::npos);
+  ASSERT_TRUE(write_file(paths[1], kept.substr(0, kept.size() - 1)).ok());
+  EXPECT_NE(PlanFile::open(paths[0]).error().message().find("cut short"), std::string::npos);
+  std::remove(paths[1].c_str());
+  EXPECT_NE(PlanFile::open(paths[0]).error().message().find("rank 1 of 2"), std::string::npos);
+  std::remove(paths[0].c_str());
+}
+
 // Written by the first version; never written again.
 TEST(PlanFile, ReadsVersion1) {
   auto file = PlanFile::open(std::string(INGOT_SOURCE_DIR) + "/tests/plan/version1.engine");

@@ -40,14 +40,15 @@ Result<std::string> engine_file(const std::string& engine) {
     if (!file_exists(engine)) return Error(Code::kNotFound, cat("engine ", engine, " does not exist"));
     return engine;
   }
+  const std::string found = plan::engine_in(engine);
+  if (!found.empty()) return found;
   const std::vector<std::string> names = TRY(list_directory(engine));
   std::vector<std::string> engines;
   for (const std::string& name : names)
     if (name.ends_with(".engine")) engines.push_back(name);
-  if (engines.empty()) return Error(Code::kNotFound, cat("engine folder ", engine, " holds no rank0.engine: it holds ", names));
-  if (engines.size() > 1)
-    return Error(Code::kUnsupported, cat("engine folder ", engine, " holds ", engines.size(), " ranks, and this runtime executes one: build with --tp_size 1 --pp_size 1"));
-  return join_path(engine, engines[0]);
+  if (engines.size() == 1) return join_path(engine, engines[0]);
+  if (!engines.empty()) return Error(Code::kInvalidArgument, cat("engine folder ", engine, " holds the engines of several models, want the path of one: ", engines));
+  return Error(Code::kNotFound, cat("engine folder ", engine, " holds no rank0.engine: it holds ", names));
 }
 
 std::string device_options(const RuntimeOptions& o) {

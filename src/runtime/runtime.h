@@ -43,7 +43,7 @@ struct RuntimeOptions {
   static void fields(Self& o, V&& v) {
     v("device", o.device, "Device that runs the model: cpu, cuda, cuda:1 or the path of a plugin.");
     v("plugin-path", o.plugin_path, "File or folder of device plugins; empty: beside the program.");
-    v("threads", o.threads, "Threads of the CPU device; 0: all cores that this process may use.", 0, 4096);
+    v("threads", o.threads, "Threads of the CPU device; 0: all cores that this process may use.", 0, 1024);
     v("isa", o.isa, "Newest instruction set the CPU device may use: scalar, avx2, avx512, amx; empty: the machine's.");
     v("activations", o.activations, "CPU kernels of quantised weights: auto, int8 (dynamic int8 activations) or exact (f32 activations).");
     v("max-batch-size", o.max_batch_size, "Sequences in one step; 0: the engine's.", 0, 1 << 16);

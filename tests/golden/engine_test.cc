@@ -19,6 +19,14 @@ namespace {
 constexpr double kExact = 1e-10;  // f32 weights, f32 arithmetic, against float64
 constexpr double kBf16Kv = 1e-4;  // bf16 weights and KV cache, against the same weights in float64
 
+// A router chooses by comparing: where two experts are nearly equal, any rounding of the cache flips the choice, and the logits jump. In these
+// prompts the reference itself jumps as far (NMSE 6.5e-4, 1.4e-4, 3.7e-4) when its keys and values are rounded to bf16, and two of them also with
+// keys and values in f16, whose roundings are 8 times finer.
+constexpr double kFlippedExpert = 1e-3;
+bool routes_on_an_edge(std::string_view name, const Prompt& p) {
+  return p.ids.size() == 40 && (name.starts_with("qwen3_moe") || name.starts_with("deepseek_v"));
+}
+
 const ingot_device_api* const kLinked[] = {cpu::cpu_device_api()};
 
 class Scratch {
@@ -103,18 +111,19 @@ class EngineGolden : public testing::Test {
     const Fixture f = TRY(read_fixture(directory_));
     Scratch scratch;
     TRY(build_fixture(f, scratch, stored_));
-    // bf16 weights are exact in f32 arithmetic; what the cache in bf16 adds is bounded for Llama, since routers amplify it at will.
+    // bf16 weights are exact in f32 arithmetic; what the cache in bf16 adds is bounded below.
     runtime::RuntimeOptions options;
     options.kv_cache_dtype = "float32";
     auto rt = TRY(load(scratch, options));
     const bool exact = stored_ == DType::kF32;
-    // Conversion rounds what it computes once more to bf16: 1 + w of Gemma's norms, the normalised head of Baichuan 2.
-    const bool rounded_again = !exact && (f.name.rfind("gemma", 0) == 0 || f.name.rfind("baichuan2", 0) == 0);
+    // Conversion rounds what it computes once more to bf16: the normalised head of Baichuan 2.
+    const bool rounded_again = !exact && f.name.rfind("baichuan2", 0) == 0;
     const double bar = rounded_again ? 1e-4 : kExact;
-    if (!exact && f.name.rfind("llama", 0) == 0) {
+    if (!exact) {
       auto with_bf16_cache = TRY(load(scratch));
       EXPECT_EQ(with_bf16_cache->memory().kv_dtype, DType::kBf16);
-      for (const Prompt& p : f.prompts) EXPECT_LE(difference(TRY(with_bf16_cache->logits(p.ids)), p.bf16_logits), kBf16Kv);
+      for (const Prompt& p : f.prompts)
+        EXPECT_LE(difference(TRY(with_bf16_cache->logits(p.ids)), p.bf16_logits), routes_on_an_edge(f.name, p) ? kFlippedExpert : kBf16Kv) << p.ids.size() << " tokens";
     }
     for (size_t i = 0; i < f.prompts.size(); ++i) {
       const Prompt& p = f.prompts[i];
@@ -254,8 +263,7 @@ TEST(Synthetic, RunsInEveryFormat) {
   }
 }
 
-void register_tests() {
-  const std::string root = INGOT_SOURCE_DIR "/tests/golden";
+void register_tests(const std::string& root) {
   Result<std::vector<std::string>> names = list_directory(root);
   CHECK(names.ok(), root);
   for (const std::string& name : *names) {
@@ -274,6 +282,6 @@ void register_tests() {
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  ingot::golden::register_tests();
+  ingot::golden::register_tests(argc > 1 ? argv[1] : INGOT_SOURCE_DIR "/tests/golden");  // or any folder of fixtures
   return RUN_ALL_TESTS();
 }

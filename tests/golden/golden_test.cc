@@ -82,9 +82,13 @@ class Golden : public testing::Test {
   Status body() {
     const Fixture f = TRY(read_fixture(directory_));
     Scratch scratch;
-    TRY(write_published(f, scratch.at("published"), stored_));
     convert::ConvertOptions o;
-    o.model_dir = scratch.at("published");
+    // A fixture may bring its weights in another form, where the generator's rounding to bf16 has no meaning.
+    for (const char* other : {"model.gguf", "consolidated"})
+      if (file_exists(join_path(directory_, other))) o.model_dir = join_path(directory_, other);
+    if (o.model_dir.empty()) TRY(write_published(f, scratch.at("published"), stored_));
+    if (!o.model_dir.empty() && stored_ == DType::kBf16) return {};
+    if (o.model_dir.empty()) o.model_dir = scratch.at("published");
     o.output_dir = scratch.at("unified");
     o.dtype = "float32";
     o.model_version = f.model_version;
@@ -172,8 +176,7 @@ class Golden : public testing::Test {
   }
 };
 
-void register_tests() {
-  const std::string root = INGOT_SOURCE_DIR "/tests/golden";
+void register_tests(const std::string& root) {
   Result<std::vector<std::string>> names = list_directory(root);
   CHECK(names.ok(), root);
   for (const std::string& name : *names) {
@@ -190,6 +193,6 @@ void register_tests() {
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  ingot::golden::register_tests();
+  ingot::golden::register_tests(argc > 1 ? argv[1] : INGOT_SOURCE_DIR "/tests/golden");  // or any folder of fixtures
   return RUN_ALL_TESTS();
 }
