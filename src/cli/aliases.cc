@@ -57,6 +57,16 @@ constexpr Link kLinks[] = {{"bin/trtllm-build", "build"},
                            {"bin/gptManagerBenchmark", "bench manager"},
                            {"cpp/build/benchmarks/gptManagerBenchmark", "bench manager"}};
 
+// Tools of the old tree that are not built yet say so, and end with 2.
+struct Unbuilt {
+  const char* path;
+  const char* issue;
+};
+constexpr Unbuilt kUnbuilt[] = {{"examples/mmlu.py", "evaluation"},
+                                {"examples/qwenvl/vit_onnx_trt.py", "Qwen-VL's vision side"},
+                                {"examples/hf_lora_convert.py", "LoRA adapters"},
+                                {"examples/medusa/convert_checkpoint.py", "speculative decoding"}};
+
 Status write_script(const std::string& path, const std::string& text) {
   TRY(make_directories(parent_directory(path)));
   TRY(write_file(path, text));
@@ -71,8 +81,9 @@ Status write_all(const std::string& directory, const std::vector<Shim>& shims) {
   const std::string binary(self, static_cast<size_t>(n));
   for (const Shim& s : shims)
     TRY(write_script(join_path(directory, s.path), cat("#!/usr/bin/env python3\nimport os, sys\n\nos.execv(\"", binary, "\", [\"ingot\"] + \"", s.command, "\".split() + sys.argv[1:])\n")));
-  for (auto [layout, name] : {std::pair(repository::TemplateLayout::kInflightBatcher, "inflight_batcher_llm"), std::pair(repository::TemplateLayout::kGpt, "gpt"),
-                              std::pair(repository::TemplateLayout::kLlmapi, "llmapi")})
+  for (const Unbuilt& u : kUnbuilt)
+    TRY(write_script(join_path(directory, u.path), cat("#!/usr/bin/env python3\nimport sys\n\nsys.exit(print(\"", u.path, ": not built yet (issue: ", u.issue, ")\", file=sys.stderr) or 2)\n")));
+  for (auto [layout, name] : {std::pair(repository::TemplateLayout::kInflightBatcher, "inflight_batcher_llm"), std::pair(repository::TemplateLayout::kGpt, "gpt")})
     for (const repository::TemplateFile& f : repository::template_files(layout)) {
       const std::string path = join_path(join_path(join_path(directory, "all_models"), name), f.path);
       if (file_exists(path)) continue;  // filled already, perhaps

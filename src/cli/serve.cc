@@ -26,13 +26,14 @@ constexpr const char* kWithoutEffect[] = {"enable-peer-access", "pinned-memory-p
 struct ServeFlags {
   std::string model_name;
   std::string process_name;
+  std::string tokenizer_dir;
   int max_batch_size_of_requests = 64;
   bool llmapi = false;
   template <class Self, class V>
   static void fields(Self& o, V&& v) {
     v("model-name", o.model_name, "One more name under which the text model answers; empty: the engine folder's.");
     v("triton-max-batch-size", o.max_batch_size_of_requests, "max_batch_size of the models' configs.", 0, 1 << 16);
-    v("llmapi", o.llmapi, "Give model tensorrt_llm the tensors of the LLM API model (text_input, sampling_param_*) instead of token ids.");
+    v("tokenizer-dir", o.tokenizer_dir, "Tokenizer of an engine that holds none.");
     v("process-name", o.process_name, "Name under which ps and pkill find this process; empty: the program's.");
   }
 };
@@ -41,7 +42,9 @@ struct ServeFlags {
 Result<std::shared_ptr<backends::LlmService>> load_engine(server::Server& server, const std::string& model, const ServeFlags& flags,
                                                           const backends::LlmOptions& llm, const CompileOptions& compile) {
   const std::string engine = TRY(engine_of(model, compile));
-  std::shared_ptr<backends::LlmService> service = TRY(backends::LlmService::load(engine, llm, linked_devices()));
+  backends::LlmOptions options = llm;
+  options.tokenizer_dir = flags.tokenizer_dir;
+  std::shared_ptr<backends::LlmService> service = TRY(backends::LlmService::load(engine, options, linked_devices()));
   log_info("engine ", engine, " on ", service->device_name(), "\n", runtime::str(service->memory()));
   server.registry().add_backend(std::make_shared<backends::LlmBackend>("ingot", [service](const server::ModelLoad&) {
     return Result<std::shared_ptr<backends::LlmService>>(service);

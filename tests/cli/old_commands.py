@@ -222,6 +222,7 @@ def flow_c(t, llama, qwen, qwen1, work, data):
         assert "not built yet (issue: calibrated quantisation)" in t.sh(f"python examples/quantization/quantize.py --model_dir {llama} {flags}", code=2)
     assert "not built yet (issue: LoRA adapters)" in t.sh(f"trtllm-build --checkpoint_dir {C} --lora_dir x", code=2)
     assert "not built yet (issue: beam search)" in t.sh(f"python examples/run.py --engine_dir {E} --max_output_len 4 --num_beams 4", code=2)
+    assert "not built yet (issue: evaluation)" in t.sh("python3 examples/mmlu.py --data_dir x", code=2)
     # Benchmarks.
     D, E = work / "D.json", work / "e"
     for stdev in (2, 0):
