@@ -322,7 +322,7 @@ def main():
     data.write_text("".join(json.dumps({"article": f"The {w} story is n't long. It has two sentences.", "highlights": f"A {w} story."}) + "\n" for w in ("first", "second", "third")))
     for flow, args in ((flow_a, (yuan,)), (flow_b, (baichuan,)), (flow_c, (llama2, qwen2, qwen1)), (flow_d, (llama3,)), (flow_e, (llama2,))):
         flow(t, *args, work, *([data] if flow in (flow_b, flow_c) else []))
-    (work / "bin/ingot").symlink_to(ingot)
+    (work / "bin/ingot").symlink_to(Path(ingot).resolve())
     synthetic(t, work)
     print(f"{t.ran} command lines")
     shutil.rmtree(work)
