@@ -4,7 +4,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "bench/dataset.h"
-#include "bench/manager.h"
+#include "bench/arrivals.h"
 #include "cli/commands.h"
 #include "text/load.h"
 #include "text/tokenizer.h"
@@ -12,7 +12,7 @@
 namespace ingot::cli {
 namespace {
 
-struct ManagerFlags {
+struct ArrivalFlags {
   std::string engine_dir, dataset, scheduler_policy, log_level = "warning", tokenizer_dir;
   std::optional<double> free_fraction;
   std::optional<int> cache_tokens;
@@ -32,7 +32,7 @@ struct ManagerFlags {
   }
 };
 
-constexpr const char* kManagerWithoutEffect[] = {"model", "m", "api", "max_attention_window", "sink_token_len", "enable_trt_overlap", "enable_chunked_context", "enable_batch_size_tuning",
+constexpr const char* kWithoutEffect[] = {"model", "m", "api", "max_attention_window", "sink_token_len", "enable_trt_overlap", "enable_chunked_context", "enable_batch_size_tuning",
                                                  "enable_max_num_tokens_tuning", "return_context_logits", "return_generation_logits", "log_iteration_data", "wait_sleep", "kv_host_cache_bytes",
                                                  "kv_onboard_blocks", "max_prompt_len", "gpu_weights_percent", "cross_kv_cache_fraction", "multi_block_mode", "cuda_graph_mode",
                                                  "cuda_graph_cache_size", "enable_context_fmha_fp32_acc", "first_batch_delay", "kv_dont_onboard_blocks"};
@@ -82,7 +82,7 @@ Status set_level(const std::string& name) {
   return {};
 }
 
-Status manage(const ManagerFlags& flags, const bench::ManagerOptions& options, backends::LlmOptions llm, const CompileOptions& compile) {
+Status manage(const ArrivalFlags& flags, const bench::ArrivalOptions& options, backends::LlmOptions llm, const CompileOptions& compile) {
   TRY(set_level(flags.log_level));
   if (flags.engine_dir.empty() || flags.dataset.empty()) return Error(Code::kUnsupported, cat(flags.engine_dir.empty() ? "--engine_dir" : "--dataset", " is missing"));
   const std::vector<bench::Sample> samples = TRY(bench::read_dataset(flags.dataset));
@@ -96,7 +96,7 @@ Status manage(const ManagerFlags& flags, const bench::ManagerOptions& options, b
   TRY(sched::policy_of(policy));
   llm.engine.scheduler.policy = policy;
   auto service = TRY(backends::LlmService::load(TRY(engine_of(flags.engine_dir, compile)), llm, linked_devices()));
-  const bench::ManagerReport report = TRY(bench::run_manager(*service, samples, options));
+  const bench::ArrivalReport report = TRY(bench::measure_arrivals(*service, samples, options));
   std::fputs(report.text().c_str(), stdout);
   return {};
 }
@@ -185,8 +185,8 @@ Status prepare(const DatasetFlags& f, const std::string& kind) {
 }  // namespace
 
 int run_bench_manager(const Args& args) {
-  ManagerFlags flags;
-  bench::ManagerOptions options;
+  ArrivalFlags flags;
+  bench::ArrivalOptions options;
   backends::LlmOptions llm;
   CompileOptions compile;
   OptionTable table("ingot bench manager --engine_dir DIR --dataset FILE", "gptManagerBenchmark: a prepared dataset through the engine, and its [BENCHMARK] report.");
@@ -196,7 +196,7 @@ int run_bench_manager(const Args& args) {
   table.alias("decoder_engine_dir", "engine_dir");
   table.alias("max_batch_size", "max_num_sequences");
   table.alias("static_emulated_timeout_ms", "static_emulated_timeout");
-  table.accept_without_effect(kManagerWithoutEffect);
+  table.accept_without_effect(kWithoutEffect);
   table.refuse("encoder_engine_dir", "encoder-decoder models are not built");
   for (const char* flag : {"lora_dir", "lora_host_cache_bytes", "lora_num_device_mod_layers"}) table.refuse(flag, "not built yet (issue: LoRA adapters)");
   for (const char* flag : {"medusa_choices", "eagle_choices", "eagle_posterior_threshold", "eagle_use_dynamic_tree", "eagle_dynamic_tree_max_top_k", "executor_lookahead_config", "request_lookahead_config"})

@@ -1,4 +1,4 @@
-#include "bench/manager.h"
+#include "bench/arrivals.h"
 
 #include <algorithm>
 #include <chrono>
@@ -13,7 +13,7 @@
 namespace ingot::bench {
 namespace {
 
-engine::Request request_of(const Sample& s, const ManagerOptions& o, bool text) {
+engine::Request request_of(const Sample& s, const ArrivalOptions& o, bool text) {
   engine::Request r;
   r.prompt = s.input_ids;
   r.max_new = s.output_len;
@@ -29,7 +29,7 @@ void sleep_until(int64_t ns) {
 }
 
 // Seconds after the start at which each sample arrives.
-std::vector<double> arrivals(size_t count, const ManagerOptions& o) {
+std::vector<double> arrivals(size_t count, const ArrivalOptions& o) {
   std::vector<double> at(count);
   if (o.request_rate <= 0) return at;
   const uint64_t key = random_key(static_cast<uint64_t>(o.random_seed), "arrivals");
@@ -42,7 +42,7 @@ std::vector<double> arrivals(size_t count, const ManagerOptions& o) {
   return at;
 }
 
-Status run_stream(Answers& answers, const std::vector<Sample>& samples, size_t count, const ManagerOptions& o, bool text) {
+Status run_stream(Answers& answers, const std::vector<Sample>& samples, size_t count, const ArrivalOptions& o, bool text) {
   const std::vector<double> at = arrivals(count, o);
   const int64_t start = monotonic_ns();
   for (size_t i = 0; i < count; ++i) {
@@ -54,7 +54,7 @@ Status run_stream(Answers& answers, const std::vector<Sample>& samples, size_t c
 }
 
 // Requests gather as they arrive; a batch starts when it is full or its first request has waited for the timeout, and ends as a whole.
-Status run_batches(Answers& answers, const std::vector<Sample>& samples, size_t count, int batch, const ManagerOptions& o, bool text, std::vector<Answer>& all) {
+Status run_batches(Answers& answers, const std::vector<Sample>& samples, size_t count, int batch, const ArrivalOptions& o, bool text, std::vector<Answer>& all) {
   const std::vector<double> at = arrivals(count, o);
   const int64_t start = monotonic_ns();
   for (size_t i = 0; i < count;) {
@@ -73,7 +73,7 @@ Status run_batches(Answers& answers, const std::vector<Sample>& samples, size_t 
   return {};
 }
 
-void add_spread(ManagerReport& r, const std::string& what, std::vector<double> v) {
+void add_spread(ArrivalReport& r, const std::string& what, std::vector<double> v) {
   if (v.empty()) v.push_back(0);
   std::sort(v.begin(), v.end());
   double sum = 0;
@@ -89,7 +89,7 @@ void add_spread(ManagerReport& r, const std::string& what, std::vector<double> v
 
 }  // namespace
 
-std::string ManagerReport::text() const {
+std::string ArrivalReport::text() const {
   std::string out;
   char line[160];
   for (const Row& r : rows) {
@@ -100,7 +100,7 @@ std::string ManagerReport::text() const {
   return out;
 }
 
-std::string ManagerReport::csv() const {
+std::string ArrivalReport::csv() const {
   std::string head, body;
   for (const Row& r : rows) {
     char number[64];
@@ -111,7 +111,7 @@ std::string ManagerReport::csv() const {
   return head + "\n" + body + "\n";
 }
 
-Result<ManagerReport> run_manager(backends::LlmService& service, const std::vector<Sample>& samples, const ManagerOptions& o) {
+Result<ArrivalReport> measure_arrivals(backends::LlmService& service, const std::vector<Sample>& samples, const ArrivalOptions& o) {
   const bool fixed = o.type == "V1" || o.type == "static";
   if (!fixed && o.type != "IFB" && o.type != "UIFB" && o.type != "inflight") return Error(Code::kUnsupported, cat("--type is '", o.type, "', want IFB, UIFB, inflight, V1 or static"));
   if (fixed && o.streaming) return Error(Code::kUnsupported, "--streaming with static batches: answers of a batch end together, so there is nothing to stream");
@@ -142,7 +142,7 @@ Result<ManagerReport> run_manager(backends::LlmService& service, const std::vect
   }
   const double seconds = static_cast<double>(monotonic_ns() - start) * 1e-9;
 
-  ManagerReport r;
+  ArrivalReport r;
   std::vector<double> latency, first, between, rate;
   int64_t tokens = 0, errors = 0;
   for (const Answer& a : all) {

@@ -1,6 +1,6 @@
 // gptManagerBenchmark: a prepared dataset through the engine, as a stream of arrivals or in static batches, and its report.
 //
-//   ManagerReport r = TRY(run_manager(*service, samples, {.request_rate = 20}));
+//   ArrivalReport r = TRY(measure_arrivals(*service, samples, {.request_rate = 20}));
 //   std::fputs(r.text().c_str(), stdout);       // "[BENCHMARK] num_samples 100" ...
 //
 // Thread rule: the calling thread waits; nobody else may use the engine meanwhile.
@@ -14,7 +14,7 @@
 
 namespace ingot::bench {
 
-struct ManagerOptions {
+struct ArrivalOptions {
   std::string type = "IFB";
   std::string output_csv, responses_json;
   int max_num_samples = 100000;
@@ -48,7 +48,7 @@ struct ManagerOptions {
   }
 };
 
-struct ManagerReport {
+struct ArrivalReport {
   struct Row {
     std::string name;
     double value = 0;
@@ -59,6 +59,6 @@ struct ManagerReport {
   std::string csv() const;
 };
 
-Result<ManagerReport> run_manager(backends::LlmService& service, const std::vector<Sample>& samples, const ManagerOptions& options);
+Result<ArrivalReport> measure_arrivals(backends::LlmService& service, const std::vector<Sample>& samples, const ArrivalOptions& options);
 
 }  // namespace ingot::bench
