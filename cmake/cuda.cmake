@@ -23,10 +23,20 @@ if(INGOT_CUDA)
   enable_language(CUDA)
   set(CMAKE_CUDA_STANDARD 20)
   set(CMAKE_CUDA_STANDARD_REQUIRED ON)
-  find_package(CUDAToolkit REQUIRED)
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know it of nvcc 13
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+  endif()
+  # Not find_package(CUDAToolkit): CMake 3.25's stumbles over toolkits without nvToolsExt, as the PyPI wheels are.
+  get_filename_component(cuda_root ${CMAKE_CUDA_COMPILER} REALPATH)
+  get_filename_component(cuda_root ${cuda_root}/../.. ABSOLUTE)
+  find_library(INGOT_CUBLASLT NAMES cublasLt libcublasLt.so.13 HINTS ${cuda_root} PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib REQUIRED)
+  # Host code alone, which nvcc 13.0 cannot parse with the headers of GCC 13.
+  set_source_files_properties(${cuda_folder}/blas.cu ${cuda_folder}/fuse.cu PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++;-I${cuda_root}/include;-Wno-unused-parameter")
   add_library(ingot_cuda SHARED ${cuda_sources})
   ingot_cuda_plugin(ingot_cuda)
-  target_link_libraries(ingot_cuda PRIVATE CUDA::cudart_static CUDA::cublasLt)
+  set_target_properties(ingot_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+  target_link_libraries(ingot_cuda PRIVATE ${INGOT_CUBLASLT} ${CMAKE_DL_LIBS})
   target_compile_options(ingot_cuda PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:-O3 --expt-relaxed-constexpr --extended-lambda -Xcompiler=-Wall,-Wextra,-fvisibility=hidden -lineinfo>)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$" AND NOT INGOT_SANITIZE AND NOT INGOT_FUZZ)

@@ -167,60 +167,42 @@ Status dispatch_cache(DType dtype, F&& f) {
   }
 }
 
+template <class A, class C>
+Status by_warps(const AttentionCall& c, Launch& l) {
+  AttentionArgs a = c.a;
+  const int passes = (a.heads / a.kv_heads + kMaxGroup - 1) / kMaxGroup, blocks = c.rows * a.kv_heads * passes;
+  // Decode of few sequences fills the machine by cutting contexts; the number depends on the bucket only, so graphs stay valid.
+  a.splits = l.decode ? std::clamp(4 * l.sm_count / std::max(1, blocks), 1, 32) : 1;
+  const size_t partial_bytes = static_cast<size_t>(c.rows) * a.heads * a.splits * (a.v_dim + 2) * 4;
+  if (partial_bytes > l.scratch_bytes) a.splits = 1;
+  float* partial = static_cast<float*>(l.scratch);
+  const dim3 grid(c.rows, a.kv_heads * passes, a.splits);
+  auto run = [&](auto columns) {
+    launch(attention_kernel<A, C, decltype(columns)::value>, grid, kWarps * 32, l.stream, c.q.as<A>(), c.q.stride, static_cast<const C*>(l.kv.keys),
+           static_cast<const C*>(l.kv.values), c.y.as<A>(), c.y.stride, partial, a);
+  };
+  const int widest = std::max(a.dim, a.v_dim);
+  if (widest <= 32) run(std::integral_constant<int, 1>());
+  else if (widest <= 64) run(std::integral_constant<int, 2>());
+  else if (widest <= 128) run(std::integral_constant<int, 4>());
+  else if (widest <= 256) run(std::integral_constant<int, 8>());
+  else return Error(Code::kUnsupported, cat("cuda: attention with head_dim ", widest, ", at most 256 is supported"));
+  if (a.splits > 1) launch(merge_kernel<A>, dim3(c.rows, a.heads), 128, l.stream, partial, c.y.as<A>(), c.y.stride, a.heads, a.v_dim, a.splits);
+  return launched("attention kernel");
+}
+
+template <class A, class C>
+Status append(const AttentionCall& c, Launch& l) {
+  const AttentionArgs& a = c.a;
+  launch(append_kernel<A, C>, c.rows, kWarps * 32, l.stream, c.k.as<A>(), c.k.stride, c.v.as<A>(), c.v.stride, static_cast<C*>(l.kv.keys),
+         static_cast<C*>(l.kv.values), l.kv.key_scales, l.kv.value_scales, a.row_slice, a.positions, a.page_table, a.max_pages, a.page_tokens,
+         a.kv_heads, a.dim, a.v_dim);
+  return launched("append kernel");
+}
+
 Status launch_attention(const StepArgs& s, Launch& l) {
-  if (s.rows == 0) return {};
-  return dispatch(s.in[0].dtype, [&](auto* tag) -> Status {
-    using A = Pointee<decltype(tag)>;
-    return dispatch_cache(l.kv.dtype, [&](auto* ctag) -> Status {
-      using C = Pointee<decltype(ctag)>;
-      const ingot_attrs& at = s.desc->attrs;
-      const Matrix &q = s.in[0], &k = s.in[1], &v = s.in[2], &y = s.out[0];
-      AttentionArgs a{};
-      a.row_slice = l.in.row_slice;
-      a.slice_begin = l.in.slice_begin;
-      a.positions = l.in.positions;
-      a.page_table = l.in.page_table;
-      a.segment_begin = s.desc->inputs > 3 ? s.in[3].as<int32_t>() : nullptr;
-      a.slopes = s.desc->weights > 0 ? static_cast<const float*>(s.weight[0]) : nullptr;
-      a.key_scales = l.kv.key_scales;
-      a.value_scales = l.kv.value_scales;
-      a.max_pages = l.kv.max_pages;
-      a.page_tokens = l.kv.page_tokens;
-      a.heads = at.heads;
-      a.kv_heads = at.kv_heads;
-      a.dim = at.head_dim;
-      a.v_dim = at.v_head_dim ? at.v_head_dim : at.head_dim;
-      a.window = at.window;
-      a.scale = at.scale == 0 ? 1.0f / std::sqrt(static_cast<float>(at.head_dim)) : static_cast<float>(at.scale);
-      a.softcap = static_cast<float>(at.softcap);
-      const int passes = (a.heads / a.kv_heads + kMaxGroup - 1) / kMaxGroup, blocks = s.rows * a.kv_heads * passes;
-      // Decode of few sequences fills the machine by cutting contexts; the number depends on the bucket only, so graphs stay valid.
-      a.splits = l.decode ? std::clamp(4 * l.sm_count / std::max(1, blocks), 1, 32) : 1;
-      const size_t partial_bytes = static_cast<size_t>(s.rows) * a.heads * a.splits * (a.v_dim + 2) * 4;
-      if (partial_bytes > l.scratch_bytes) a.splits = 1;
-      float* partial = static_cast<float*>(l.scratch);
-      launch(append_kernel<A, C>, s.rows, 128, l.stream, k.as<A>(), k.stride, v.as<A>(), v.stride, static_cast<C*>(l.kv.keys),
-                                                        static_cast<C*>(l.kv.values), l.kv.key_scales, l.kv.value_scales, a.row_slice, a.positions, a.page_table, a.max_pages,
-                                                        a.page_tokens, a.kv_heads, a.dim, a.v_dim);
-      if (prefill_accepts(s, l, a)) {
-        TRY(launched("append kernel"));
-        return launch_prefill(s, l, a);
-      }
-      const dim3 grid(s.rows, a.kv_heads * passes, a.splits);
-      auto run = [&](auto columns) {
-        launch(attention_kernel<A, C, decltype(columns)::value>, grid, kWarps * 32, l.stream,
-            q.as<A>(), q.stride, static_cast<const C*>(l.kv.keys), static_cast<const C*>(l.kv.values), y.as<A>(), y.stride, partial, a);
-      };
-      const int widest = std::max(a.dim, a.v_dim);
-      if (widest <= 32) run(std::integral_constant<int, 1>());
-      else if (widest <= 64) run(std::integral_constant<int, 2>());
-      else if (widest <= 128) run(std::integral_constant<int, 4>());
-      else if (widest <= 256) run(std::integral_constant<int, 8>());
-      else return Error(Code::kUnsupported, cat("cuda: attention with head_dim ", widest, ", at most 256 is supported"));
-      if (a.splits > 1) launch(merge_kernel<A>, dim3(s.rows, a.heads), 128, l.stream, partial, y.as<A>(), y.stride, a.heads, a.v_dim, a.splits);
-      return launched("attention kernel");
-    });
-  });
+  AttentionCall c = attention_call(s, l);
+  return attention(c, l);
 }
 
 bool accepts_attention(const ingot_op_desc& d) {
@@ -233,5 +215,53 @@ constexpr Kernel kRows[] = {{op::Op::kAttention, "attention.cuda", accepts_atten
 }  // namespace
 
 std::span<const Kernel> attention_kernels() { return kRows; }
+
+AttentionCall attention_call(const StepArgs& s, const Launch& l) {
+  const ingot_attrs& at = s.desc->attrs;
+  AttentionCall c;
+  c.q = s.in[0];
+  c.k = s.in[1];
+  c.v = s.in[2];
+  c.y = s.out[0];
+  c.rows = s.rows;
+  AttentionArgs& a = c.a;
+  a.row_slice = l.in.row_slice;
+  a.slice_begin = l.in.slice_begin;
+  a.positions = l.in.positions;
+  a.page_table = l.in.page_table;
+  a.segment_begin = s.desc->inputs > 3 ? s.in[3].as<int32_t>() : nullptr;
+  a.slopes = s.desc->weights > 0 ? static_cast<const float*>(s.weight[0]) : nullptr;
+  a.key_scales = l.kv.key_scales;
+  a.value_scales = l.kv.value_scales;
+  a.max_pages = l.kv.max_pages;
+  a.page_tokens = l.kv.page_tokens;
+  a.heads = at.heads;
+  a.kv_heads = at.kv_heads;
+  a.dim = at.head_dim;
+  a.v_dim = at.v_head_dim ? at.v_head_dim : at.head_dim;
+  a.window = at.window;
+  a.splits = 1;
+  a.scale = at.scale == 0 ? 1.0f / std::sqrt(static_cast<float>(at.head_dim)) : static_cast<float>(at.scale);
+  a.softcap = static_cast<float>(at.softcap);
+  return c;
+}
+
+// c.rope only where turn_accepts().
+Status attention(AttentionCall& c, Launch& l) {
+  if (c.rows == 0) return {};
+  if (decode_accepts(c, l)) return decode(c, l);
+  if (c.rope) {
+    TRY(turn_and_append(c, l));
+    c.q = c.turned;
+  }
+  return dispatch(c.q.dtype, [&](auto* tag) -> Status {
+    using A = Pointee<decltype(tag)>;
+    return dispatch_cache(l.kv.dtype, [&](auto* ctag) -> Status {
+      using C = Pointee<decltype(ctag)>;
+      if (!c.rope) TRY(append<A, C>(c, l));
+      return prefill_accepts(c, l) ? launch_prefill(c, l) : by_warps<A, C>(c, l);
+    });
+  });
+}
 
 }  // namespace ingot::cuda

@@ -1,4 +1,4 @@
-// What the attention kernels share: decode and any shape (attention.cu), tensor-core prefill (prefill.cu).
+// What the attention kernels share: decode on tensor cores (decode.cu), prompts on tensor cores (prefill.cu), any shape (attention.cu).
 #pragma once
 
 #include "cuda/cuda.h"
@@ -18,8 +18,30 @@ struct AttentionArgs {
   float scale, softcap;
 };
 
+struct AttentionCall {
+  AttentionArgs a{};
+  Matrix q, k, v, y;
+  int rows = 0;
+  const float2* rope = nullptr;  // [rows, dim / 2] cosine and sine by which q and k turn first; null: they are given as they are
+  Matrix turned;                 // where q goes when it is turned outside of the attention kernel
+};
+
+Status attention(AttentionCall& c, Launch& l);
+AttentionCall attention_call(const StepArgs& s, const Launch& l);
+
+// Steps with one row a sequence: f16 or bf16 with a cache of the same type, heads of 64 or 128 columns.
+bool decode_accepts(const AttentionCall& c, const Launch& l);
+Status decode(const AttentionCall& c, Launch& l);
+
 // Rows that are many to a sequence, on tensor cores: f16 or bf16 with a cache of the same type, heads of 8 to 128 columns by eights.
-bool prefill_accepts(const StepArgs& s, const Launch& l, const AttentionArgs& a);
-Status launch_prefill(const StepArgs& s, Launch& l, const AttentionArgs& a);
+bool prefill_accepts(const AttentionCall& c, const Launch& l);
+Status launch_prefill(const AttentionCall& c, Launch& l);
+
+// Rotation of whole heads by halves, whose angles a table holds: rope.cu. Fills [rows, rotary_dim / 2] for the rows of a step.
+Status rope_table(const ingot_attrs& attrs, const void* frequencies, const int32_t* positions, const int32_t* prompt_length, int rows, float2* table,
+                  Launch& l);
+// Turns q into c.turned and k into the cache, and copies v there.
+bool turn_accepts(const AttentionCall& c, const Launch& l);
+Status turn_and_append(const AttentionCall& c, Launch& l);
 
 }  // namespace ingot::cuda

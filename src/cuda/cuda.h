@@ -77,6 +77,8 @@ struct Launch {
   void* scratch = nullptr;
   size_t scratch_bytes = 0;
   void* blas = nullptr;  // the executable's cuBLASLt state
+  bool capturing = false;
+  unsigned* arrived = nullptr;  // counters of decode attention
 };
 
 struct StepArgs {
@@ -98,8 +100,12 @@ std::span<const Kernel> linear_kernels();
 std::span<const Kernel> elementwise_kernels();
 std::span<const Kernel> norm_kernels();
 std::span<const Kernel> attention_kernels();
-std::span<const Kernel> sequence_kernels();  // embedding, shift, segment_begin, last_token, rope
+std::span<const Kernel> sequence_kernels();  // embedding, shift, segment_begin, last_token
+std::span<const Kernel> rope_kernels();
 std::span<const Kernel> moe_kernels();
+
+// y = x / rms(x) * weight, whole rows.
+Status rms_norm(const Matrix& x, const void* weight, DType weight_dtype, const Matrix& y, int rows, float eps, Launch& l);
 
 // First row that accepts, or the row of that name.
 const Kernel* find_kernel(const ingot_op_desc& desc, const char* name);
@@ -133,6 +139,22 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t stream, Ar
   config.gridDim = grid;
   config.blockDim = block;
   config.stream = stream;
+  cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...);
+}
+
+// The same as a dependent of the kernel before it: it starts while that one ends, and must call wait_for_predecessor().
+template <class... P, class... Args>
+void launch_dependent(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, Args&&... args) {
+  cudaLaunchAttribute dependent{};
+  dependent.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  dependent.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &dependent;
+  config.numAttrs = 1;
   cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...);
 }
 

@@ -23,7 +23,7 @@ Status check(cudaError_t code, const char* doing) {
 }
 
 const Kernel* find_kernel(const ingot_op_desc& desc, const char* name) {
-  for (std::span<const Kernel> rows : {linear_kernels(), elementwise_kernels(), norm_kernels(), attention_kernels(), sequence_kernels(), moe_kernels()})
+  for (std::span<const Kernel> rows : {linear_kernels(), elementwise_kernels(), norm_kernels(), attention_kernels(), sequence_kernels(), rope_kernels(), moe_kernels()})
     for (const Kernel& k : rows)
       if (static_cast<int32_t>(k.op) == desc.op && (!name || std::strcmp(name, k.name) == 0) && k.accepts(desc)) return &k;
   return nullptr;

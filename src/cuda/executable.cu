@@ -4,12 +4,15 @@
 #include <bit>
 #include <cstring>
 
+#include "cuda/attention.h"
+#include "cuda/linear.h"
 #include "cuda/math.cuh"
+#include "cuda/mma.cuh"
 
 namespace ingot::cuda {
 namespace {
 
-constexpr size_t kScratchBytes = size_t{256} << 20;
+constexpr size_t kScratchBytes = size_t{512} << 20;
 
 // Where a dump happens: after step 0, 1, ..., or
 constexpr int kNoDump = -1, kDumpFirst = -2;
@@ -17,6 +20,7 @@ constexpr int kNoDump = -1, kDumpFirst = -2;
 size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 __global__ void resolve_tokens_kernel(int32_t* tokens, const int32_t* previous_ids, int n) {
+  start_dependents();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n && tokens[i] < 0) tokens[i] = previous_ids[-1 - tokens[i]];
 }
@@ -86,18 +90,35 @@ Status Executable::allocate(const ingot_program& p) {
   std::string error;
   if (!(blas_ = make_blas(&error))) return Error(Code::kInternal, error);
 
-  // Buffers of one arena share memory.
+  // Buffers of one arena share memory. The program's own arenas do not know of the fusions.
+  fused_ = fuse(steps_, buffers_, static_cast<DType>(p.kv_dtype), page_tokens_);
+  for (int step : fused_.tables) {
+    void* table = nullptr;
+    TRY(device_alloc(&table, static_cast<size_t>(max_tokens_) * static_cast<size_t>(steps_[static_cast<size_t>(step)].desc.attrs.rotary_dim / 2) * sizeof(float2), "rope table"));
+    tables_.push_back(static_cast<float2*>(table));
+  }
+  int most_heads = 0;
+  for (const ingot_step& s : steps_)
+    if (static_cast<op::Op>(s.desc.op) == op::Op::kAttention) most_heads = std::max(most_heads, s.desc.attrs.heads);
+  if (most_heads > 0) {
+    void* counters = nullptr;
+    const size_t bytes = static_cast<size_t>(max_slices_) * static_cast<size_t>(most_heads) * 4;
+    TRY(device_alloc(&counters, bytes, "attention counters"));
+    TRY(check(cudaMemset(counters, 0, bytes), "clear attention counters"));
+    arrived_ = static_cast<unsigned*>(counters);
+  }
   std::unordered_map<int, size_t> arena_bytes;
   auto rows_of = [&](const ingot_buffer& b) { return static_cast<size_t>(b.rows == INGOT_ROWS_LOGITS ? max_logits_ : max_tokens_); };
   auto bytes_of = [&](const ingot_buffer& b) {
     return aligned(rows_of(b) * static_cast<size_t>(storage_bytes(static_cast<DType>(b.dtype), b.width)));
   };
   for (size_t i = INGOT_BUF_FIRST_FREE; i < buffers_.size(); ++i)
-    arena_bytes[buffers_[i].arena] = std::max(arena_bytes[buffers_[i].arena], bytes_of(buffers_[i]));
+    if (const int arena = fused_.arena[i]; arena >= 0) arena_bytes[arena] = std::max(arena_bytes[arena], bytes_of(buffers_[i]));
   std::unordered_map<int, void*> arenas;
   for (auto& [id, bytes] : arena_bytes) TRY(device_alloc(&arenas[id], bytes, "activations"));
   buffer_data_.assign(buffers_.size(), nullptr);
-  for (size_t i = INGOT_BUF_FIRST_FREE; i < buffers_.size(); ++i) buffer_data_[i] = static_cast<char*>(arenas[buffers_[i].arena]);
+  for (size_t i = INGOT_BUF_FIRST_FREE; i < buffers_.size(); ++i)
+    if (fused_.arena[i] >= 0) buffer_data_[i] = static_cast<char*>(arenas[fused_.arena[i]]);
   void* logits = nullptr;
   TRY(device_alloc(&logits, static_cast<size_t>(max_logits_) * vocab_ * 4, "logits"));
   if (buffers_.size() > INGOT_BUF_LOGITS) buffer_data_[INGOT_BUF_LOGITS] = static_cast<char*>(logits);
@@ -209,24 +230,105 @@ char* Executable::buffer_memory(int buffer, const Flight& f) const {
   }
 }
 
+Matrix Executable::matrix(const ingot_operand& o, const Flight& f) const {
+  Matrix m;
+  if (o.buffer < 0) return m;
+  m.dtype = o.buffer == INGOT_BUF_LOGITS ? DType::kF32 : static_cast<DType>(buffers_[static_cast<size_t>(o.buffer)].dtype);
+  m.width = o.width;
+  m.stride = o.stride;
+  m.data = buffer_memory(o.buffer, f) + storage_bytes(m.dtype, o.offset);
+  return m;
+}
+
+int Executable::rows_of(const ingot_operand& o, const Launch& l) const {
+  return o.buffer == INGOT_BUF_LOGITS || buffers_[static_cast<size_t>(o.buffer)].rows == INGOT_ROWS_LOGITS ? l.logits : l.rows;
+}
+
 StepArgs Executable::resolve(const ingot_step& step, const Flight& f) const {
   StepArgs s;
   s.desc = &step.desc;
-  auto matrix = [&](const ingot_operand& o) {
-    Matrix m;
-    if (o.buffer < 0) return m;
-    const ingot_buffer& b = buffers_[static_cast<size_t>(o.buffer)];
-    m.dtype = static_cast<DType>(b.dtype);
-    m.width = o.width;
-    m.stride = o.stride;
-    if (o.buffer == INGOT_BUF_LOGITS) m.dtype = DType::kF32;
-    m.data = buffer_memory(o.buffer, f) + storage_bytes(m.dtype, o.offset);
-    return m;
-  };
-  for (int i = 0; i < step.desc.inputs; ++i) s.in[i] = matrix(step.in[i]);
-  for (int i = 0; i < step.desc.outputs; ++i) s.out[i] = matrix(step.out[i]);
+  for (int i = 0; i < step.desc.inputs; ++i) s.in[i] = matrix(step.in[i], f);
+  for (int i = 0; i < step.desc.outputs; ++i) s.out[i] = matrix(step.out[i], f);
   for (int i = 0; i < step.desc.weights; ++i) s.weight[i] = step.weight[i];
   return s;
+}
+
+// What of the step's layer or state the launch names.
+void Executable::enter(int index, Launch& l) const {
+  const ingot_step& step = steps_[static_cast<size_t>(index)];
+  const op::Op op = static_cast<op::Op>(step.desc.op);
+  const size_t layer = static_cast<size_t>(step.desc.attrs.layer);
+  if (op == op::Op::kAttention) l.kv = kv_[layer];
+  if (op == op::Op::kShift || op == op::Op::kSegmentBegin) {
+    l.state = states_[layer];
+    l.state_width = state_widths_[layer];
+  }
+}
+
+Status Executable::step(int index, const Flight& f, Launch& l) {
+  const ingot_step& step = steps_[static_cast<size_t>(index)];
+  StepArgs s = resolve(step, f);
+  s.rows = rows_of(step.out[0], l);
+  enter(index, l);
+  const Kernel& kernel = *kernels_[static_cast<size_t>(index)];
+  if (Status status = kernel.launch(s, l); !status.ok()) return status.error().in(cat("step ", index, " (", kernel.name, ")"));
+  return {};
+}
+
+Status Executable::act(const Action& action, const Flight& f, Launch& l) {
+  const ingot_step& step = steps_[static_cast<size_t>(action.step)];
+  switch (action.kind) {
+    case Action::kStep: return this->step(action.step, f, l);
+    case Action::kNorm:
+      return rms_norm(matrix(step.out[1], f), step.weight[0], static_cast<DType>(step.desc.weight[0].dtype), matrix(step.out[0], f),
+                      rows_of(step.out[0], l), static_cast<float>(step.desc.attrs.eps), l);
+    case Action::kLinear: {
+      LinearCall c;
+      c.weight = &step.desc.weight[0];
+      c.data = step.weight[0];
+      c.x = matrix(step.in[0], f);
+      c.y = matrix(step.out[0], f);
+      c.rows = rows_of(step.out[0], l);
+      c.gated = static_cast<op::Op>(step.desc.op) == op::Op::kGatedLinear;
+      c.activation = step.desc.attrs.activation;
+      if (step.desc.weights > 1) {
+        c.bias = step.weight[1];
+        c.bias_dtype = static_cast<DType>(step.desc.weight[1].dtype);
+      }
+      Matrix residual;
+      if (action.add >= 0) {
+        const ingot_step& add = steps_[static_cast<size_t>(action.add)];
+        residual = matrix(add.in[action.add_operand], f);
+        c.residual = &residual;
+        c.y = matrix(add.out[1], f);
+      }
+      if (action.norm >= 0) {
+        const ingot_step& norm = steps_[static_cast<size_t>(action.norm)];
+        c.x = matrix(static_cast<op::Op>(norm.desc.op) == op::Op::kAddRmsNorm ? norm.out[1] : norm.in[0], f);
+        c.norm = norm.weight[0];
+        c.norm_dtype = static_cast<DType>(norm.desc.weight[0].dtype);
+        c.eps = static_cast<float>(norm.desc.attrs.eps);
+      }
+      if (Status status = linear(c, l); !status.ok()) return status.error().in(cat("step ", action.step, " (linear)"));
+      return {};
+    }
+    case Action::kAttention: {
+      StepArgs s = resolve(step, f);
+      s.rows = rows_of(step.out[0], l);
+      enter(action.step, l);
+      AttentionCall c = attention_call(s, l);
+      if (action.table >= 0) {
+        const ingot_step &q = steps_[static_cast<size_t>(action.rope_q)], &k = steps_[static_cast<size_t>(action.rope_k)];
+        c.q = matrix(q.in[0], f);
+        c.k = matrix(k.in[0], f);
+        c.turned = matrix(q.out[0], f);
+        c.rope = tables_[static_cast<size_t>(action.table)];
+      }
+      if (Status status = attention(c, l); !status.ok()) return status.error().in(cat("step ", action.step, " (attention)"));
+      return {};
+    }
+  }
+  return {};
 }
 
 Status Executable::copies(const int32_t* pages, int n_pages, const int32_t* states, int n_states, const int32_t* clear, int n_clear) {
@@ -334,7 +436,7 @@ Status Executable::dump(Flight& f, const ingot_bindings& b) {
   return check(cudaFreeAsync(wide, stream_), "dump buffer");
 }
 
-Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step) {
+Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step, bool capturing) {
   Launch l;
   l.stream = stream_;
   l.rows = b.tokens_count;
@@ -357,23 +459,23 @@ Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step) {
   l.scratch = scratch_;
   l.scratch_bytes = scratch_bytes_;
   l.blas = blas_;
+  l.capturing = capturing;
+  l.arrived = arrived_;
   const size_t parity = static_cast<size_t>(&f - flights_);
   if (dump_step == kDumpFirst) TRY(dump(f, b));
   launch(resolve_tokens_kernel, (l.rows + 127) / 128, 128, stream_, l.in.tokens, ids_[parity ^ 1], l.rows);
-  for (size_t i = 0; i < steps_.size(); ++i) {
-    const ingot_step& step = steps_[i];
-    StepArgs s = resolve(step, f);
-    const int out = step.out[0].buffer;
-    s.rows = out == INGOT_BUF_LOGITS || buffers_[static_cast<size_t>(out)].rows == INGOT_ROWS_LOGITS ? l.logits : l.rows;
-    const op::Op op = static_cast<op::Op>(step.desc.op);
-    const size_t index = static_cast<size_t>(step.desc.attrs.layer);
-    if (op == op::Op::kAttention) l.kv = kv_[index];
-    if (op == op::Op::kShift || op == op::Op::kSegmentBegin) {
-      l.state = states_[index];
-      l.state_width = state_widths_[index];
+  if (dump_step != kNoDump) {  // every buffer must be written
+    for (int i = 0; i < static_cast<int>(steps_.size()); ++i) {
+      TRY(step(i, f, l));
+      if (i == dump_step) TRY(dump(f, b));
     }
-    if (Status status = kernels_[i]->launch(s, l); !status.ok()) return status.error().in(cat("step ", i, " (", kernels_[i]->name, ")"));
-    if (static_cast<int>(i) == dump_step) TRY(dump(f, b));
+  } else {
+    for (size_t t = 0; t < tables_.size(); ++t) {
+      const ingot_step& rope = steps_[static_cast<size_t>(fused_.tables[t])];
+      TRY(rope_table(rope.desc.attrs, rope.weight[0], matrix(rope.in[1], f).as<int32_t>(), matrix(rope.in[2], f).as<int32_t>(), l.rows, tables_[t], l));
+    }
+    const bool few = l.rows <= kSkinnyRows && l.logits <= kSkinnyRows;
+    for (const Action& action : few ? fused_.few : fused_.many) TRY(act(action, f, l));
   }
   if (b.sampling && b.logits > 0) {
     SampleArgs a{};
@@ -484,7 +586,7 @@ Status Executable::run(const ingot_bindings& b, uint64_t* ticket) {
   auto graph = may_capture ? f.graphs.find(key) : f.graphs.end();
   if (graph == f.graphs.end() && may_capture && ++f.seen[key] == 3) {
     TRY(check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "begin capture"));
-    Status status = enqueue(f, b, kNoDump);
+    Status status = enqueue(f, b, kNoDump, true);
     cudaGraph_t captured = nullptr;
     const cudaError_t ended = cudaStreamEndCapture(stream_, &captured);
     TRY(status);
@@ -496,7 +598,7 @@ Status Executable::run(const ingot_bindings& b, uint64_t* ticket) {
     graph = f.graphs.emplace(key, exec).first;
   }
   if (graph != f.graphs.end()) TRY(check(cudaGraphLaunch(graph->second, stream_), "launch graph"));
-  else if (T > 0) TRY(enqueue(f, b, dump_step));
+  else if (T > 0) TRY(enqueue(f, b, dump_step, false));
 
   const size_t parity = static_cast<size_t>(&f - flights_);
   f.sampled = b.sampling && R;

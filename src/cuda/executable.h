@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cuda/cuda.h"
+#include "cuda/fuse.h"
 #include "cuda/sample.h"
 
 namespace ingot::cuda {
@@ -44,7 +45,12 @@ class Executable {
   Executable() = default;
   Status allocate(const ingot_program& program);
   Status device_alloc(void** out, size_t bytes, const char* what);
-  Status enqueue(Flight& flight, const ingot_bindings& b, int dump_step);
+  Status enqueue(Flight& flight, const ingot_bindings& b, int dump_step, bool capturing);
+  Status step(int index, const Flight& flight, Launch& l);
+  Status act(const Action& action, const Flight& flight, Launch& l);
+  int rows_of(const ingot_operand& o, const Launch& l) const;
+  Matrix matrix(const ingot_operand& o, const Flight& flight) const;
+  void enter(int index, Launch& l) const;
   Status copies(const int32_t* pages, int n_pages, const int32_t* states, int n_states, const int32_t* clear, int n_clear);
   Status dump(Flight& flight, const ingot_bindings& b);
   Status check_bindings(const ingot_bindings& b) const;
@@ -58,6 +64,9 @@ class Executable {
   std::vector<char*> buffer_data_;
   std::vector<ingot_kv_layer> kv_layers_;
   std::vector<KvPool> kv_;
+  Fused fused_;
+  std::vector<float2*> tables_;  // [max_tokens, rotary_dim / 2] each
+  unsigned* arrived_ = nullptr;
   std::vector<void*> states_;
   std::vector<int> state_widths_;
   std::vector<void*> owned_, pinned_;

@@ -1,21 +1,17 @@
 // linear and gated_linear over every weight format.
 //
-// Few rows (decode): one warp an output row streams the weights once, whatever their format. Many rows: cuBLASLt on weights in the
-// activation's type; other formats are first dequantised into scratch. Raw weight layout (ingot_weight_desc), no packing.
-#include <cublasLt.h>
-
+// Few rows of 16-bit activations: skinny.cu. Many rows: cuBLASLt on weights in the activation's type (blas.cu); other formats are first
+// dequantised into scratch. Here: f32 activations, mixed types and any width. Raw weight layout (ingot_weight_desc), no packing.
 #include <algorithm>
-#include <map>
-#include <tuple>
 
-#include "cuda/cuda.h"
-#include "cuda/linear.cuh"
+#include "cuda/blas.h"
+#include "cuda/linear.h"
 #include "cuda/math.cuh"
+#include "cuda/weight_args.h"
 
 namespace ingot::cuda {
 namespace {
 
-constexpr int kSkinnyRows = 8;    // rows that one pass of the skinny kernel takes
 constexpr int kGridRows = 32768;  // rows along y of one grid, which ends at 65535
 
 // ---- weights, sixteen bytes at a time --------------------------------------------------------------------------------------------
@@ -95,12 +91,27 @@ __device__ __forceinline__ void load8_activation(const A* x, float (&v)[8]) {
   }
 }
 
-// ---- skinny: up to R rows; a warp streams one or two rows of weights (gated: output n and its partner n + outputs) ----------------
+// The result: the activations' type, or f32 (logits).
+template <class A>
+struct Output {
+  void* data;
+  int64_t stride;
+  bool wide;
+  Output(const Matrix& m, int row) : stride(m.stride), wide(m.dtype == DType::kF32) {
+    data = static_cast<char*>(m.data) + storage_bytes(m.dtype, static_cast<int64_t>(row) * m.stride);
+  }
+  __device__ void put(int row, int n, float v) const {
+    if (wide) static_cast<float*>(data)[row * stride + n] = v;
+    else static_cast<A*>(data)[row * stride + n] = from_float<A>(v);
+  }
+};
+
+// ---- f32 and mixed types, up to R rows: a warp streams one or two rows of weights (gated: output n and its partner n + outputs) ----------------
 
 constexpr int kWarps = 4;  // small blocks balance best
 
 template <class A, DType D, int R, bool Gated>
-__global__ void __launch_bounds__(kWarps * 32) skinny_kernel(const A* __restrict__ x, int64_t x_stride, int rows, WeightArgs w, Bias bias,
+__global__ void __launch_bounds__(kWarps * 32) warp_rows_kernel(const A* __restrict__ x, int64_t x_stride, int rows, WeightArgs w, AnyVector bias,
                                                              Output<A> y, int outputs, int activation) {
   // With many rows the reads of x weigh more than those of w, so each serves two rows of weights.
   constexpr int N = Gated || R >= 4 ? 2 : 1;
@@ -160,24 +171,22 @@ __global__ void __launch_bounds__(kWarps * 32) skinny_kernel(const A* __restrict
 }
 
 template <class A, DType D, bool Gated>
-Status skinny(const StepArgs& s, Launch& l, Bias bias) {
-  const Matrix &x = s.in[0], &y = s.out[0];
-  const WeightArgs w = weight_args(s.desc->weight[0], s.weight[0]);
-  const int outputs = y.width;
-  for (int row = 0; row < s.rows; row += kSkinnyRows) {
-    const int rows = std::min(kSkinnyRows, s.rows - row);
+Status by_warps(const LinearCall& c, Launch& l) {
+  const WeightArgs w = weight_args(*c.weight, c.data);
+  const AnyVector bias{c.bias, c.bias_dtype};
+  const int outputs = c.y.width;
+  for (int row = 0; row < c.rows; row += kSkinnyRows) {
+    const int rows = std::min(kSkinnyRows, c.rows - row);
     auto run = [&](auto most) {
       constexpr int R = decltype(most)::value;
       const int a_block = kWarps * (!Gated && R >= 4 ? 2 : 1);
-      launch(skinny_kernel<A, D, R, Gated>, (outputs + a_block - 1) / a_block, kWarps * 32, l.stream, x.as<A>() + static_cast<int64_t>(row) * x.stride,
-             x.stride, rows, w, bias, Output<A>(y, row), outputs, s.desc->attrs.activation);
+      launch(warp_rows_kernel<A, D, R, Gated>, (outputs + a_block - 1) / a_block, kWarps * 32, l.stream,
+             c.x.as<A>() + static_cast<int64_t>(row) * c.x.stride, c.x.stride, rows, w, bias, Output<A>(c.y, row), outputs, c.activation);
     };
     if (rows == 1) run(std::integral_constant<int, 1>());
-    else if (rows == 2) run(std::integral_constant<int, 2>());
-    else if (rows <= 4) run(std::integral_constant<int, 4>());
     else run(std::integral_constant<int, 8>());
   }
-  return launched("skinny linear kernel");
+  return launched("linear kernel of a warp a row");
 }
 
 // ---- any shape: one thread an output, scalar reads; for widths that are no multiple of 8 ------------------------------------------
@@ -199,7 +208,7 @@ __device__ float load1(const WeightArgs& w, int64_t n, int k) {
 }
 
 template <class A, DType D, bool Gated>
-__global__ void any_kernel(const A* x, int64_t x_stride, WeightArgs w, Bias bias, Output<A> y, int n_out, int activation) {
+__global__ void any_kernel(const A* x, int64_t x_stride, WeightArgs w, AnyVector bias, Output<A> y, int n_out, int activation) {
   const int n = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
   if (n >= n_out) return;
   float a = bias(n), b = 0;
@@ -232,69 +241,36 @@ __global__ void dequantize_kernel(WeightArgs w, int64_t elements, A* out) {
 }
 
 template <class A>
-__global__ void add_bias_kernel(A* y, int64_t stride, Bias bias, int width) {
+__global__ void add_bias_kernel(A* y, int64_t stride, AnyVector bias, int width) {
   for (int i = threadIdx.x; i < width; i += blockDim.x)
     y[blockIdx.x * stride + i] = from_float<A>(to_float(y[blockIdx.x * stride + i]) + bias(i));
 }
 
+// act(first half) * second half, eight columns a thread.
 template <class A>
 __global__ void gate_kernel(const A* both, A* y, int64_t y_stride, int half, int activation) {
-  for (int i = threadIdx.x; i < half; i += blockDim.x) {
-    const float a = to_float(both[blockIdx.x * static_cast<int64_t>(2 * half) + i]);
-    const float b = to_float(both[blockIdx.x * static_cast<int64_t>(2 * half) + half + i]);
-    y[blockIdx.x * y_stride + i] = from_float<A>(activate(activation, a) * b);
+  const A* row = both + blockIdx.y * static_cast<int64_t>(2 * half);
+  for (int i = 8 * (blockIdx.x * blockDim.x + threadIdx.x); i < half; i += 8 * gridDim.x * blockDim.x) {
+    float a[8], b[8];
+    load8_activation(row + i, a);
+    load8_activation(row + half + i, b);
+    A* to = y + blockIdx.y * y_stride + i;
+    alignas(16) A out[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) out[j] = from_float<A>(activate(activation, a[j]) * b[j]);
+    if constexpr (sizeof(A) == 2) {
+      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(out);
+    } else {
+#pragma unroll
+      for (int j = 0; j < 8; ++j) to[j] = out[j];
+    }
   }
 }
 
-struct Blas {
-  cublasLtHandle_t handle = nullptr;
-  void* workspace = nullptr;
-  size_t workspace_bytes = 64u << 20;
-  std::map<std::tuple<int, int, int, int, int64_t, int64_t>, cublasLtMatmulAlgo_t> chosen;
-};
-
-Status blas_check(cublasStatus_t code, const char* doing) {
-  if (code == CUBLAS_STATUS_SUCCESS) return {};
-  return Error(Code::kInternal, cat("cuda: ", doing, ": ", cublasLtGetStatusString(code)));
-}
-
-cudaDataType_t blas_type(DType d) { return d == DType::kF32 ? CUDA_R_32F : d == DType::kBf16 ? CUDA_R_16BF : CUDA_R_16F; }
-
-// y [rows, n] = x [rows, k] w [n, k]^T, all row-major, w and x of one type; sums in f32.
-Status gemm(Blas& blas, DType dtype, const void* w, const Matrix& x, void* y, DType y_dtype, int64_t y_stride, int rows, int n, int k, cudaStream_t stream) {
-  cublasLtMatmulDesc_t desc = nullptr;
-  cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
-  cublasLtMatmulPreference_t preference = nullptr;
-  const cudaDataType_t type = blas_type(dtype);
-  const cublasOperation_t transposed = CUBLAS_OP_T;
-  auto run = [&]() -> Status {
-    TRY(blas_check(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate"));
-    TRY(blas_check(cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed), "transpose"));
-    TRY(blas_check(cublasLtMatrixLayoutCreate(&a, type, static_cast<uint64_t>(k), static_cast<uint64_t>(n), k), "layout"));
-    TRY(blas_check(cublasLtMatrixLayoutCreate(&b, type, static_cast<uint64_t>(k), static_cast<uint64_t>(rows), x.stride), "layout"));
-    TRY(blas_check(cublasLtMatrixLayoutCreate(&c, blas_type(y_dtype), static_cast<uint64_t>(n), static_cast<uint64_t>(rows), y_stride), "layout"));
-    const auto key = std::make_tuple(static_cast<int>(dtype) * 64 + static_cast<int>(y_dtype), rows, n, k, static_cast<int64_t>(x.stride), y_stride);
-    auto it = blas.chosen.find(key);
-    if (it == blas.chosen.end()) {
-      TRY(blas_check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate"));
-      TRY(blas_check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &blas.workspace_bytes,
-                                                          sizeof blas.workspace_bytes), "preference"));
-      cublasLtMatmulHeuristicResult_t found{};
-      int count = 0;
-      TRY(blas_check(cublasLtMatmulAlgoGetHeuristic(blas.handle, desc, a, b, c, c, preference, 1, &found, &count), "cublasLt heuristic"));
-      if (count == 0) return Error(Code::kUnsupported, cat("cuda: cuBLASLt has no algorithm for ", rows, " x ", n, " x ", k));
-      it = blas.chosen.emplace(key, found.algo).first;
-    }
-    const float one = 1, zero = 0;
-    return blas_check(cublasLtMatmul(blas.handle, desc, &one, w, a, x.data, b, &zero, y, c, y, c, &it->second, blas.workspace,
-                                     blas.workspace_bytes, stream), "cublasLtMatmul");
-  };
-  Status status = run();
-  if (preference) cublasLtMatmulPreferenceDestroy(preference);
-  for (cublasLtMatrixLayout_t m : {a, b, c})
-    if (m) cublasLtMatrixLayoutDestroy(m);
-  if (desc) cublasLtMatmulDescDestroy(desc);
-  return status;
+template <class A>
+__global__ void add_rows_kernel(A* y, int64_t y_stride, const A* r, int64_t r_stride, int width) {
+  for (int i = threadIdx.x; i < width; i += blockDim.x)
+    y[blockIdx.x * y_stride + i] = from_float<A>(to_float(y[blockIdx.x * y_stride + i]) + to_float(r[blockIdx.x * r_stride + i]));
 }
 
 size_t padded(size_t bytes) { return (bytes + 255) / 256 * 256; }
@@ -306,58 +282,139 @@ bool aligned16(const Matrix& m, size_t element) {
 // Weights that one 16-byte read holds: the row length and the scale groups must be multiples of it.
 int step_of(DType d) { return d == DType::kU4 ? 32 : d == DType::kI8 || d == DType::kF8E4M3 ? 16 : 8; }
 
+// Few rows, or a shape that cuBLASLt does not take.
 template <class A>
-Status linear_as(const StepArgs& s, Launch& l) {
-  const ingot_weight_desc& wd = s.desc->weight[0];
-  const bool gated = static_cast<op::Op>(s.desc->op) == op::Op::kGatedLinear;
-  const DType wtype = static_cast<DType>(wd.dtype);
-  Bias bias;
-  if (s.desc->weights > 1) bias = {s.weight[1], static_cast<DType>(s.desc->weight[1].dtype)};
-  const int n = static_cast<int>(wd.n), k = static_cast<int>(wd.k), step = step_of(wtype);
-  const Matrix &x = s.in[0], &y = s.out[0];
-  const bool vector = k % step == 0 && wd.group % step == 0 && aligned16(x, sizeof(A));
-  // Within one regime a row's result does not depend on the rows beside it; few and many rows may differ in the last bits.
-  const bool same_type = wtype == x.dtype;
-  const size_t weight_scratch = same_type ? 0 : padded(static_cast<size_t>(n) * k * sizeof(A));
-  const size_t gate_scratch = gated ? padded(static_cast<size_t>(s.rows) * n * sizeof(A)) : 0;
-  const bool blas = vector && s.rows > kSkinnyRows && n % 8 == 0 && aligned16(y, y.dtype == DType::kF32 ? 4 : 2) && weight_scratch + gate_scratch <= l.scratch_bytes;
-  if (!blas)
-    return dispatch_weight(wtype, [&](auto d) -> Status {
-      constexpr DType kD = decltype(d)::value;
-      if (vector) return gated ? skinny<A, kD, true>(s, l, bias) : skinny<A, kD, false>(s, l, bias);
-      const WeightArgs w = weight_args(wd, s.weight[0]);
-      for (int row = 0; row < s.rows; row += kGridRows) {
-        const dim3 grid((y.width + 127) / 128, std::min(kGridRows, s.rows - row));
-        launch(gated ? any_kernel<A, kD, true> : any_kernel<A, kD, false>, grid, 128, l.stream, x.as<A>() + static_cast<int64_t>(row) * x.stride,
-               x.stride, w, bias, Output<A>(y, row), y.width, s.desc->attrs.activation);
+Status few(const LinearCall& c, Launch& l) {
+  if constexpr (sizeof(A) == 2) {
+    LinearCall part = c;
+    part.rows = std::min(c.rows, kSkinnyRows);
+    if (skinny_accepts(part)) {
+      for (int row = 0; row < c.rows; row += kSkinnyRows) {
+        auto below = [&](Matrix m) {
+          m.data = static_cast<char*>(m.data) + storage_bytes(m.dtype, static_cast<int64_t>(row) * m.stride);
+          return m;
+        };
+        part.rows = std::min(kSkinnyRows, c.rows - row);
+        part.x = below(c.x);
+        part.y = below(c.y);
+        const Matrix residual = c.residual ? below(*c.residual) : Matrix{};
+        part.residual = c.residual ? &residual : nullptr;
+        TRY(skinny(part, l));
       }
-      return launched("linear kernel");
-    });
-  const void* dense = s.weight[0];
-  char* scratch = static_cast<char*>(l.scratch);
-  if (!same_type) {
-    TRY(dispatch_weight(wtype, [&](auto d) -> Status {
-      const int64_t elements = static_cast<int64_t>(n) * k;
-      launch(dequantize_kernel<A, decltype(d)::value>, static_cast<unsigned>((elements / step + 255) / 256), 256, l.stream,
-             weight_args(wd, s.weight[0]), elements, reinterpret_cast<A*>(scratch));
-      return launched("dequantize kernel");
-    }));
-    dense = scratch;
-    scratch += weight_scratch;
+      return {};
+    }
   }
-  void* target = gated ? scratch : y.data;
-  const DType target_type = gated ? x.dtype : y.dtype;
-  const int64_t target_stride = gated ? n : y.stride;
-  TRY(gemm(*static_cast<Blas*>(l.blas), x.dtype, dense, x, target, target_type, target_stride, s.rows, n, k, l.stream));
-  if (bias.data && target_type == x.dtype) launch(add_bias_kernel<A>, s.rows, 256, l.stream, static_cast<A*>(target), target_stride, bias, n);
-  else if (bias.data) launch(add_bias_kernel<float>, s.rows, 256, l.stream, static_cast<float*>(target), target_stride, bias, n);
-  if (gated) launch(gate_kernel<A>, s.rows, 256, l.stream, static_cast<const A*>(target), y.as<A>(), y.stride, n / 2, s.desc->attrs.activation);
+  if (c.norm) return Error(Code::kInternal, "cuda: a norm was folded into a product that does not take it");
+  const DType wtype = static_cast<DType>(c.weight->dtype);
+  const int step = step_of(wtype);
+  const bool vector = c.weight->k % step == 0 && c.weight->group % step == 0 && aligned16(c.x, sizeof(A));
+  TRY(dispatch_weight(wtype, [&](auto d) -> Status {
+    constexpr DType kD = decltype(d)::value;
+    // 16-bit activations come here with plain weights of another type only.
+    if constexpr (sizeof(A) == 4 || !kQuantised<kD>) {
+      if (vector && !(sizeof(A) == 2 && c.gated)) {
+        if constexpr (sizeof(A) == 4)
+          if (c.gated) return by_warps<A, kD, true>(c, l);
+        return by_warps<A, kD, false>(c, l);
+      }
+    }
+    const WeightArgs w = weight_args(*c.weight, c.data);
+    for (int row = 0; row < c.rows; row += kGridRows) {
+      const dim3 grid((c.y.width + 127) / 128, std::min(kGridRows, c.rows - row));
+      launch(c.gated ? any_kernel<A, kD, true> : any_kernel<A, kD, false>, grid, 128, l.stream, c.x.as<A>() + static_cast<int64_t>(row) * c.x.stride,
+             c.x.stride, w, AnyVector{c.bias, c.bias_dtype}, Output<A>(c.y, row), c.y.width, c.activation);
+    }
+    return launched("linear kernel");
+  }));
+  if (c.residual) launch(add_rows_kernel<A>, c.rows, 256, l.stream, c.y.as<A>(), c.y.stride, c.residual->as<A>(), c.residual->stride, c.y.width);
+  return launched("linear kernel");
+}
+
+// Many rows: products of cuBLASLt, as many rows at once as the gated intermediate has room for, and as many rows of widened weights.
+template <class A>
+Status many(const LinearCall& c, Launch& l) {
+  const DType wtype = static_cast<DType>(c.weight->dtype);
+  const int n = static_cast<int>(c.weight->n), k = static_cast<int>(c.weight->k), step = step_of(wtype);
+  const bool same = wtype == c.x.dtype;
+  const AnyVector bias{c.bias, c.bias_dtype};
+  char* scratch = static_cast<char*>(l.scratch);
+  const size_t weight_row = padded(static_cast<size_t>(k) * sizeof(A)), gated_row = static_cast<size_t>(n) * sizeof(A);
+  // Half of the scratch for each, where both are needed.
+  const size_t share = !same && c.gated ? l.scratch_bytes / 2 : l.scratch_bytes;
+  const int block = same ? n : static_cast<int>(std::min<size_t>(n, share / weight_row / 64 * 64));
+  const int rows_at_once = !c.gated ? c.rows : static_cast<int>(std::min<size_t>(c.rows, share / gated_row));
+  char* both = scratch + (same ? 0 : share);
+  for (int row = 0; row < c.rows; row += rows_at_once) {
+    const int rows = std::min(rows_at_once, c.rows - row);
+    auto at = [&](const Matrix& m) { return static_cast<char*>(m.data) + storage_bytes(m.dtype, static_cast<int64_t>(row) * m.stride); };
+    const DType target_type = c.gated ? c.x.dtype : c.y.dtype;
+    char* target = c.gated ? both : at(c.y);
+    const int64_t target_stride = c.gated ? n : c.y.stride;
+    for (int first = 0; first < n; first += block) {
+      const int count = std::min(block, n - first);
+      GemmCall g;
+      g.dtype = c.x.dtype;
+      g.y_dtype = target_type;
+      g.x = at(c.x);
+      g.x_stride = c.x.stride;
+      g.y = target + storage_bytes(target_type, first);
+      g.y_stride = target_stride;
+      if (c.residual && !c.gated) {
+        g.c = at(*c.residual) + storage_bytes(target_type, first);
+        g.c_stride = c.residual->stride;
+      }
+      g.rows = rows;
+      g.n = count;
+      g.k = k;
+      g.w = static_cast<const char*>(c.data) + storage_bytes(wtype, static_cast<int64_t>(first) * k);
+      if (!same) {
+        TRY(dispatch_weight(wtype, [&](auto d) -> Status {
+          const int64_t elements = static_cast<int64_t>(count) * k;
+          launch(dequantize_kernel<A, decltype(d)::value>, static_cast<unsigned>((elements / step + 255) / 256), 256, l.stream,
+                 weight_args(*c.weight, c.data, first), elements, reinterpret_cast<A*>(scratch));
+          return launched("dequantize kernel");
+        }));
+        g.w = scratch;
+      }
+      TRY(gemm(g, l));
+    }
+    if (bias.data && target_type == c.x.dtype) launch(add_bias_kernel<A>, rows, 256, l.stream, reinterpret_cast<A*>(target), target_stride, bias, n);
+    else if (bias.data) launch(add_bias_kernel<float>, rows, 256, l.stream, reinterpret_cast<float*>(target), target_stride, bias, n);
+    if (c.gated)
+      for (int r = 0; r < rows; r += kGridRows)
+        launch(gate_kernel<A>, dim3((n / 16 + 255) / 256, std::min(kGridRows, rows - r)), 256, l.stream,
+               reinterpret_cast<const A*>(both) + static_cast<int64_t>(r) * n, reinterpret_cast<A*>(at(c.y)) + r * c.y.stride, c.y.stride, n / 2, c.activation);
+  }
   return launched("linear");
 }
 
+template <class A>
+Status linear_as(const LinearCall& c, Launch& l) {
+  const DType wtype = static_cast<DType>(c.weight->dtype);
+  const int64_t n = c.weight->n, k = c.weight->k;
+  const int step = step_of(wtype);
+  const bool blas = c.rows > kSkinnyRows && !c.norm && k % step == 0 && c.weight->group % step == 0 && aligned16(c.x, sizeof(A)) &&
+                    n % (c.gated ? 16 : 8) == 0 && aligned16(c.y, c.y.dtype == DType::kF32 ? 4 : 2) &&
+                    (!c.residual || (aligned16(*c.residual, sizeof(A)) && c.y.dtype == c.x.dtype)) &&
+                    (wtype == c.x.dtype || 64 * padded(static_cast<size_t>(k) * sizeof(A)) <= l.scratch_bytes / 2) &&
+                    (!c.gated || static_cast<size_t>(n) * sizeof(A) <= l.scratch_bytes / 2);
+  return blas ? many<A>(c, l) : few<A>(c, l);
+}
+
 Status launch_linear(const StepArgs& s, Launch& l) {
-  if (s.rows == 0) return {};
-  return dispatch(s.in[0].dtype, [&](auto* tag) -> Status { return linear_as<Pointee<decltype(tag)>>(s, l); });
+  LinearCall c;
+  c.weight = &s.desc->weight[0];
+  c.data = s.weight[0];
+  c.x = s.in[0];
+  c.y = s.out[0];
+  c.rows = s.rows;
+  c.gated = static_cast<op::Op>(s.desc->op) == op::Op::kGatedLinear;
+  c.activation = s.desc->attrs.activation;
+  if (s.desc->weights > 1) {
+    c.bias = s.weight[1];
+    c.bias_dtype = static_cast<DType>(s.desc->weight[1].dtype);
+  }
+  return linear(c, l);
 }
 
 bool accepts_linear(const ingot_op_desc& d) {
@@ -385,22 +442,9 @@ constexpr Kernel kRows[] = {
 
 std::span<const Kernel> linear_kernels() { return kRows; }
 
-void* make_blas(std::string* error) {
-  Blas* blas = new Blas;
-  Status status = blas_check(cublasLtCreate(&blas->handle), "cublasLtCreate");
-  if (status.ok()) status = check(cudaMalloc(&blas->workspace, blas->workspace_bytes), "cuBLASLt workspace");
-  if (status.ok()) return blas;
-  *error = status.error().message();
-  free_blas(blas);
-  return nullptr;
-}
-
-void free_blas(void* p) {
-  Blas* blas = static_cast<Blas*>(p);
-  if (!blas) return;
-  if (blas->handle) cublasLtDestroy(blas->handle);
-  if (blas->workspace) cudaFree(blas->workspace);
-  delete blas;
+Status linear(const LinearCall& c, Launch& l) {
+  if (c.rows == 0) return {};
+  return dispatch(c.x.dtype, [&](auto* tag) -> Status { return linear_as<Pointee<decltype(tag)>>(c, l); });
 }
 
 }  // namespace ingot::cuda

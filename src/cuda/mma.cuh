@@ -1,4 +1,4 @@
-// The tensor-core and copy instructions of the prefill kernel, for a whole warp. src/cuda/emulator/cuda/mma.cuh is the same on the host.
+// The instructions that C++ does not name: tensor cores, copies, packed halves, dependent launch. src/cuda/emulator/cuda/mma.cuh is the same on the host.
 //
 // Fragments of m16n8k16 (PTX ISA), lane = 4 g + t: A rows g and g + 8, columns 2t, 2t + 1 and 2t + 8, 2t + 9 (registers in the order
 // (g, low), (g + 8, low), (g, high), (g + 8, high)); B rows as A's columns, column g; D rows g and g + 8, columns 2t, 2t + 1.
@@ -41,7 +41,63 @@ __device__ __forceinline__ void copy_async(void* to_shared, const void* from, bo
                : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(to_shared))), "l"(from), "r"(valid ? 16 : 0)
                : "memory");
 }
+// Closes a group of copies; wait until at most N groups are under way.
+__device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N>
+__device__ __forceinline__ void copies_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
 // Waits for this thread's copies.
 __device__ __forceinline__ void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// 16 bytes that are read once: they leave L1 to others.
+__device__ __forceinline__ uint4 load_streaming(const void* p) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  return v;
+}
+
+// Two halves of type T in a word.
+template <class T>
+__device__ __forceinline__ uint32_t sub2(uint32_t a, uint32_t b) {
+  using P = std::conditional_t<std::is_same_v<T, __nv_bfloat16>, __nv_bfloat162, __half2>;
+  const P r = __hsub2(reinterpret_cast<const P&>(a), reinterpret_cast<const P&>(b));
+  return reinterpret_cast<const uint32_t&>(r);
+}
+template <class T>
+__device__ __forceinline__ uint32_t mul2(uint32_t a, uint32_t b) {
+  using P = std::conditional_t<std::is_same_v<T, __nv_bfloat16>, __nv_bfloat162, __half2>;
+  const P r = __hmul2(reinterpret_cast<const P&>(a), reinterpret_cast<const P&>(b));
+  return reinterpret_cast<const uint32_t&>(r);
+}
+template <class T>
+__device__ __forceinline__ uint32_t pack2(float low, float high) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    const __nv_bfloat162 h = __floats2bfloat162_rn(low, high);
+    return reinterpret_cast<const uint32_t&>(h);
+  } else {
+    const __half2 h = __floats2half2_rn(low, high);
+    return reinterpret_cast<const uint32_t&>(h);
+  }
+}
+
+// Programmatic dependent launch. A kernel launched as dependent starts while its predecessor runs, and may touch what that one writes,
+// or anything an earlier kernel of the step wrote, only after wait_for_predecessor(). Without the attribute both do nothing.
+__device__ __forceinline__ void wait_for_predecessor() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void start_dependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// The launch's dynamic shared memory.
+__device__ __forceinline__ char* dynamic_shared() {
+  extern __shared__ __align__(1024) char dynamic_shared_bytes[];
+  return dynamic_shared_bytes;
+}
 
 }  // namespace ingot::cuda

@@ -1,6 +1,7 @@
 // rms_norm (whole rows or groups of columns), layer_norm, add_rms_norm. One block a row (or group); sums in f32.
 #include "cuda/cuda.h"
 #include "cuda/math.cuh"
+#include "cuda/mma.cuh"
 
 namespace ingot::cuda {
 namespace {
@@ -34,6 +35,48 @@ __global__ void rms_norm_kernel(const A* x, int64_t x_stride, const A* x2, int64
   }
 }
 
+constexpr int kThreads = 256, kPieces = 4;
+
+// 16-bit rows of up to 8 * kThreads * kPieces columns, eight at a time, held in registers between the two passes.
+template <class A, class W>
+__global__ void __launch_bounds__(kThreads) rms_norm_wide_kernel(const A* x, int64_t x_stride, const A* x2, int64_t x2_stride, const W* w, A* y,
+                                                                 int64_t y_stride, A* sum, int64_t sum_stride, int width, float eps) {
+  __shared__ float shared[33];
+  start_dependents();
+  wait_for_predecessor();
+  const int64_t row = blockIdx.x;
+  uint4 held[kPieces];
+  float squares = 0;
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) {
+    const int i = 8 * (p * kThreads + threadIdx.x);
+    if (i >= width) break;
+    held[p] = *reinterpret_cast<const uint4*>(x + row * x_stride + i);
+    A* h = reinterpret_cast<A*>(&held[p]);
+    if (x2) {
+      const uint4 other = *reinterpret_cast<const uint4*>(x2 + row * x2_stride + i);
+      const A* o = reinterpret_cast<const A*>(&other);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) h[j] = from_float<A>(to_float(h[j]) + to_float(o[j]));
+      *reinterpret_cast<uint4*>(sum + row * sum_stride + i) = held[p];
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) squares = fmaf(to_float(h[j]), to_float(h[j]), squares);
+  }
+  const float inverse = rsqrtf(block_sum(squares, shared) / static_cast<float>(width) + eps);
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) {
+    const int i = 8 * (p * kThreads + threadIdx.x);
+    if (i >= width) break;
+    A* h = reinterpret_cast<A*>(&held[p]);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) h[j] = from_float<A>(to_float(h[j]) * inverse * to_float(w[i + j]));
+    *reinterpret_cast<uint4*>(y + row * y_stride + i) = held[p];
+  }
+}
+
+bool wide(const Matrix& m) { return m.width % 8 == 0 && (reinterpret_cast<uintptr_t>(m.data) | static_cast<uintptr_t>(m.stride) * 2) % 16 == 0; }
+
 template <class A, class W>
 __global__ void layer_norm_kernel(const A* x, int64_t x_stride, const W* w, const W* bias, A* y, int64_t y_stride, int width, float eps) {
   __shared__ float shared[33];
@@ -53,6 +96,22 @@ __global__ void layer_norm_kernel(const A* x, int64_t x_stride, const W* w, cons
 
 int threads_for(int width) { return width <= 128 ? 32 : width <= 1024 ? 128 : 512; }
 
+template <class A, class W>
+Status rms_norm_rows(const Matrix& x, const Matrix* x2, const W* w, const Matrix& y, const Matrix* sum, int rows, float eps, Launch& l) {
+  const A* other = x2 ? x2->as<A>() : nullptr;
+  A* total = sum ? sum->as<A>() : nullptr;
+  const int other_stride = x2 ? x2->stride : 0, total_stride = sum ? sum->stride : 0;
+  if constexpr (sizeof(A) == 2)
+    if (wide(x) && wide(y) && (!x2 || (wide(*x2) && wide(*sum))) && x.width <= 8 * kThreads * kPieces) {
+      launch_dependent(rms_norm_wide_kernel<A, W>, rows, kThreads, 0, l.stream, x.as<A>(), x.stride, other, other_stride, w, y.as<A>(), y.stride, total,
+                       total_stride, x.width, eps);
+      return launched("norm kernel");
+    }
+  launch(rms_norm_kernel<A, W>, rows, threads_for(x.width), l.stream, x.as<A>(), x.stride, other, other_stride, w, y.as<A>(), y.stride, total, total_stride,
+         x.width, 1, eps);
+  return launched("norm kernel");
+}
+
 Status launch_norm(const StepArgs& s, Launch& l) {
   return dispatch(s.in[0].dtype, [&](auto* tag) -> Status {
     using A = Pointee<decltype(tag)>;
@@ -65,14 +124,13 @@ Status launch_norm(const StepArgs& s, Launch& l) {
       switch (static_cast<op::Op>(s.desc->op)) {
         case op::Op::kRmsNorm: {
           const int group = s.desc->attrs.group ? s.desc->attrs.group : x.width, groups = x.width / group;
+          if (groups == 1) return rms_norm_rows<A, W>(x, nullptr, w, y, nullptr, s.rows, eps, l);
           launch(rms_norm_kernel<A, W>, s.rows * groups, threads_for(group), l.stream, x.as<A>(), x.stride, nullptr, 0, w, y.as<A>(), y.stride,
                                                                                      nullptr, 0, group, groups, eps);
           break;
         }
         case op::Op::kAddRmsNorm:
-          launch(rms_norm_kernel<A, W>, s.rows, threads_for(x.width), l.stream, x.as<A>(), x.stride, s.in[1].as<A>(), s.in[1].stride, w, y.as<A>(),
-                                                                              y.stride, s.out[1].as<A>(), s.out[1].stride, x.width, 1, eps);
-          break;
+          return rms_norm_rows<A, W>(x, &s.in[1], w, y, &s.out[1], s.rows, eps, l);
         default:
           launch(layer_norm_kernel<A, W>, s.rows, threads_for(x.width), l.stream,
               x.as<A>(), x.stride, w, s.desc->weights > 1 ? static_cast<const W*>(s.weight[1]) : nullptr, y.as<A>(), y.stride, x.width, eps);
@@ -91,5 +149,14 @@ constexpr Kernel kRows[] = {
 }  // namespace
 
 std::span<const Kernel> norm_kernels() { return kRows; }
+
+Status rms_norm(const Matrix& x, const void* weight, DType weight_dtype, const Matrix& y, int rows, float eps, Launch& l) {
+  if (rows == 0) return {};
+  return dispatch(x.dtype, [&](auto* tag) -> Status {
+    return dispatch(weight_dtype, [&](auto* wtag) -> Status {
+      return rms_norm_rows<Pointee<decltype(tag)>>(x, nullptr, static_cast<const Pointee<decltype(wtag)>*>(weight), y, nullptr, rows, eps, l);
+    });
+  });
+}
 
 }  // namespace ingot::cuda

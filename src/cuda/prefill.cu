@@ -12,14 +12,6 @@ namespace {
 
 constexpr int kWarps = 4, kPairs = 16 * kWarps, kKeys = 64;
 
-template <class T>
-__device__ __forceinline__ uint32_t pack2(float low, float high) {
-  const T h[2] = {from_float<T>(low), from_float<T>(high)};
-  uint32_t word;
-  memcpy(&word, h, 4);
-  return word;
-}
-
 // HD: columns of a head, padded with zeros; K and V rows lie HD + 8 apart, so that eight rows fall into different banks.
 template <class T, int HD>
 __global__ void __launch_bounds__(kWarps * 32)
@@ -152,10 +144,11 @@ prefill_kernel(const T* q, int64_t q_stride, const T* keys, const T* values, T* 
 }
 
 template <class T>
-Status prefill_as(const StepArgs& s, Launch& l, const AttentionArgs& a) {
+Status prefill_as(const AttentionCall& call, Launch& l) {
+  const AttentionArgs& a = call.a;
   const int group = a.heads / a.kv_heads;
   const dim3 grid((l.longest * group + kPairs - 1) / kPairs, a.kv_heads, l.slices);
-  const Matrix &q = s.in[0], &y = s.out[0];
+  const Matrix &q = call.q, &y = call.y;
   launch(a.dim <= 64 && a.v_dim <= 64 ? prefill_kernel<T, 64> : prefill_kernel<T, 128>, grid, kWarps * 32, l.stream, q.as<T>(), q.stride,
          static_cast<const T*>(l.kv.keys), static_cast<const T*>(l.kv.values), y.as<T>(), y.stride, a);
   return launched("prefill attention kernel");
@@ -163,14 +156,15 @@ Status prefill_as(const StepArgs& s, Launch& l, const AttentionArgs& a) {
 
 }  // namespace
 
-bool prefill_accepts(const StepArgs& s, const Launch& l, const AttentionArgs& a) {
-  const DType t = s.in[0].dtype;
+bool prefill_accepts(const AttentionCall& call, const Launch& l) {
+  const AttentionArgs& a = call.a;
+  const DType t = call.q.dtype;
   return l.longest > 1 && (t == DType::kBf16 || t == DType::kF16) && l.kv.dtype == t && a.dim % 8 == 0 && a.v_dim % 8 == 0 && a.dim <= 128 &&
-         a.v_dim <= 128 && l.slices <= 65535 && (reinterpret_cast<uintptr_t>(s.in[0].data) | static_cast<uintptr_t>(s.in[0].stride) * 2) % 4 == 0;
+         a.v_dim <= 128 && l.slices <= 65535 && (reinterpret_cast<uintptr_t>(call.q.data) | static_cast<uintptr_t>(call.q.stride) * 2) % 4 == 0;
 }
 
-Status launch_prefill(const StepArgs& s, Launch& l, const AttentionArgs& a) {
-  return s.in[0].dtype == DType::kBf16 ? prefill_as<__nv_bfloat16>(s, l, a) : prefill_as<__half>(s, l, a);
+Status launch_prefill(const AttentionCall& call, Launch& l) {
+  return call.q.dtype == DType::kBf16 ? prefill_as<__nv_bfloat16>(call, l) : prefill_as<__half>(call, l);
 }
 
 }  // namespace ingot::cuda

@@ -1,4 +1,4 @@
-// Ops that follow the sequence: embedding, rope, shift, segment_begin, last_token.
+// Ops that follow the sequence: embedding, shift, segment_begin, last_token.
 #include "cuda/cuda.h"
 #include "cuda/math.cuh"
 
@@ -56,56 +56,6 @@ Status launch_embedding(const StepArgs& s, Launch& l) {
                                                         at.scale == 0 ? 1.0f : static_cast<float>(at.scale), l.embedding_rows, l.vocab_size,
                                                         s.out[0].as<A>(), s.out[0].stride, s.out[0].width);
     return launched("embedding kernel");
-  });
-}
-
-bool accepts_rope(const ingot_op_desc& d) { return plain_activation(d.in_dtype[0]) && d.out_dtype[0] == d.in_dtype[0]; }
-
-// One block a row. Frequencies of the dynamic kinds follow the row's effective length (see ingot_rope_kind).
-template <class A>
-__global__ void rope_kernel(const A* x, int64_t x_stride, A* y, int64_t y_stride, const int32_t* positions, const int32_t* prompt_length,
-                            const float* table, ingot_attrs at, int width) {
-  const int row = blockIdx.x, half = at.rotary_dim / 2, heads = width / at.head_dim;
-  const int position = positions[row];
-  const float mscale = at.scale == 0 ? 1.0f : static_cast<float>(at.scale);
-  const double d = at.rotary_dim;
-  double base = at.rope_base;
-  if (at.rope_kind == INGOT_ROPE_DYNAMIC) {
-    const double length = max(prompt_length[row], position + 1), original = at.original_positions;
-    if (length > original) base *= pow(at.rope_factor * length / original - (at.rope_factor - 1), d / (d - 2));
-  } else if (at.rope_kind == INGOT_ROPE_QWEN_NTK) {
-    const double alpha = exp2(ceil(log2(static_cast<double>(prompt_length[row]) / at.original_positions) + 1)) - 1;
-    if (alpha > 1) base *= pow(alpha, d / (d - 2));
-  } else if (at.rope_kind == INGOT_ROPE_LONG) {
-    if (max(prompt_length[row], position + 1) > at.original_positions) table += half;
-  }
-  const bool computed = at.rope_kind == INGOT_ROPE_DYNAMIC || at.rope_kind == INGOT_ROPE_QWEN_NTK;
-  for (int i = threadIdx.x; i < half; i += blockDim.x) {
-    const float frequency = computed ? static_cast<float>(pow(base, -2.0 * i / d)) : table[i];
-    float sine, cosine;
-    sincosf(static_cast<float>(position) * frequency, &sine, &cosine);
-    sine *= mscale;
-    cosine *= mscale;
-    for (int h = 0; h < heads; ++h) {
-      const int first = h * at.head_dim + at.rotary_begin + (at.interleaved ? 2 * i : i), second = first + (at.interleaved ? 1 : half);
-      const float a = to_float(x[row * x_stride + first]), b = to_float(x[row * x_stride + second]);
-      y[row * y_stride + first] = from_float<A>(a * cosine - b * sine);
-      y[row * y_stride + second] = from_float<A>(b * cosine + a * sine);
-    }
-  }
-  for (int c = threadIdx.x; c < width; c += blockDim.x) {
-    const int in_head = c % at.head_dim - at.rotary_begin;
-    if (in_head < 0 || in_head >= at.rotary_dim) y[row * y_stride + c] = x[row * x_stride + c];
-  }
-}
-
-Status launch_rope(const StepArgs& s, Launch& l) {
-  return dispatch(s.out[0].dtype, [&](auto* tag) -> Status {
-    using A = Pointee<decltype(tag)>;
-    if (s.rows > 0)
-      launch(rope_kernel<A>, s.rows, 128, l.stream, s.in[0].as<A>(), s.in[0].stride, s.out[0].as<A>(), s.out[0].stride, s.in[1].as<int32_t>(),
-                                                   s.in[2].as<int32_t>(), static_cast<const float*>(s.weight[0]), s.desc->attrs, s.in[0].width);
-    return launched("rope kernel");
   });
 }
 
@@ -180,7 +130,6 @@ bool accepts_any(const ingot_op_desc&) { return true; }
 
 constexpr Kernel kRows[] = {
     {op::Op::kEmbedding, "embedding.cuda", accepts_embedding, launch_embedding},
-    {op::Op::kRope, "rope.cuda", accepts_rope, launch_rope},
     {op::Op::kShift, "shift.cuda", accepts_plain, launch_shift},
     {op::Op::kSegmentBegin, "segment_begin.cuda", accepts_any, launch_segment_begin},
     {op::Op::kLastToken, "last_token.cuda", accepts_plain, launch_last_token},

@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstdio>
 
 #include "base/files.h"
 #include "build/build.h"
@@ -28,6 +30,10 @@ bool routes_on_an_edge(std::string_view name, const Prompt& p) {
 }
 
 const ingot_device_api* const kLinked[] = {cpu::cpu_device_api()};
+
+// --device and --plugin: the fixtures on another device, whose arithmetic is in 16 bits.
+std::string g_device = "cpu", g_plugin;
+constexpr double kHalfActivations = 5e-3;
 
 class Scratch {
  public:
@@ -56,7 +62,7 @@ std::string device_options(const std::string& isa) { return isa.empty() ? R"({"t
 Status build_fixture(const Fixture& f, const Scratch& scratch, DType stored, build::BuildOptions options = {}, const std::string& isa = "") {
   TRY(write_published(f, scratch.at("published"), stored));
   auto published = TRY(convert::PublishedCheckpoint::open(scratch.at("published"), {.dtype = stored == DType::kF32 ? "float32" : "bfloat16", .model_version = f.model_version}));
-  auto device = TRY(device::open_device("cpu", {.linked = kLinked, .options_json = device_options(isa)}));
+  auto device = TRY(device::open_device(g_device, {.linked = kLinked, .plugin_path = g_plugin, .options_json = device_options(isa)}));
   options.no_timing = true;
   TRY(build::build_engine({.config = published->config(), .tensors = published.get()}, options, *device, scratch.at("engine")));
   return {};
@@ -64,6 +70,8 @@ Status build_fixture(const Fixture& f, const Scratch& scratch, DType stored, bui
 
 Result<std::unique_ptr<runtime::Runtime>> load(const Scratch& scratch, runtime::RuntimeOptions o = {}) {
   o.threads = 2;
+  o.device = g_device;
+  o.plugin_path = g_plugin;
   if (!o.max_batch_size) o.max_batch_size = 8;
   if (!o.max_tokens_in_paged_kv_cache) o.max_tokens_in_paged_kv_cache = 2048;
   o.max_seq_len = 512;  // dynamic scalings are tested past the positions of training
@@ -146,6 +154,46 @@ class EngineGolden : public testing::Test {
 
   std::string directory_;
   DType stored_;
+};
+
+// The fixtures where activations are bf16: logits near the exact ones, and an answer decoded step by step that the same device, given
+// it as a prompt, finds near the best at each end.
+class DeviceGolden : public testing::Test {
+ public:
+  explicit DeviceGolden(std::string directory) : directory_(std::move(directory)) {}
+  void TestBody() override {
+    const Status s = body();
+    if (!s) ADD_FAILURE() << s.error().message();
+  }
+
+ private:
+  Status body() {
+    const Fixture f = TRY(read_fixture(directory_));
+    Scratch scratch;
+    TRY(build_fixture(f, scratch, DType::kBf16));
+    auto rt = TRY(load(scratch));
+    double worst = 0;
+    for (size_t i = 0; i < f.prompts.size(); ++i) {
+      const Prompt& p = f.prompts[i];
+      const double e = difference(TRY(rt->logits(p.ids)), p.bf16_logits);
+      worst = std::max(worst, e);
+      EXPECT_LE(e, kHalfActivations) << "prompt " << i;
+      const std::vector<int32_t> ids = TRY(rt->generate_greedy(p.ids, 12));
+      for (size_t n : {size_t{1}, size_t{5}, ids.size() - 1}) {
+        std::vector<int32_t> all = p.ids;
+        all.insert(all.end(), ids.begin(), ids.begin() + static_cast<ptrdiff_t>(n));
+        const std::vector<float> logits = TRY(rt->logits(all));
+        const float best = *std::max_element(logits.begin(), logits.end());
+        double power = 0;
+        for (float x : logits) power += static_cast<double>(x) * x;
+        const double noise = std::sqrt(power / static_cast<double>(logits.size()) * kHalfActivations);
+        EXPECT_GE(logits[static_cast<size_t>(ids[n])], best - 4 * noise) << "prompt " << i << ", answer token " << n;
+      }
+    }
+    std::printf("%s: worst nmse %.1e\n", f.name.c_str(), worst);
+    return {};
+  }
+  std::string directory_;
 };
 
 std::string fixture_path(const char* name) { return cat(INGOT_SOURCE_DIR "/tests/golden/", name); }
@@ -272,6 +320,10 @@ void register_tests(const std::string& root) {
     Result<std::string> text = read_file(join_path(directory, "config.json"));
     Result<Json> config = text.ok() ? parse_json(*text, name) : Result<Json>(text.error());
     if (!config.ok() || !models::find_of_config(*config, name).ok()) continue;  // a family without a model file
+    if (g_device != "cpu") {
+      testing::RegisterTest("DeviceGolden", name.c_str(), nullptr, nullptr, __FILE__, __LINE__, [=] { return new DeviceGolden(directory); });
+      continue;
+    }
     testing::RegisterTest("EngineGolden", name.c_str(), nullptr, nullptr, __FILE__, __LINE__, [=] { return new EngineGolden(directory, DType::kF32); });
     testing::RegisterTest("EngineGoldenBf16", name.c_str(), nullptr, nullptr, __FILE__, __LINE__, [=] { return new EngineGolden(directory, DType::kBf16); });
   }
@@ -282,6 +334,19 @@ void register_tests(const std::string& root) {
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  ingot::golden::register_tests(argc > 1 ? argv[1] : INGOT_SOURCE_DIR "/tests/golden");  // or any folder of fixtures
+  std::string fixtures = INGOT_SOURCE_DIR "/tests/golden";
+  int first = 1;
+  if (argc > 1 && argv[1][0] != '-') fixtures = argv[first++];  // or any folder of fixtures
+  for (int i = first; i + 1 < argc; i += 2) {
+    const std::string flag = argv[i];
+    if (flag == "--device") ingot::golden::g_device = argv[i + 1];
+    else if (flag == "--plugin") ingot::golden::g_plugin = argv[i + 1];
+    else {
+      std::fprintf(stderr, "unknown flag '%s'; flags: --device --plugin\n", flag.c_str());
+      return 2;
+    }
+  }
+  ingot::golden::register_tests(fixtures);
+  if (ingot::golden::g_device != "cpu" && testing::GTEST_FLAG(filter) == "*") testing::GTEST_FLAG(filter) = "DeviceGolden.*";
   return RUN_ALL_TESTS();
 }

@@ -78,9 +78,23 @@ struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
-  void* attrs = nullptr;
+  const struct cudaLaunchAttribute* attrs = nullptr;
   unsigned numAttrs = 0;
 };
+// Dependent launch changes nothing here: a grid ends before the next begins.
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
+union cudaLaunchAttributeValue {
+  int programmaticStreamSerializationAllowed;
+};
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  cudaLaunchAttributeValue val;
+};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+template <class... P>
+cudaError_t cudaFuncSetAttribute(void (*)(P...), cudaFuncAttribute, int bytes) {
+  return bytes <= 227 << 10 ? cudaSuccess : cudaErrorInvalidValue;
+}
 
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();
@@ -127,7 +141,8 @@ cudaError_t cudaMallocAsync(T** out, size_t bytes, cudaStream_t stream) {
 namespace emulator {
 // Runs now, or joins the graph that the stream captures.
 cudaError_t submit(cudaStream_t stream, std::function<cudaError_t()> work);
-cudaError_t run_grid(dim3 grid, dim3 block, const std::function<void()>& thread);
+cudaError_t run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, const std::function<void()>& thread);
+char* dynamic_shared();
 void sync_threads();
 // Every lane gives `value` and sees all 32; returns this lane's index.
 const uint64_t* exchange(uint64_t value);
@@ -137,8 +152,8 @@ int lane();
 template <class... P, class... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), Args&&... args) {
   const std::tuple<P...> given(std::forward<Args>(args)...);
-  return emulator::submit(config->stream, [grid = config->gridDim, block = config->blockDim, kernel, given] {
-    return emulator::run_grid(grid, block, [&] { std::apply(kernel, given); });
+  return emulator::submit(config->stream, [grid = config->gridDim, block = config->blockDim, bytes = config->dynamicSmemBytes, kernel, given] {
+    return emulator::run_grid(grid, block, bytes, [&] { std::apply(kernel, given); });
   });
 }
 
@@ -175,6 +190,10 @@ T __ldcs(const T* p) {
   return *p;
 }
 template <class T>
+T __ldcg(const T* p) {
+  return *p;
+}
+template <class T>
 T __ldg(const T* p) {
   return *p;
 }
@@ -183,6 +202,19 @@ T atomicAdd(T* p, T x) {
   const T old = *p;
   *p += x;
   return old;
+}
+inline unsigned atomicInc(unsigned* p, unsigned last) {
+  const unsigned old = *p;
+  *p = old >= last ? 0 : old + 1;
+  return old;
+}
+inline void __threadfence() {}
+// Bytes of {high, low} picked by the four nibbles of `pick`; bit 3 of one asks for its sign.
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned pick) {
+  const uint64_t bytes = static_cast<uint64_t>(high) << 32 | low;
+  unsigned r = 0;
+  for (int i = 0; i < 4; ++i) r |= static_cast<unsigned>(bytes >> (8 * (pick >> (4 * i) & 7)) & 0xff) << (8 * i);
+  return r;
 }
 inline int atomicOr(int* p, int x) {
   const int old = *p;

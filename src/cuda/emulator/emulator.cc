@@ -163,7 +163,15 @@ const uint64_t* exchange(uint64_t value) {
   return slots;
 }
 
-cudaError_t run_grid(dim3 grid, dim3 threads, const std::function<void()>& thread) {
+namespace {
+thread_local std::vector<char> dynamic_bytes_of_block;
+}
+char* dynamic_shared() { return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(dynamic_bytes_of_block.data()) + 1023) / 1024 * 1024); }
+
+cudaError_t run_grid(dim3 grid, dim3 threads, size_t dynamic_bytes, const std::function<void()>& thread) {
+  // Exactly as many bytes as asked for, so that a sanitizer sees an access past them; NaN at first.
+  if (dynamic_bytes > size_t{227} << 10) return note(cudaErrorInvalidConfiguration);
+  dynamic_bytes_of_block.assign(dynamic_bytes + 1023, static_cast<char>(0xff));
   const unsigned count = threads.x * threads.y * threads.z;
   if (count == 0 || count > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || grid.x > 0x7fffffffu)
     return note(cudaErrorInvalidConfiguration);

@@ -45,6 +45,37 @@ inline void copy_async(void* to_shared, const void* from, bool valid) {
   if (valid) std::memcpy(to_shared, from, 16);
   else std::memset(to_shared, 0, 16);
 }
+inline void copies_commit() {}
+template <int N>
+void copies_wait() {}
 inline void copies_done() {}
+
+inline uint4 load_streaming(const void* p) { return *static_cast<const uint4*>(p); }
+
+template <class T>
+uint32_t pack2(float low, float high) {
+  const auto bits = [](float x) -> uint32_t {
+    if constexpr (std::is_same_v<T, __nv_bfloat16>) return __float2bfloat16_rn(x).bits;
+    else return __float2half_rn(x).bits;
+  };
+  return bits(low) | bits(high) << 16;
+}
+template <class T>
+float half_of(uint32_t word, int high) {
+  const uint16_t bits = static_cast<uint16_t>(word >> (16 * high));
+  return std::is_same_v<T, __nv_bfloat16> ? bf16_to_float(bits) : f16_to_float(bits);
+}
+template <class T>
+uint32_t sub2(uint32_t a, uint32_t b) {
+  return pack2<T>(half_of<T>(a, 0) - half_of<T>(b, 0), half_of<T>(a, 1) - half_of<T>(b, 1));
+}
+template <class T>
+uint32_t mul2(uint32_t a, uint32_t b) {
+  return pack2<T>(half_of<T>(a, 0) * half_of<T>(b, 0), half_of<T>(a, 1) * half_of<T>(b, 1));
+}
+
+inline void wait_for_predecessor() {}
+inline void start_dependents() {}
+inline char* dynamic_shared() { return emulator::dynamic_shared(); }
 
 }  // namespace ingot::cuda

@@ -1,0 +1,301 @@
+// Attention of steps with one row a sequence, on tensor cores: RoPE, the append to the cache, split contexts and their merge in one kernel.
+//
+// A block takes one row, up to eight query heads of one kv head, and one part of the context; its warps take tiles of 16 keys in turn.
+// K and V go straight from the cache to registers, 16 bytes a lane: sums do not care which columns meet in one mma slot, so q is read in
+// the order that K's loads give, and V's columns are dealt to the mma's rows as they come. Scores: q (heads as rows) times K; output:
+// V^T times the weights (heads as columns). The last part of a row to end merges all of them.
+#include <algorithm>
+
+#include "cuda/attention.h"
+#include "cuda/math.cuh"
+#include "cuda/mma.cuh"
+
+namespace ingot::cuda {
+namespace {
+
+constexpr int kWarps = 4, kTile = 16, kHeads = 8;
+constexpr int kLeastShare = 64;  // keys below which a context is not cut further
+
+template <class T>
+struct DecodeArgs {
+  const T* q;
+  const T* k;
+  const T* v;
+  T* y;
+  T* keys;
+  T* values;
+  int64_t q_stride, k_stride, v_stride, y_stride;
+  const float2* rope;  // [rows, HD / 2] cosine and sine; null: q and k are rotated already
+  float* partial;      // [rows, heads, splits, HD + 2]: maximum, sum, output
+  unsigned* arrived;   // [rows, grid.y], zero between launches
+  AttentionArgs a;
+};
+
+// (x[i], x[i + HD / 2]) of one head, rotated and rounded.
+template <class T>
+__device__ __forceinline__ void rotate(float low, float high, float2 turn, float& new_low, float& new_high) {
+  new_low = low * turn.x - high * turn.y;
+  new_high = high * turn.x + low * turn.y;
+}
+
+template <class T, int HD>
+__global__ void __launch_bounds__(kWarps * 32) decode_kernel(const DecodeArgs<T> d) {
+  const AttentionArgs& a = d.a;
+  constexpr int kQ = HD / 32, kV = HD / 64, kHalf = HD / 2;
+  __shared__ float shared_best[kWarps][kHeads], shared_sum[kWarps][kHeads];
+  __shared__ float shared_out[kWarps][kHeads][HD + 4];
+  __shared__ bool last;
+  const int row = blockIdx.x, split = blockIdx.z, group = a.heads / a.kv_heads, passes = (group + kHeads - 1) / kHeads;
+  const int kv_head = blockIdx.y / passes, first_head = kv_head * group + blockIdx.y % passes * kHeads;
+  const int n_heads = min(kHeads, kv_head * group + group - first_head);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, g = lane / 4, t = lane & 3;
+  const int32_t* pages = a.page_table + static_cast<int64_t>(a.row_slice[row]) * a.max_pages;
+  const int position = a.positions[row], end = position + 1;
+  start_dependents();
+  wait_for_predecessor();
+
+  // This block's part of the context. How many parts there are depends on the length alone.
+  int begin = a.window > 0 ? max(0, end - a.window) : 0;
+  if (a.segment_begin) begin = max(begin, a.segment_begin[row]);
+  const int first = begin / kTile * kTile, length = end - first;
+  const int share = (max((length + a.splits - 1) / a.splits, kLeastShare) + kTile - 1) / kTile * kTile;
+  const int parts = (length + share - 1) / share;
+  if (split >= parts) return;
+  const int from = first + split * share, to = min(end, from + share);
+
+  auto slot_of = [&](int key) { return ((static_cast<int64_t>(pages[key / a.page_tokens]) * a.kv_heads + kv_head) * a.page_tokens + key % a.page_tokens) * HD; };
+
+  if (to == end) {  // the part with this step's token writes it to the cache
+    const int64_t slot = slot_of(position);
+    const T* k = d.k + row * d.k_stride + kv_head * HD;
+    const T* v = d.v + row * d.v_stride + kv_head * HD;
+    for (int i = threadIdx.x; i < HD; i += kWarps * 32) {
+      if (i < kHalf) {
+        if (d.rope) {
+          float low, high;
+          rotate<T>(to_float(k[i]), to_float(k[i + kHalf]), d.rope[static_cast<int64_t>(row) * kHalf + i], low, high);
+          d.keys[slot + i] = from_float<T>(low);
+          d.keys[slot + i + kHalf] = from_float<T>(high);
+        } else {
+          d.keys[slot + i] = k[i];
+          d.keys[slot + i + kHalf] = k[i + kHalf];
+        }
+      } else {
+        const int j = 2 * (i - kHalf);
+        d.values[slot + j] = v[j];
+        d.values[slot + j + 1] = v[j + 1];
+      }
+    }
+    __syncthreads();
+  }
+
+  // Head g of the block: columns 32 c + 8 t and the seven after.
+  uint32_t qf[kQ][4];
+  {
+    const T* q = d.q + row * d.q_stride + (first_head + min(g, n_heads - 1)) * HD + 8 * t;
+    uint4 raw[kQ];
+#pragma unroll
+    for (int c = 0; c < kQ; ++c) raw[c] = *reinterpret_cast<const uint4*>(q + 32 * c);
+    if (d.rope) {
+#pragma unroll
+      for (int c = 0; c < kQ / 2; ++c) {
+        const float2* turn = d.rope + static_cast<int64_t>(row) * kHalf + 32 * c + 8 * t;
+        const T* low = reinterpret_cast<const T*>(&raw[c]);
+        const T* high = reinterpret_cast<const T*>(&raw[c + kQ / 2]);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          float l0, h0, l1, h1;
+          rotate<T>(to_float(low[2 * j]), to_float(high[2 * j]), turn[2 * j], l0, h0);
+          rotate<T>(to_float(low[2 * j + 1]), to_float(high[2 * j + 1]), turn[2 * j + 1], l1, h1);
+          qf[c][j] = pack2<T>(l0, l1);
+          qf[c + kQ / 2][j] = pack2<T>(h0, h1);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int c = 0; c < kQ; ++c) {
+        qf[c][0] = raw[c].x;
+        qf[c][1] = raw[c].y;
+        qf[c][2] = raw[c].z;
+        qf[c][3] = raw[c].w;
+      }
+    }
+  }
+  const float slope = a.slopes ? a.slopes[first_head + min(g, n_heads - 1)] : 0.0f;
+
+  // Keys g and g + 8 of a tile: the columns that q has. Values of keys 2t, 2t + 1, 2t + 8, 2t + 9: columns 64 c + 8 g and the seven after.
+  uint4 kf[2][kQ], vf[4][kV];
+  auto load_keys = [&](int key) {
+    const T* at = d.keys + slot_of(key) + g * HD + 8 * t;
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+#pragma unroll
+      for (int c = 0; c < kQ; ++c) kf[j][c] = *reinterpret_cast<const uint4*>(at + 8 * j * HD + 32 * c);
+  };
+  auto load_values = [&](int key) {
+    const T* at = d.values + slot_of(key) + 8 * g;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int in_tile = 2 * t + (i & 1) + i / 2 * 8;
+      const bool valid = key + in_tile < end;  // beyond lies what was never written
+#pragma unroll
+      for (int c = 0; c < kV; ++c) {
+        vf[i][c] = uint4{0, 0, 0, 0};
+        if (valid) vf[i][c] = *reinterpret_cast<const uint4*>(at + in_tile * HD + 64 * c);
+      }
+    }
+  };
+
+  float out[HD / 16][4] = {};  // columns (g: 8 g + 2 p, 8 g + 2 p + 1) x heads (2t, 2t + 1)
+  float best = -INFINITY, sum = 0;
+  int key = from + warp * kTile;
+  if (key < to) load_keys(key);
+  for (; key < to; key += kWarps * kTile) {
+    load_values(key);
+    float s[2][4] = {};
+#pragma unroll
+    for (int c = 0; c < kQ; ++c) {
+      const uint32_t low[4] = {qf[c][0], 0, qf[c][1], 0}, high[4] = {qf[c][2], 0, qf[c][3], 0};
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        mma_16x8x16<T>(s[j], low, kf[j][c].x, kf[j][c].y);
+        mma_16x8x16<T>(s[j], high, kf[j][c].z, kf[j][c].w);
+      }
+    }
+    if (key + kWarps * kTile < to) load_keys(key + kWarps * kTile);
+    float top = best;
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int at = key + 8 * j + 2 * t + i;
+        float x = s[j][i] * a.scale;
+        if (a.softcap > 0) x = a.softcap * tanhf(x / a.softcap);
+        if (a.slopes) x += slope * static_cast<float>(at - position);
+        s[j][i] = at < to && at >= begin ? x : -INFINITY;
+        top = fmaxf(top, s[j][i]);
+      }
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+    const float keep = top == -INFINITY ? 1.0f : __expf(best - top);
+    best = top;
+    const float base = top == -INFINITY ? 0.0f : top;
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) s[j][i] = __expf(s[j][i] - base);
+    sum = sum * keep + (s[0][0] + s[0][1] + s[1][0] + s[1][1]);
+    const uint32_t p0 = pack2<T>(s[0][0], s[0][1]), p1 = pack2<T>(s[1][0], s[1][1]);
+    const float keep_even = __shfl_sync(0xffffffffu, keep, 8 * t), keep_odd = __shfl_sync(0xffffffffu, keep, 8 * t + 4);
+#pragma unroll
+    for (int c = 0; c < kV; ++c) {
+      const uint32_t* w[4] = {&vf[0][c].x, &vf[1][c].x, &vf[2][c].x, &vf[3][c].x};
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+        float(&o)[4] = out[4 * c + p];
+        o[0] *= keep_even;
+        o[1] *= keep_odd;
+        o[2] *= keep_even;
+        o[3] *= keep_odd;
+        const uint32_t v[4] = {__byte_perm(w[0][p], w[1][p], 0x5410), __byte_perm(w[0][p], w[1][p], 0x7632), __byte_perm(w[2][p], w[3][p], 0x5410),
+                               __byte_perm(w[2][p], w[3][p], 0x7632)};
+        mma_16x8x16<T>(o, v, p0, p1);
+      }
+    }
+  }
+  sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+  sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+  if (t == 0) {
+    shared_best[warp][g] = best;
+    shared_sum[warp][g] = sum;
+  }
+#pragma unroll
+  for (int c = 0; c < kV; ++c)
+#pragma unroll
+    for (int p = 0; p < 4; ++p)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) shared_out[warp][2 * t + (j & 1)][64 * c + 8 * g + 2 * p + j / 2] = out[4 * c + p][j];
+  __syncthreads();
+
+  for (int i = threadIdx.x; i < n_heads * HD; i += kWarps * 32) {
+    const int h = i / HD, column = i % HD;
+    float top = -INFINITY, total = 0, o = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, shared_best[w][h]);
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) {
+      const float weight = shared_best[w][h] == -INFINITY ? 0.0f : __expf(shared_best[w][h] - top);
+      total += shared_sum[w][h] * weight;
+      o += shared_out[w][h][column] * weight;
+    }
+    if (parts == 1) {
+      d.y[row * d.y_stride + (first_head + h) * HD + column] = from_float<T>(total > 0 ? o / total : 0.0f);
+      continue;
+    }
+    float* p = d.partial + ((static_cast<int64_t>(row) * a.heads + first_head + h) * a.splits + split) * (HD + 2);
+    p[2 + column] = o;
+    if (column == 0) {
+      p[0] = top;
+      p[1] = total;
+    }
+  }
+  if (parts == 1) return;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) last = atomicInc(d.arrived + row * gridDim.y + blockIdx.y, static_cast<unsigned>(parts - 1)) == static_cast<unsigned>(parts - 1);
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  for (int i = threadIdx.x; i < n_heads * HD; i += kWarps * 32) {
+    const int h = i / HD, column = i % HD;
+    const float* p = d.partial + (static_cast<int64_t>(row) * a.heads + first_head + h) * a.splits * (HD + 2);
+    float top = -INFINITY, total = 0, o = 0;
+    for (int s = 0; s < parts; ++s) top = fmaxf(top, __ldcg(p + s * (HD + 2)));
+    for (int s = 0; s < parts; ++s) {
+      const float* part = p + s * (HD + 2);
+      const float m = __ldcg(part), weight = m == -INFINITY ? 0.0f : __expf(m - top);
+      total += __ldcg(part + 1) * weight;
+      o += __ldcg(part + 2 + column) * weight;
+    }
+    d.y[row * d.y_stride + (first_head + h) * HD + column] = from_float<T>(total > 0 ? o / total : 0.0f);
+  }
+}
+
+template <class T>
+Status decode_as(const AttentionCall& c, Launch& l) {
+  DecodeArgs<T> d{};
+  d.q = c.q.as<T>();
+  d.k = c.k.as<T>();
+  d.v = c.v.as<T>();
+  d.y = c.y.as<T>();
+  d.keys = static_cast<T*>(l.kv.keys);
+  d.values = static_cast<T*>(l.kv.values);
+  d.q_stride = c.q.stride;
+  d.k_stride = c.k.stride;
+  d.v_stride = c.v.stride;
+  d.y_stride = c.y.stride;
+  d.rope = c.rope;
+  d.a = c.a;
+  const int group = c.a.heads / c.a.kv_heads, passes = (group + kHeads - 1) / kHeads, blocks = c.rows * c.a.kv_heads * passes;
+  // Few sequences fill the machine by cutting contexts; the number depends on the batch only, so captured graphs stay valid.
+  d.a.splits = std::clamp(3 * l.sm_count / std::max(1, blocks), 1, 64);
+  d.a.splits = std::min<int>(d.a.splits, static_cast<int>(std::max<size_t>(1, l.scratch_bytes / (static_cast<size_t>(c.rows) * c.a.heads * (c.a.dim + 2) * 4))));
+  d.partial = static_cast<float*>(l.scratch);
+  d.arrived = l.arrived;
+  launch_dependent(c.a.dim == 64 ? decode_kernel<T, 64> : decode_kernel<T, 128>, dim3(c.rows, c.a.kv_heads * passes, d.a.splits), kWarps * 32, 0,
+                   l.stream, d);
+  return launched("decode attention kernel");
+}
+
+}  // namespace
+
+bool decode_accepts(const AttentionCall& c, const Launch& l) {
+  const DType t = c.q.dtype;
+  auto even = [](const Matrix& m) { return (reinterpret_cast<uintptr_t>(m.data) | static_cast<uintptr_t>(m.stride) * 2) % 16 == 0; };
+  return l.decode && (t == DType::kBf16 || t == DType::kF16) && l.kv.dtype == t && c.a.dim == c.a.v_dim && (c.a.dim == 64 || c.a.dim == 128) &&
+         c.a.page_tokens % kTile == 0 && even(c.q) && l.arrived && c.a.kv_heads <= 8192;
+}
+
+Status decode(const AttentionCall& c, Launch& l) { return c.q.dtype == DType::kBf16 ? decode_as<__nv_bfloat16>(c, l) : decode_as<__half>(c, l); }
+
+}  // namespace ingot::cuda

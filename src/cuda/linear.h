@@ -1,0 +1,36 @@
+// Products of activations with a stored matrix, and what stands directly before and after them:
+//
+//   LinearCall c; c.weight = &desc; c.data = weights; c.x = x; c.y = y; c.rows = 3;
+//   TRY(linear(c, launch));     // y = f(norm(x) w^T + bias) + residual
+//
+// Up to kSkinnyRows rows of 16-bit activations stream the weights once (skinny.cu); more go to cuBLASLt.
+#pragma once
+
+#include "cuda/cuda.h"
+
+namespace ingot::cuda {
+
+constexpr int kSkinnyRows = 8;
+
+struct LinearCall {
+  const ingot_weight_desc* weight = nullptr;
+  const void* data = nullptr;
+  Matrix x, y;          // y: the type of x, or f32
+  int rows = 0;
+  bool gated = false;   // w holds gate rows, then as many others: act(first half) * second half
+  int activation = 0;   // of gated
+  const void* bias = nullptr;
+  DType bias_dtype = DType::kF32;
+  const Matrix* residual = nullptr;  // added to the result; y is of the type of x then
+  const void* norm = nullptr;        // x is RMS-normalised with these weights first: only where skinny_takes_norm()
+  DType norm_dtype = DType::kF32;
+  float eps = 0;
+};
+
+Status linear(const LinearCall& c, Launch& l);
+
+bool skinny_accepts(const LinearCall& c);
+bool skinny_takes_norm(int rows, int64_t k);
+Status skinny(const LinearCall& c, Launch& l);
+
+}  // namespace ingot::cuda
