@@ -4,6 +4,7 @@
 // All query heads of a kv head are done together, so K and V are read once. A warp takes every fourth key; lanes share the head's
 // columns. Splits cut the context of long sequences; partial results (max, sum, output) are merged by a second kernel.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "cuda/attention.h"
@@ -235,6 +236,7 @@ AttentionCall attention_call(const StepArgs& s, const Launch& l) {
   a.value_scales = l.kv.value_scales;
   a.max_pages = l.kv.max_pages;
   a.page_tokens = l.kv.page_tokens;
+  a.page_shift = std::has_single_bit(static_cast<unsigned>(a.page_tokens)) ? std::countr_zero(static_cast<unsigned>(a.page_tokens)) : -1;
   a.heads = at.heads;
   a.kv_heads = at.kv_heads;
   a.dim = at.head_dim;

@@ -14,8 +14,10 @@ struct AttentionArgs {
   const float* slopes;           // may be null
   const float* key_scales;       // of an int8 cache
   const float* value_scales;
-  int max_pages, page_tokens, heads, kv_heads, dim, v_dim, window, splits;
+  int max_pages, page_tokens, page_shift;  // page_shift: log2 of page_tokens, or -1
+  int heads, kv_heads, dim, v_dim, window, splits;
   float scale, softcap;
+  __device__ int page_of(int key) const { return page_shift >= 0 ? key >> page_shift : key / page_tokens; }
 };
 
 struct AttentionCall {

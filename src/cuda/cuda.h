@@ -134,12 +134,17 @@ using Pointee = std::remove_pointer_t<P>;
 
 // A launch whose arguments convert to the kernel's parameters; a failure is found by launched().
 template <class... P, class... Args>
-void launch(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t stream, Args&&... args) {
+void launch_with(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, Args&&... args) {
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...);
+}
+template <class... P, class... Args>
+void launch(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t stream, Args&&... args) {
+  launch_with(kernel, grid, block, 0, stream, std::forward<Args>(args)...);
 }
 
 // The same as a dependent of the kernel before it: it starts while that one ends, and must call wait_for_predecessor().

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const DecodeArgs<T>
   const int32_t* pages = a.page_table + static_cast<int64_t>(a.row_slice[row]) * a.max_pages;
   const int position = a.positions[row], end = position + 1;
   start_dependents();
-  wait_for_predecessor();
+  if (a.segment_begin) wait_for_predecessor();  // an op of this step made it; lengths came before the step
 
   // This block's part of the context. How many parts there are depends on the length alone.
   int begin = a.window > 0 ? max(0, end - a.window) : 0;
@@ -62,8 +62,12 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const DecodeArgs<T>
   const int parts = (length + share - 1) / share;
   if (split >= parts) return;
   const int from = first + split * share, to = min(end, from + share);
+  wait_for_predecessor();
 
-  auto slot_of = [&](int key) { return ((static_cast<int64_t>(pages[key / a.page_tokens]) * a.kv_heads + kv_head) * a.page_tokens + key % a.page_tokens) * HD; };
+  auto slot_of = [&](int key) {
+    const int in = a.page_of(key);
+    return ((static_cast<int64_t>(pages[in]) * a.kv_heads + kv_head) * a.page_tokens + (key - in * a.page_tokens)) * HD;
+  };
 
   if (to == end) {  // the part with this step's token writes it to the cache
     const int64_t slot = slot_of(position);
@@ -277,8 +281,9 @@ Status decode_as(const AttentionCall& c, Launch& l) {
   d.rope = c.rope;
   d.a = c.a;
   const int group = c.a.heads / c.a.kv_heads, passes = (group + kHeads - 1) / kHeads, blocks = c.rows * c.a.kv_heads * passes;
-  // Few sequences fill the machine by cutting contexts; the number depends on the batch only, so captured graphs stay valid.
-  d.a.splits = std::clamp(3 * l.sm_count / std::max(1, blocks), 1, 64);
+  // Few sequences fill the machine by cutting contexts; the number depends on the batch only, so captured graphs stay valid. No more
+  // than a block a multiprocessor: the product that follows, which starts early, must find each one equally free.
+  d.a.splits = std::clamp(l.sm_count / std::max(1, blocks), 1, 64);
   d.a.splits = std::min<int>(d.a.splits, static_cast<int>(std::max<size_t>(1, l.scratch_bytes / (static_cast<size_t>(c.rows) * c.a.heads * (c.a.dim + 2) * 4))));
   d.partial = static_cast<float*>(l.scratch);
   d.arrived = l.arrived;

@@ -203,6 +203,8 @@ Status Executable::allocate(const ingot_program& p) {
   TRY(array(&top_logprobs_, R * INGOT_MAX_TOP_LOGPROBS, "log-probabilities"));
   TRY(array(&work_, R * static_cast<size_t>(vocab_), "sampling"));
   TRY(array(&counts_, R * static_cast<size_t>(vocab_), "sampling"));
+  TRY(array(&keys_, 2 * R, "sampling"));
+  if (keys_) TRY(check(cudaMemset(keys_, 0, R * sizeof *keys_), "clear sampling keys"));
   scratch_bytes_ = kScratchBytes;
   return device_alloc(&scratch_, scratch_bytes_, "scratch");
 }
@@ -485,6 +487,7 @@ Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step, bo
     a.raw_logits = reinterpret_cast<const float*>(buffer_data_[INGOT_BUF_LOGITS]);
     a.work = work_;
     a.counts = counts_;
+    a.keys = keys_;
     a.ids = ids_[parity];
     a.logprobs = logprobs_;
     a.top_ids = top_ids_;

@@ -83,6 +83,7 @@ class Executable {
   float* top_logprobs_ = nullptr;
   float* work_ = nullptr;
   int32_t* counts_ = nullptr;
+  unsigned long long* keys_ = nullptr;
   void* blas_ = nullptr;
   cudaStream_t stream_ = nullptr;
   Flight flights_[kFlights];

@@ -1,8 +1,8 @@
 // Attention of prompts and chunks on tensor cores: online softmax over tiles of 64 keys (FlashAttention-2, Dao 2023), paged cache.
 //
 // A block takes 64 (row, head) pairs of one sequence and one kv head: the heads that share a kv head are packed as rows, so K and V are
-// read once for all of them. Its four warps hold 16 pairs each: q, scores and output stay in registers; K and V pass through shared
-// memory, each loaded by asynchronous copies while the other is multiplied.
+// read once for all of them. Its four warps hold 16 pairs each: q, scores and output stay in registers; K and V of the next tile come
+// into the other half of shared memory while this one is multiplied. Logits are kept in units of log 2.
 #include "cuda/attention.h"
 #include "cuda/math.cuh"
 #include "cuda/mma.cuh"
@@ -16,11 +16,11 @@ constexpr int kWarps = 4, kPairs = 16 * kWarps, kKeys = 64;
 template <class T, int HD>
 __global__ void __launch_bounds__(kWarps * 32)
 prefill_kernel(const T* q, int64_t q_stride, const T* keys, const T* values, T* y, int64_t y_stride, AttentionArgs a) {
-  constexpr int kRow = HD + 8;
-  __shared__ __align__(16) T k_tile[kKeys * kRow];
-  __shared__ __align__(16) T v_tile[kKeys * kRow];
+  constexpr int kRow = HD + 8, kTileSize = kKeys * kRow;
+  T* tiles = reinterpret_cast<T*>(dynamic_shared());  // K, V of one tile, then of the other
   const int slice = blockIdx.z, kv_head = blockIdx.y, group = a.heads / a.kv_heads;
-  const int first_row = a.slice_begin[slice], pairs = (a.slice_begin[slice + 1] - first_row) * group, begin_pair = blockIdx.x * kPairs;
+  const int first_row = a.slice_begin[slice], pairs = (a.slice_begin[slice + 1] - first_row) * group;
+  const int begin_pair = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kPairs;  // the longest first
   if (begin_pair >= pairs) return;
   const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, g = lane / 4, t = lane & 3;
   const int32_t* pages = a.page_table + static_cast<int64_t>(slice) * a.max_pages;
@@ -30,6 +30,10 @@ prefill_kernel(const T* q, int64_t q_stride, const T* keys, const T* values, T* 
   int begin = a.window > 0 ? max(0, a.positions[top_row] - a.window + 1) : 0;
   if (a.segment_begin) begin = max(begin, a.segment_begin[top_row]);
   const int end = a.positions[bottom_row] + 1;
+  // Keys that every row of the block sees: no mask there.
+  const int all_until = a.positions[top_row];
+  int all_from = a.window > 0 ? a.positions[bottom_row] - a.window + 1 : 0;
+  if (a.segment_begin) all_from = max(all_from, a.segment_begin[bottom_row]);
 
   // The thread's two pairs: g and g + 8 of its warp.
   int row[2], head[2], position[2], low[2];
@@ -57,44 +61,75 @@ prefill_kernel(const T* q, int64_t q_stride, const T* keys, const T* values, T* 
     for (int r = threadIdx.x / kPieces; r < kKeys; r += kRows) {
       const int key = from + r;
       const bool valid = key < end && piece < width;
-      const int64_t page = valid ? pages[key / a.page_tokens] : 0;
-      const int64_t at = (page * a.kv_heads + kv_head) * a.page_tokens + (valid ? key % a.page_tokens : 0);
+      const int in = valid ? a.page_of(key) : 0;
+      const int64_t at = (static_cast<int64_t>(pages[in]) * a.kv_heads + kv_head) * a.page_tokens + (key - in * a.page_tokens);
       copy_async(tile + r * kRow + piece, cache + (valid ? at * width + piece : 0), valid);
     }
   };
 
+  constexpr float kLog2e = 1.4426950408889634f;
+  const float scale = a.scale * kLog2e;
+  const float slope[2] = {a.slopes ? a.slopes[head[0]] * kLog2e : 0.0f, a.slopes ? a.slopes[head[1]] * kLog2e : 0.0f};
   float out[HD / 8][4] = {}, best[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
-  load(keys, k_tile, begin, a.dim);
-  for (int from = begin; from < end; from += kKeys) {
+  load(keys, tiles, begin, a.dim);
+  load(values, tiles + kTileSize, begin, a.v_dim);
+  int half = 0;
+  for (int from = begin; from < end; from += kKeys, half ^= 1) {
     copies_done();
-    __syncthreads();  // K is here, and nobody reads the last V any more
-    load(values, v_tile, from, a.v_dim);
+    __syncthreads();  // this tile is here, and nobody reads the one before any more
+    const T* k_tile = tiles + half * 2 * kTileSize;
+    const T* v_tile = k_tile + kTileSize;
+    if (from + kKeys < end) {
+      load(keys, tiles + (half ^ 1) * 2 * kTileSize, from + kKeys, a.dim);
+      load(values, tiles + (half ^ 1) * 2 * kTileSize + kTileSize, from + kKeys, a.v_dim);
+    }
     float s[kKeys / 8][4] = {};
 #pragma unroll
-    for (int c = 0; c < HD / 16; ++c)
+    for (int c = 0; c < HD / 16; c += 2)
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n) {
-        const T* at = k_tile + (8 * n + g) * kRow + 16 * c + 2 * t;
-        mma_16x8x16<T>(s[n], qf[c], *reinterpret_cast<const uint32_t*>(at), *reinterpret_cast<const uint32_t*>(at + 8));
+        uint32_t k[4];
+        load_matrices(k, k_tile + (8 * n + lane % 8) * kRow + 16 * c + lane / 8 * 8);
+        mma_16x8x16<T>(s[n], qf[c], k[0], k[1]);
+        mma_16x8x16<T>(s[n], qf[c + 1], k[2], k[3]);
       }
+    const bool masked = from + kKeys - 1 > all_until || from < all_from;
     float top[2] = {best[0], best[1]};
+    if (a.softcap > 0 || a.slopes) {
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int i = j / 2, key = from + 8 * n + 2 * t + (j & 1);
+          float x = s[n][j] * scale;
+          if (a.softcap > 0) x = a.softcap * kLog2e * tanhf(s[n][j] * a.scale / a.softcap);
+          s[n][j] = x + slope[i] * static_cast<float>(key - position[i]);
+        }
+    } else {
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) s[n][j] *= scale;
+    }
+    if (masked) {
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int i = j / 2, key = from + 8 * n + 2 * t + (j & 1);
+          if (key > position[i] || key < low[i]) s[n][j] = -INFINITY;
+        }
+    }
 #pragma unroll
     for (int n = 0; n < kKeys / 8; ++n)
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int i = j / 2, key = from + 8 * n + 2 * t + (j & 1);
-        float x = s[n][j] * a.scale;
-        if (a.softcap > 0) x = a.softcap * tanhf(x / a.softcap);
-        if (a.slopes) x += a.slopes[head[i]] * static_cast<float>(key - position[i]);
-        s[n][j] = key <= position[i] && key >= low[i] ? x : -INFINITY;
-        top[i] = fmaxf(top[i], s[n][j]);
-      }
+      for (int j = 0; j < 4; ++j) top[j / 2] = fmaxf(top[j / 2], s[n][j]);
     float keep[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {  // the four lanes of a row
       top[i] = fmaxf(top[i], __shfl_xor_sync(0xffffffffu, top[i], 1));
       top[i] = fmaxf(top[i], __shfl_xor_sync(0xffffffffu, top[i], 2));
-      keep[i] = top[i] == -INFINITY ? 1.0f : __expf(best[i] - top[i]);
+      keep[i] = top[i] == -INFINITY ? 1.0f : fast_exp2(best[i] - top[i]);
       best[i] = top[i];
       sum[i] *= keep[i];
       if (top[i] == -INFINITY) top[i] = 0;  // nothing seen yet: every weight below is 0
@@ -103,16 +138,13 @@ prefill_kernel(const T* q, int64_t q_stride, const T* keys, const T* values, T* 
     for (int n = 0; n < kKeys / 8; ++n)
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        s[n][j] = __expf(s[n][j] - top[j / 2]);
+        s[n][j] = fast_exp2(s[n][j] - top[j / 2]);
         sum[j / 2] += s[n][j];
       }
 #pragma unroll
     for (int n = 0; n < HD / 8; ++n)
 #pragma unroll
       for (int j = 0; j < 4; ++j) out[n][j] *= keep[j / 2];
-    copies_done();
-    __syncthreads();  // V is here, and nobody reads this K any more
-    if (from + kKeys < end) load(keys, k_tile, from + kKeys, a.dim);
 #pragma unroll
     for (int c = 0; c < kKeys / 16; ++c) {
       const uint32_t p[4] = {pack2<T>(s[2 * c][0], s[2 * c][1]), pack2<T>(s[2 * c][2], s[2 * c][3]), pack2<T>(s[2 * c + 1][0], s[2 * c + 1][1]),
@@ -143,15 +175,20 @@ prefill_kernel(const T* q, int64_t q_stride, const T* keys, const T* values, T* 
   }
 }
 
+template <class T, int HD>
+Status prefill_by(const AttentionCall& call, Launch& l) {
+  const AttentionArgs& a = call.a;
+  const int group = a.heads / a.kv_heads, bytes = 4 * kKeys * (HD + 8) * 2;
+  static const cudaError_t raised = cudaFuncSetAttribute(prefill_kernel<T, HD>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  TRY(check(raised, "shared memory of the prefill kernel"));
+  launch_with(prefill_kernel<T, HD>, dim3((l.longest * group + kPairs - 1) / kPairs, a.kv_heads, l.slices), kWarps * 32, bytes, l.stream, call.q.as<T>(),
+              call.q.stride, static_cast<const T*>(l.kv.keys), static_cast<const T*>(l.kv.values), call.y.as<T>(), call.y.stride, a);
+  return launched("prefill attention kernel");
+}
+
 template <class T>
 Status prefill_as(const AttentionCall& call, Launch& l) {
-  const AttentionArgs& a = call.a;
-  const int group = a.heads / a.kv_heads;
-  const dim3 grid((l.longest * group + kPairs - 1) / kPairs, a.kv_heads, l.slices);
-  const Matrix &q = call.q, &y = call.y;
-  launch(a.dim <= 64 && a.v_dim <= 64 ? prefill_kernel<T, 64> : prefill_kernel<T, 128>, grid, kWarps * 32, l.stream, q.as<T>(), q.stride,
-         static_cast<const T*>(l.kv.keys), static_cast<const T*>(l.kv.values), y.as<T>(), y.stride, a);
-  return launched("prefill attention kernel");
+  return call.a.dim <= 64 && call.a.v_dim <= 64 ? prefill_by<T, 64>(call, l) : prefill_by<T, 128>(call, l);
 }
 
 }  // namespace

@@ -49,12 +49,42 @@ __device__ Best block_best(Best x, Best* shared) {
   return best;
 }
 
+// Greedy, with nothing that changes or reports logits: the best raw logit.
+__device__ bool plain(const SampleRow& r) {
+  return (r.temperature <= 0 || r.top_k == 1) && r.logprobs < 0 && r.n_bias == 0 && r.n_banned == 0 && r.mask < 0 && r.repetition_penalty == 1 &&
+         r.presence_penalty == 0 && r.frequency_penalty == 0;
+}
+
+constexpr int kBestThreads = 256, kBestShare = 8192;  // ids of one block
+
+// Blocks (row, part of the vocabulary).
+__global__ void __launch_bounds__(kBestThreads) best_kernel(SampleArgs a) {
+  __shared__ Best shared[32];
+  const int r = blockIdx.x, from = blockIdx.y * kBestShare, to = min(a.vocab, from + kBestShare);
+  if (!plain(a.rows[r])) return;
+  const float* raw = a.raw_logits + static_cast<int64_t>(r) * a.vocab;
+  Best best{-INFINITY, a.vocab};
+#pragma unroll 8
+  for (int i = from + threadIdx.x; i < to; i += kBestThreads) best = better(best, Best{raw[i], i});
+  best = block_best(best, shared);
+  if (threadIdx.x == 0 && best.id < a.vocab)
+    atomicMax(a.keys + r, static_cast<unsigned long long>(ordered(best.value)) << 32 | (0xffffffffu - static_cast<unsigned>(best.id)));
+}
+
 __global__ void __launch_bounds__(kThreads) sample_kernel(SampleArgs a) {
   __shared__ float shared[33];
   __shared__ Best shared_best[32];
   __shared__ float prefix[kThreads];
   const int r = blockIdx.x, tid = threadIdx.x, vocab = a.vocab;
   const SampleRow row = a.rows[r];
+  if (plain(row)) {
+    if (tid == 0) {
+      const unsigned long long key = a.keys[r];
+      a.ids[r] = key ? static_cast<int>(0xffffffffu - static_cast<unsigned>(key)) : 0;
+      a.keys[r] = 0;
+    }
+    return;
+  }
   const float* raw = a.raw_logits + static_cast<int64_t>(r) * vocab;
   float* logits = a.work + static_cast<int64_t>(r) * vocab;
   int32_t* counts = a.counts + static_cast<int64_t>(r) * vocab;
@@ -201,6 +231,7 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(SampleArgs a) {
 }  // namespace
 
 Status launch_sample(const SampleArgs& args, int rows, cudaStream_t stream) {
+  if (rows > 0) launch(best_kernel, dim3(rows, (args.vocab + kBestShare - 1) / kBestShare), kBestThreads, stream, args);
   if (rows > 0) launch(sample_kernel, rows, kThreads, stream, args);
   return launched("sampling kernel");
 }

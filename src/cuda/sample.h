@@ -29,6 +29,7 @@ struct SampleArgs {
   float* logprobs;          // [R]
   int32_t* top_ids;         // [R, max_top]
   float* top_logprobs;
+  unsigned long long* keys; // [R] zero between steps: the best of a row that nothing changes, as (ordered logit, ~id)
   int vocab;
 };
 

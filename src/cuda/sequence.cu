@@ -1,6 +1,7 @@
 // Ops that follow the sequence: embedding, shift, segment_begin, last_token.
 #include "cuda/cuda.h"
 #include "cuda/math.cuh"
+#include "cuda/mma.cuh"
 
 namespace ingot::cuda {
 namespace {
@@ -47,10 +48,33 @@ __global__ void embedding_kernel(const int32_t* ids, TableReader table, int offs
   }
 }
 
+// Tables of the activations' type, 16 bytes at a time.
+template <class A>
+__global__ void embedding_rows_kernel(const int32_t* ids, const A* table, int offset, const float* rows, int vocab, A* y, int64_t stride, int width) {
+  start_dependents();
+  wait_for_predecessor();
+  const int id = ids[blockIdx.x];
+  A* to = y + blockIdx.x * stride;
+  if (rows && id >= vocab) {
+    for (int i = threadIdx.x; i < width; i += blockDim.x) to[i] = from_float<A>(rows[static_cast<int64_t>(id - vocab) * width + i]);
+    return;
+  }
+  const A* from = table + static_cast<int64_t>(id + offset) * width;
+  for (int i = 8 * threadIdx.x; i < width; i += 8 * blockDim.x) *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(from + i);
+}
+
+bool even(const Matrix& m) { return m.width % 8 == 0 && (reinterpret_cast<uintptr_t>(m.data) | static_cast<uintptr_t>(m.stride) * 2) % 16 == 0; }
+
 Status launch_embedding(const StepArgs& s, Launch& l) {
   return dispatch(s.out[0].dtype, [&](auto* tag) -> Status {
     using A = Pointee<decltype(tag)>;
     const ingot_attrs& at = s.desc->attrs;
+    if constexpr (sizeof(A) == 2)
+      if (s.rows > 0 && static_cast<DType>(s.desc->weight[0].dtype) == s.out[0].dtype && (at.scale == 0 || at.scale == 1) && even(s.out[0])) {
+        launch_dependent(embedding_rows_kernel<A>, s.rows, 256, 0, l.stream, s.in[0].as<int32_t>(), static_cast<const A*>(s.weight[0]), at.offset,
+                         l.embedding_rows, l.vocab_size, s.out[0].as<A>(), s.out[0].stride, s.out[0].width);
+        return launched("embedding kernel");
+      }
     if (s.rows > 0)
       launch(embedding_kernel<A>, s.rows, 128, l.stream, s.in[0].as<int32_t>(), table_reader(s.desc->weight[0], s.weight[0]), at.offset,
                                                         at.scale == 0 ? 1.0f : static_cast<float>(at.scale), l.embedding_rows, l.vocab_size,
@@ -115,9 +139,24 @@ __global__ void last_token_kernel(const A* x, int64_t x_stride, A* y, int64_t y_
   for (int i = threadIdx.x; i < width; i += blockDim.x) y[blockIdx.x * y_stride + i] = x[rows[blockIdx.x] * x_stride + i];
 }
 
+template <class A>
+__global__ void last_token_wide_kernel(const A* x, int64_t x_stride, A* y, int64_t y_stride, const int32_t* rows, int width) {
+  start_dependents();
+  wait_for_predecessor();
+  const A* from = x + rows[blockIdx.x] * x_stride;
+  for (int i = 8 * threadIdx.x; i < width; i += 8 * blockDim.x)
+    *reinterpret_cast<uint4*>(y + blockIdx.x * y_stride + i) = *reinterpret_cast<const uint4*>(from + i);
+}
+
 Status launch_last_token(const StepArgs& s, Launch& l) {
   return dispatch(s.out[0].dtype, [&](auto* tag) -> Status {
     using A = Pointee<decltype(tag)>;
+    if constexpr (sizeof(A) == 2)
+      if (l.logits > 0 && even(s.in[0]) && even(s.out[0])) {
+        launch_dependent(last_token_wide_kernel<A>, l.logits, 256, 0, l.stream, s.in[0].as<A>(), s.in[0].stride, s.out[0].as<A>(), s.out[0].stride,
+                         l.in.logits_row, s.in[0].width);
+        return launched("last_token kernel");
+      }
     if (l.logits > 0)
       launch(last_token_kernel<A>, l.logits, 128, l.stream, s.in[0].as<A>(), s.in[0].stride, s.out[0].as<A>(), s.out[0].stride, l.in.logits_row,
                                                            s.in[0].width);

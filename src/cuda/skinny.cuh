@@ -40,6 +40,7 @@ namespace skinny_detail {
 
 constexpr int kWarps = 8, kHalf = 4;
 constexpr int kStageBytes = 96 << 10;  // two blocks fit a multiprocessor: the one at work and its dependent, which reads ahead
+constexpr int kMostBytes = 136 << 10;  // two buffers of the widest step, u4's
 constexpr int kPad = 32;               // columns between staged rows: 64 bytes, so that two rows cover all banks
 
 // Weights in 16 bytes.
@@ -149,7 +150,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) skinny_kernel(const SkinnyArgs
     return staged + r * staged_row + k / kStep * kStep + in_step % E / 8 * 32 + in_step / E * 8;
   };
   auto stage = [&](int chunk) __attribute__((always_inline)) {
-    const int from = chunk * a.chunk, count = min(a.chunk, (k_end - from + kStep - 1) / kStep * kStep);
+    const int from = chunk * a.chunk, count = a.chunk;
     const bool norm = a.norm.data != nullptr;
     float square[kSkinnyRows];
     float scale[kSkinnyRows];
@@ -220,7 +221,25 @@ __global__ void __launch_bounds__(kWarps * 32, 2) skinny_kernel(const SkinnyArgs
     if (kLate && norm) sum_up();
     __syncthreads();
   };
-  stage(0);
+  // Where the rows do not fit at once: two buffers, one filled in the background while the other is multiplied.
+  const int buffer_size = a.rows * staged_row;
+  auto stage_ahead = [&](int chunk, int buffer) __attribute__((always_inline)) {
+    const int from = chunk * a.chunk, count = min(a.chunk, (k_end - from + kStep - 1) / kStep * kStep);
+    for (int k = 8 * threadIdx.x; k < count; k += 8 * kWarps * 32)
+      for (int r = 0; r < a.rows; ++r) {
+        const bool valid = from + k < k_end;
+        copy_async(place(r, k) + buffer * buffer_size, a.x + (valid ? r * a.x_stride + from + k : 0), valid);
+      }
+  };
+  int buffer = 0;
+  if (a.chunks == 1) {
+    stage(0);
+  } else {
+    stage_ahead(0, 0);
+    copies_done();
+    __syncthreads();
+    stage_ahead(1, 1);
+  }
 
   // ---- the walk ------------------------------------------------------------------------------------------------------------------
   constexpr int kChains = kQuantised<D> ? 2 : 1;
@@ -244,7 +263,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) skinny_kernel(const SkinnyArgs
     }
 #pragma unroll
     for (int i = 0; i < E / 8; ++i) {
-      uint4 xv = *reinterpret_cast<const uint4*>(mine + step * kStep + 32 * i);
+      uint4 xv = *reinterpret_cast<const uint4*>(mine + buffer * buffer_size + step * kStep + 32 * i);
       if constexpr (D == DType::kU4)
         xv = uint4{__byte_perm(xv.x, xv.z, 0x5410), __byte_perm(xv.x, xv.z, 0x7632), __byte_perm(xv.y, xv.w, 0x5410), __byte_perm(xv.y, xv.w, 0x7632)};
       uint32_t low[4], high[4];
@@ -325,8 +344,10 @@ __global__ void __launch_bounds__(kWarps * 32, 2) skinny_kernel(const SkinnyArgs
       if (tile >= a.tiles) return false;
     }
     if (a.chunks > 1) {
-      __syncthreads();
-      stage(chunk);
+      copies_done();
+      __syncthreads();  // the next chunk is here, and nobody reads the last one any more
+      stage_ahead(chunk + 1 < a.chunks ? chunk + 1 : 0, buffer);
+      buffer ^= 1;
     }
     return true;
   };
@@ -349,13 +370,12 @@ Status run(SkinnyArgs<T>& a, const LinearCall& c, Launch& l) {
   constexpr int kStep = 4 * kElements<D>, kWhole = kStep * kWarps * kHalf;
   constexpr int kOut = Gated ? 8 : 16;
   a.tiles = (a.outputs + kOut - 1) / kOut;
-  const int most = kStageBytes / 2 / c.rows - kPad;
   a.chunk = (a.w.k + kStep - 1) / kStep * kStep;
-  if (a.chunk > most) a.chunk = most / kWhole * kWhole;
+  if ((a.chunk + kPad) * c.rows * 2 > kStageBytes) a.chunk = std::max(1, (kStageBytes / 4 / c.rows - kPad) / kWhole) * kWhole;
   a.chunks = (a.w.k + a.chunk - 1) / a.chunk;
   a.pieces = ((a.chunk / kStep + kWarps - 1) / kWarps + kHalf - 1) / kHalf * kHalf;
-  const size_t bytes = static_cast<size_t>(c.rows) * static_cast<size_t>(a.chunk + kPad) * 2;
-  static const cudaError_t raised = cudaFuncSetAttribute(skinny_kernel<T, D, Gated, Fine>, cudaFuncAttributeMaxDynamicSharedMemorySize, kStageBytes);
+  const size_t bytes = static_cast<size_t>(c.rows) * static_cast<size_t>(a.chunk + kPad) * (a.chunks > 1 ? 4 : 2);
+  static const cudaError_t raised = cudaFuncSetAttribute(skinny_kernel<T, D, Gated, Fine>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes);
   TRY(check(raised, "shared memory of the skinny kernel"));
   launch_dependent(skinny_kernel<T, D, Gated, Fine>, std::min(a.tiles, l.sm_count), kWarps * 32, bytes, l.stream, a);
   return launched("skinny linear kernel");

@@ -208,6 +208,11 @@ inline unsigned atomicInc(unsigned* p, unsigned last) {
   *p = old >= last ? 0 : old + 1;
   return old;
 }
+inline unsigned long long atomicMax(unsigned long long* p, unsigned long long x) {
+  const unsigned long long old = *p;
+  *p = std::max(old, x);
+  return old;
+}
 inline void __threadfence() {}
 // Bytes of {high, low} picked by the four nibbles of `pick`; bit 3 of one asks for its sign.
 inline unsigned __byte_perm(unsigned low, unsigned high, unsigned pick) {

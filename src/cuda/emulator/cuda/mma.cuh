@@ -31,6 +31,15 @@ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1
   }
 }
 
+inline void load_matrices(uint32_t (&r)[4], const void* row) {
+  uint64_t rows[32];
+  std::memcpy(rows, emulator::exchange(reinterpret_cast<uintptr_t>(row)), sizeof rows);
+  const int g = emulator::lane() / 4, t = emulator::lane() % 4;
+  for (int i = 0; i < 4; ++i) std::memcpy(&r[i], reinterpret_cast<const uint16_t*>(rows[8 * i + g]) + 2 * t, 4);
+}
+
+inline float fast_exp2(float x) { return std::exp2(x); }
+
 inline void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
   uint64_t rows[32];
   std::memcpy(rows, emulator::exchange(reinterpret_cast<uintptr_t>(row)), sizeof rows);
