@@ -25,6 +25,7 @@ struct LlmOptions {
   runtime::RuntimeOptions runtime;
   engine::EngineOptions engine;
   std::string tokenizer_dir = {};  // of an engine that has no tokenizer sealed in (checkpoints of the old flow hold none)
+  std::string pooling = "last";
 
   template <class Self, class V>
   static void fields(Self& o, V&& v) {

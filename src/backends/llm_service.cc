@@ -4,6 +4,7 @@
 #include "backends/llm_inputs.h"
 #include "base/log.h"
 #include "engine/fit.h"
+#include "server/llm_names.h"
 #include "text/load.h"
 
 namespace ingot::backends {

@@ -45,6 +45,11 @@ std::vector<Shim> python_shims() {
   }
   shims.push_back({"examples/models/contrib/baichuan/convert_checkpoint.py", "convert"});
   shims.push_back({"examples/yuan/summarize_long.py", "summarize"});
+  // The clients, in their own folders and where people copied them.
+  for (const char* path : {"inflight_batcher_llm/client/inflight_batcher_llm_client.py", "inflight_batcher_llm_client.py"}) shims.push_back({path, "client tokens"});
+  for (const char* path : {"inflight_batcher_llm/client/end_to_end_grpc_client.py", "end_to_end_grpc_client.py", "trt_llm.py"}) shims.push_back({path, "client"});
+  shims.push_back({"fill_template.py", "repo fill"});
+  shims.push_back({"launch_triton_server.py", "launch"});
   return shims;
 }
 
@@ -83,7 +88,8 @@ Status write_all(const std::string& directory, const std::vector<Shim>& shims) {
     TRY(write_script(join_path(directory, s.path), cat("#!/usr/bin/env python3\nimport os, sys\n\nos.execv(\"", binary, "\", [\"ingot\"] + \"", s.command, "\".split() + sys.argv[1:])\n")));
   for (const Unbuilt& u : kUnbuilt)
     TRY(write_script(join_path(directory, u.path), cat("#!/usr/bin/env python3\nimport sys\n\nsys.exit(print(\"", u.path, ": not built yet (issue: ", u.issue, ")\", file=sys.stderr) or 2)\n")));
-  for (auto [layout, name] : {std::pair(repository::TemplateLayout::kInflightBatcher, "inflight_batcher_llm"), std::pair(repository::TemplateLayout::kGpt, "gpt")})
+  for (auto [layout, name] : {std::pair(repository::TemplateLayout::kInflightBatcher, "inflight_batcher_llm"), std::pair(repository::TemplateLayout::kGpt, "gpt"),
+                              std::pair(repository::TemplateLayout::kLlmapi, "llmapi")})
     for (const repository::TemplateFile& f : repository::template_files(layout)) {
       const std::string path = join_path(join_path(join_path(directory, "all_models"), name), f.path);
       if (file_exists(path)) continue;  // filled already, perhaps
@@ -99,7 +105,7 @@ Status write_all(const std::string& directory, const std::vector<Shim>& shims) {
 int run_aliases(const Args& args) {
   NoFlags none;
   OptionTable table("ingot aliases DIR",
-                    "Writes the classic flow's tool names into DIR: examples/*/convert_checkpoint.py, build.py, run.py, summarize.py and quantize.py, tools/fill_template.py, scripts/launch_triton_server.py, "
+                    "Writes the classic flow's tool names into DIR: examples/*/convert_checkpoint.py, build.py, run.py, summarize.py and quantize.py, tools/fill_template.py, scripts/launch_triton_server.py, inflight_batcher_llm/client/*.py, trt_llm.py, "
                     "prepare_dataset.py, gptManagerBenchmark, bin/trtllm-build, bin/tritonserver, and all_models.");
   table.add(none);
   std::vector<std::string> rest;

@@ -312,6 +312,7 @@ Status run(RunOptions& o, const backends::LlmOptions& llm, const CompileOptions&
     return Error(Code::kUnsupported, cat("unexpected argument '", rest[0], "'"));
   }
   if (o.num_beams > 1) return Error(Code::kUnsupported, cat("--num_beams ", o.num_beams, ": not built yet (issue: beam search); --num_return_sequences gives several samples"));
+  TRY(check_outputs(o));
   const std::string engine = TRY(engine_of(target, compile));
   backends::LlmOptions options = llm;
   options.tokenizer_dir = o.tokenizer_dir;

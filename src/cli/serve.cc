@@ -34,6 +34,7 @@ struct ServeFlags {
     v("model-name", o.model_name, "One more name under which the text model answers; empty: the engine folder's.");
     v("triton-max-batch-size", o.max_batch_size_of_requests, "max_batch_size of the models' configs.", 0, 1 << 16);
     v("tokenizer-dir", o.tokenizer_dir, "Tokenizer of an engine that holds none.");
+    v("llmapi", o.llmapi, "Give model tensorrt_llm the tensors of the LLM API model (text_input, sampling_param_*) instead of token ids.");
     v("process-name", o.process_name, "Name under which ps and pkill find this process; empty: the program's.");
   }
 };
