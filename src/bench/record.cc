@@ -3,11 +3,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <memory>
 #include <thread>
 #include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "base/files.h"
 #include "base/json.h"
@@ -41,10 +46,60 @@ Status RecordWriter::add(const Record& r) {
   return {};
 }
 
+namespace {
+
+// The sum of `words` words (a multiple of 64), loaded as wide as the machine can, several streams of sums so that only memory limits,
+// prefetched as the kernels do: 1 KiB ahead into the first cache and 8 KiB into the second.
+template <int kBytes>
+inline __attribute__((always_inline)) uint64_t read_wide(const uint64_t* from, size_t words) {
+  typedef uint64_t Vector __attribute__((vector_size(kBytes)));
+  constexpr size_t kWords = kBytes / 8, kVectors = 64 / kWords;
+  Vector s[8] = {};
+  for (size_t i = 0; i < words; i += 64) {
+    const uint64_t* p = from + i;
+    for (size_t line = 0; line < 64; line += 8) {
+      __builtin_prefetch(p + line + 128, 0, 3);
+      __builtin_prefetch(p + line + 1024, 0, 2);
+    }
+    for (size_t j = 0; j < kVectors; ++j) {
+      Vector v;
+      __builtin_memcpy(&v, p + j * kWords, kBytes);
+      s[j % 8] += v;
+    }
+  }
+  uint64_t total = 0;
+  for (const Vector& v : s) {
+    uint64_t lanes[kWords];
+    __builtin_memcpy(lanes, &v, kBytes);
+    for (uint64_t lane : lanes) total += lane;
+  }
+  return total;
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f"))) uint64_t read_avx512(const uint64_t* from, size_t words) { return read_wide<64>(from, words); }
+__attribute__((target("avx2"))) uint64_t read_avx2(const uint64_t* from, size_t words) { return read_wide<32>(from, words); }
+uint64_t read_all(const uint64_t* from, size_t words) {
+  static const bool kAvx512 = __builtin_cpu_supports("avx512f"), kAvx2 = __builtin_cpu_supports("avx2");
+  return kAvx512 ? read_avx512(from, words) : kAvx2 ? read_avx2(from, words) : read_wide<16>(from, words);
+}
+#else
+uint64_t read_all(const uint64_t* from, size_t words) { return read_wide<16>(from, words); }
+#endif
+
+}  // namespace
+
 MachineLimits measure_limits(int threads) {
   constexpr size_t kBytes = size_t{1} << 30;  // past any cache share that a neighbour leaves
   threads = std::max(1, threads);
-  std::vector<uint64_t> buffer(kBytes / 8, 1);
+  constexpr size_t kHuge = 2 << 20, words = kBytes / 8;
+  std::unique_ptr<void, void (*)(void*)> memory(std::aligned_alloc(kHuge, kBytes), std::free);
+  if (!memory) return {};
+#if defined(__linux__)
+  madvise(memory.get(), kBytes, MADV_HUGEPAGE);  // as weights lie at their best
+#endif
+  uint64_t* const buffer = static_cast<uint64_t*>(memory.get());
+  std::fill(buffer, buffer + words, uint64_t{1});
   std::vector<double> rates;
   for (int round = 0; round < 3; ++round) {
     const int64_t start = monotonic_ns();
@@ -52,13 +107,8 @@ MachineLimits measure_limits(int threads) {
     std::vector<uint64_t> sums(static_cast<size_t>(threads) * 8);
     for (int t = 0; t < threads; ++t)
       team.emplace_back([&, t] {
-        const size_t part = buffer.size() / static_cast<size_t>(threads), begin = part * static_cast<size_t>(t);
-        uint64_t s[8] = {};
-        for (size_t i = begin; i + 8 <= begin + part; i += 8) {
-          __builtin_prefetch(&buffer[i] + 512);
-          for (size_t j = 0; j < 8; ++j) s[j] += buffer[i + j];
-        }
-        for (size_t j = 0; j < 8; ++j) sums[static_cast<size_t>(t) * 8] += s[j];
+        const size_t part = words / static_cast<size_t>(threads) / 64 * 64;
+        sums[static_cast<size_t>(t) * 8] = read_all(buffer + part * static_cast<size_t>(t), part);
       });
     for (std::thread& t : team) t.join();
     const double seconds = seconds_since(start);

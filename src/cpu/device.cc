@@ -95,6 +95,7 @@ Result<DeviceOptions> read_options(const char* text) {
     if (!cap) return Error(Code::kInvalidArgument, cat(what, ": isa is '", isa, "', want scalar, avx2, avx512 or amx"));
     o.isa = std::min(o.isa, *cap);
   }
+  o.profile = TRY(get_or<bool>(json, "profile", false, what));
   const std::string activations = TRY(get_or<std::string>(json, "activations", "auto", what));
   if (activations != "auto" && activations != "exact" && activations != "int8")
     return Error(Code::kInvalidArgument, cat(what, ": activations is '", activations, "', want auto, exact or int8"));

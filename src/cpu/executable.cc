@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <new>
@@ -79,6 +80,7 @@ Result<std::unique_ptr<Executable>> Executable::make(const ingot_program& progra
   TRY(e->plan(program, options));
   e->team_ = Team::shared(options.threads);
   TRY(e->allocate(program));
+  if (options.profile) e->profile_ = std::make_unique<Profile>();
   return e;
 }
 
@@ -252,6 +254,7 @@ Executable::~Executable() {
   changed_.wait(lock, [&] {
     return std::all_of(std::begin(flights_), std::end(flights_), [](const Flight& f) { return !f.busy || f.done; });
   });
+  if (profile_) std::fputs(profile_->table().c_str(), stderr);
 }
 
 Status Executable::check(const ingot_bindings& b) const {
@@ -397,7 +400,17 @@ void Executable::dump(Flight& f, int buffer) {
 
 void Executable::step(Flight& f, Thread& t) {
   const double begin = now();
+  Profile* profile = t.rank == 0 ? profile_.get() : nullptr;
+  if (profile) profile->begin(f.bindings.tokens_count);
   before(f, t);
+  double lap = profile ? now() : 0;
+  const auto count = [&](const char* what) {
+    if (!profile) return;
+    const double at = now();
+    profile->add(what, at - lap);
+    lap = at;
+  };
+  if (profile) profile->add("(before)", lap - begin);
   // A buffer's memory may serve another one later, so it is copied out after its last writer; what no step writes (tokens) at the start.
   const int dumped = f.bindings.dump_buffer;
   const size_t dump_after = dumped >= 0 ? static_cast<size_t>(last_writer_[static_cast<size_t>(dumped)]) : steps_.size();
@@ -415,13 +428,16 @@ void Executable::step(Flight& f, Thread& t) {
     if (p.rope_table >= 0) c.table = reinterpret_cast<const float*>(ropes_[static_cast<size_t>(p.rope_table)].memory.data());
     if (c.rows > 0) p.kernel->launch(c, t);
     t.sync();
+    count(p.kernel->name);
     if (i == dump_after) {
       if (t.rank == 0) dump(f, f.bindings.dump_buffer);
       t.sync();
     }
   }
   after(f, t);
+  count("(sampling)");
   if (t.rank != 0) return;
+  if (profile) profile->end(now() - begin);
   previous_ = &f;
   f.sampled_rows = f.bindings.sampling ? f.bindings.logits : 0;
   std::lock_guard lock(mutex_);

@@ -56,6 +56,7 @@ std::string device_options(const RuntimeOptions& o) {
   if (o.threads > 0) j["threads"] = o.threads;
   if (!o.isa.empty()) j["isa"] = o.isa;
   if (o.activations != "auto") j["activations"] = o.activations;
+  if (o.profile) j["profile"] = true;
   return dump_json(j);
 }
 

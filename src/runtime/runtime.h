@@ -30,6 +30,7 @@ struct RuntimeOptions {
   int threads = 0;
   std::string isa = {};
   std::string activations = "auto";
+  bool profile = false;
   int max_batch_size = 0;
   int max_num_tokens = 0;
   int max_seq_len = 0;
@@ -46,6 +47,7 @@ struct RuntimeOptions {
     v("threads", o.threads, "Threads of the CPU device; 0: all cores that this process may use.", 0, 1024);
     v("isa", o.isa, "Newest instruction set the CPU device may use: scalar, avx2, avx512, amx; empty: the machine's.");
     v("activations", o.activations, "CPU kernels of quantised weights: auto, int8 (dynamic int8 activations) or exact (f32 activations).");
+    v("profile", o.profile, "Time every kernel of the CPU device; the table goes to standard error at the end.");
     v("max-batch-size", o.max_batch_size, "Sequences in one step; 0: the engine's.", 0, 1 << 16);
     v("max-num-tokens", o.max_num_tokens, "Tokens in one step; 0: the engine's, at most 512 on the CPU.", 0, 1 << 20);
     v("max-seq-len", o.max_seq_len, "Tokens in one sequence; 0: the engine's.", 0, 1 << 28);

@@ -14,6 +14,7 @@
 
 #include "base/result.h"
 #include "cpu/internal/kernel.h"
+#include "cpu/internal/profile.h"
 #include "cpu/internal/sampling.h"
 #include "cpu/internal/team.h"
 
@@ -23,6 +24,7 @@ struct DeviceOptions {
   int threads = 0;
   Isa isa = Isa::kScalar;  // most that may be used here
   bool exact = false;      // no int8 activations
+  bool profile = false;    // time every launch; the table goes to standard error when the executable ends
 };
 
 // Memory mapped without being touched: zero pages, huge ones where the system grants them.
@@ -118,6 +120,7 @@ class Executable {
   std::condition_variable changed_;
   Flight flights_[2];
   uint64_t next_ticket_ = 1;
+  std::unique_ptr<Profile> profile_;  // null: not asked for
   const Flight* previous_ = nullptr;  // whose ids feedback means; set when a step ends
 };
 

@@ -1,6 +1,6 @@
 // linear and gated_linear with int8 activations on AMX tiles: 32 rows by 32 columns at once, 64 inputs (32 in small groups) a step.
 // The int32 sums are exact and the f32 results are folded group by group as in linear_dot.cc, so both give the same bits; few rows go
-// there. 4-bit panels are widened to bytes once per panel.
+// there. A panel is widened to signed bytes a slice of groups at a time, and the slice serves all rows from the first cache.
 #include "cpu/simd/linear.h"
 #include "cpu/simd/tables.h"
 
@@ -80,56 +80,148 @@ void pack_tile_row(const TileRowsLayout& l, const Panels& p, int64_t row, const 
                fold);
 }
 
-template <bool kTwo>
-void sums_of_group(const uint8_t* w, const int8_t* a0, const int8_t* a1, int inputs, int chunk, int32_t* sums) {
-  __asm__ volatile("tilezero %%tmm0\ntilezero %%tmm1\n" ::: "memory");
-  if (kTwo) __asm__ volatile("tilezero %%tmm2\ntilezero %%tmm3\n" ::: "memory");
-  const int64_t w_stride = 128, a_stride = chunk, c_stride = 64;
-  for (int i = 0; i < inputs; i += chunk, w += 32 * chunk, a0 += 16 * chunk, a1 += 16 * chunk) {
-    for (int line = 0; line < 32 * chunk; line += 64) prefetch2(w + 8192 + line);
-    __asm__ volatile("tileloadd (%0,%3,1), %%tmm6\ntileloadd (%1,%3,1), %%tmm7\ntileloadd (%2,%4,1), %%tmm4\n"
-                     "tdpbsud %%tmm6, %%tmm4, %%tmm0\ntdpbsud %%tmm7, %%tmm4, %%tmm1\n" ::"r"(w), "r"(w + 64), "r"(a0), "r"(w_stride),
-                     "r"(a_stride)
-                     : "memory");
-    if (kTwo)
-      __asm__ volatile("tileloadd (%0,%1,1), %%tmm5\ntdpbsud %%tmm6, %%tmm5, %%tmm2\ntdpbsud %%tmm7, %%tmm5, %%tmm3\n" ::"r"(a1), "r"(a_stride)
-                       : "memory");
-  }
-  __asm__ volatile("tilestored %%tmm0, (%0,%2,1)\ntilestored %%tmm1, (%1,%2,1)\n" ::"r"(sums), "r"(sums + 256), "r"(c_stride) : "memory");
-  if (kTwo) __asm__ volatile("tilestored %%tmm2, (%0,%2,1)\ntilestored %%tmm3, (%1,%2,1)\n" ::"r"(sums + 512), "r"(sums + 768), "r"(c_stride) : "memory");
+// Groups folded at once: their scales (and offsets) stay in registers while the rows of a block pass, and the f32 results are read and
+// written once for all of them.
+constexpr int kFold = 4;
+constexpr int kSliceInputs = 256;  // of a slice in small groups: 8 KiB of codes, which stay in the first cache for all rows
+constexpr int kPassRows = 512;     // rows whose results (64 KiB) and codes stay in the second cache while a panel passes
+
+int groups_of_slice(const Panels& p) {
+  int n = kFold;
+  while (n > 1 && (n * p.group > kSliceInputs || n > p.groups)) n /= 2;
+  return n;
 }
 
-// y [16 or 32][32] of one panel (codes as bytes) and one or two blocks of rows.
-template <bool kTwo, bool kOffset>
-void tile_panel(const Panels& p, const uint8_t* w, int centre, const TileRowsLayout& l, int64_t block, float* y) {
-  constexpr int kRows = kTwo ? 32 : 16;
-  alignas(64) int32_t sums[2][1024];  // alternating, so that storing tiles of one group overlaps folding the one before
-  std::memset(y, 0, kRows * 32 * 4);
-  const int chunk = chunk_of(p.group);
-  const int8_t* a0 = l.codes + block * l.k * kTileRows;
-  const int8_t* a1 = a0 + l.k * kTileRows;
-  for (int g = 0; g < p.groups; ++g) {
-    GroupScales s;
-    w = read_scales(p, w, static_cast<float>(centre), s);
-    int32_t* d = sums[g % 2];
-    sums_of_group<kTwo>(w, a0, a1, p.group, chunk, d);
-    w += 32 * static_cast<int64_t>(p.group);
-    a0 += static_cast<int64_t>(kTileRows) * p.group;
-    a1 += static_cast<int64_t>(kTileRows) * p.group;
-    for (int half = 0; half < kRows / 16; ++half) {
-      const int64_t at = ((block + half) * l.groups + g) * kTileRows;
-      INGOT_UNROLL for (int r = 0; r < 16; ++r) {
-        const F rs = set1(l.scale[at + r]);
-        const I start = set1i(centre * l.sum[at + r]);
-        float* out = y + (half * 16 + r) * 32;
-        INGOT_UNROLL for (int j = 0; j < 2; ++j) {
-          F t = fma(to_f(loadi(d + half * 512 + j * 256 + r * 16) - start), s.scale[j] * rs, load(out + 16 * j));
-          if (kOffset) t = fma(s.add[j], set1(l.scaled_sum[at + r]), t);
-          store(out + 16 * j, t);
-        }
+// Some groups of a panel: signed codes in lines of 32 columns x 4 inputs, and what their results are folded with.
+struct Slice {
+  int8_t* codes;
+  GroupScales scales[kFold];
+};
+
+template <Format kFormat>
+const uint8_t* widen(const Panels& p, const uint8_t* w, int groups, Slice& s) {
+  const __m512i low = _mm512_set1_epi8(15), eight = _mm512_set1_epi8(8), flip = _mm512_set1_epi8(static_cast<char>(0x80));
+  int8_t* out = s.codes;
+  for (int g = 0; g < groups; ++g) {
+    w = read_scales(p, w, kFormat == Format::kI8 ? 128 : 8, s.scales[g]);
+    if (kFormat == Format::kI8) {
+      for (int i = 0; i < p.group; i += 4, w += 128, out += 128) {
+        prefetch_line(w);
+        prefetch_line(w + 64);
+        _mm512_store_si512(out, _mm512_xor_si512(_mm512_loadu_si512(w), flip));
+        _mm512_store_si512(out + 64, _mm512_xor_si512(_mm512_loadu_si512(w + 64), flip));
+      }
+    } else {
+      for (int i = 0; i < p.group; i += 8, w += 128, out += 256) {
+        prefetch_line(w);
+        prefetch_line(w + 64);
+        const __m512i a = _mm512_loadu_si512(w), b = _mm512_loadu_si512(w + 64);
+        _mm512_store_si512(out, _mm512_sub_epi8(_mm512_and_si512(a, low), eight));
+        _mm512_store_si512(out + 64, _mm512_sub_epi8(_mm512_and_si512(b, low), eight));
+        _mm512_store_si512(out + 128, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(a, 4), low), eight));
+        _mm512_store_si512(out + 192, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(b, 4), low), eight));
       }
     }
   }
+  return w;
+}
+
+// The int32 sums of one group, into tiles 0, 1 and for two blocks of rows 2, 3.
+template <bool kTwo>
+inline void multiply_group(const int8_t* w, const int8_t* a0, const int8_t* a1, int inputs, int chunk) {
+  const int64_t w_stride = 128, a_stride = chunk;
+  __asm__ volatile("tilezero %%tmm0\ntilezero %%tmm1\n" ::: "memory");
+  if (kTwo) __asm__ volatile("tilezero %%tmm2\ntilezero %%tmm3\n" ::: "memory");
+  for (int i = 0; i < inputs; i += chunk, w += 32 * chunk, a0 += 16 * chunk, a1 += 16 * chunk) {
+    __asm__ volatile("tileloadd (%0,%3,1), %%tmm6\ntileloadd (%2,%4,1), %%tmm4\ntileloadd (%1,%3,1), %%tmm7\n"
+                     "tdpbssd %%tmm6, %%tmm4, %%tmm0\ntdpbssd %%tmm7, %%tmm4, %%tmm1\n" ::"r"(w), "r"(w + 64), "r"(a0), "r"(w_stride),
+                     "r"(a_stride)
+                     : "memory");
+    if (kTwo)
+      __asm__ volatile("tileloadd (%0,%1,1), %%tmm5\ntdpbssd %%tmm6, %%tmm5, %%tmm2\ntdpbssd %%tmm7, %%tmm5, %%tmm3\n" ::"r"(a1), "r"(a_stride)
+                       : "memory");
+  }
+}
+
+// To sums [row tile][column tile][16][16].
+template <bool kTwo>
+inline void store_group(int32_t* sums) {
+  const int64_t stride = 64;
+  __asm__ volatile("tilestored %%tmm0, (%0,%2,1)\ntilestored %%tmm1, (%1,%2,1)\n" ::"r"(sums), "r"(sums + 256), "r"(stride) : "memory");
+  if (kTwo) __asm__ volatile("tilestored %%tmm2, (%0,%2,1)\ntilestored %%tmm3, (%1,%2,1)\n" ::"r"(sums + 512), "r"(sums + 768), "r"(stride) : "memory");
+}
+
+// Sums of N groups into the results y [rows][32] of `rows` rows of one block, in the order of linear_dot.cc.
+template <int N, bool kOffset>
+inline void fold(const int32_t* sums, const Slice& s, const float* scale, const float* scaled_sum, float* y, int rows) {
+  F by[N][2], add[N][2];
+  INGOT_UNROLL for (int g = 0; g < N; ++g) INGOT_UNROLL for (int j = 0; j < 2; ++j) {
+    by[g][j] = s.scales[g].scale[j];
+    if (kOffset) add[g][j] = s.scales[g].add[j];
+  }
+  for (int r = 0; r < rows; ++r, sums += 16, ++scale, ++scaled_sum, y += 32) {
+    F t[2] = {load(y), load(y + 16)};
+    INGOT_UNROLL for (int g = 0; g < N; ++g) {
+      const F rs = set1(scale[g * kTileRows]);
+      INGOT_UNROLL for (int j = 0; j < 2; ++j) {
+        t[j] = fma(to_f(loadi(sums + g * 1024 + j * 256)), by[g][j] * rs, t[j]);
+        if (kOffset) t[j] = fma(add[g][j], set1(scaled_sum[g * kTileRows]), t[j]);
+      }
+    }
+    store(y, t[0]);
+    store(y + 16, t[1]);
+  }
+}
+
+// Groups [first, first + N) of a panel for blocks [begin, end) of rows; y: [row][32] from block `begin` on.
+template <int N, bool kOffset>
+void slice_of_rows(const Panels& p, const Slice& s, const TileRowsLayout& l, int first, int64_t begin, int64_t end, float* y) {
+  alignas(64) int32_t sums[N * 1024];
+  const int chunk = chunk_of(p.group);
+  for (int64_t block = begin; block < end; block += 2) {
+    const bool two = block + 1 < end;
+    const int8_t* a0 = l.codes + (block * l.k + static_cast<int64_t>(first) * p.group) * kTileRows;
+    const int8_t* a1 = a0 + l.k * kTileRows;
+    const int8_t* w = s.codes;
+    for (int g = 0; g < N; ++g) {
+      if (two) {
+        multiply_group<true>(w, a0, a1, p.group, chunk);
+        store_group<true>(sums + g * 1024);
+      } else {
+        multiply_group<false>(w, a0, a1, p.group, chunk);
+        store_group<false>(sums + g * 1024);
+      }
+      w += 32 * static_cast<int64_t>(p.group);
+      a0 += static_cast<int64_t>(kTileRows) * p.group;
+      a1 += static_cast<int64_t>(kTileRows) * p.group;
+    }
+    for (int half = 0; half < (two ? 2 : 1); ++half) {
+      const int64_t at = ((block + half) * l.groups + first) * kTileRows;
+      fold<N, kOffset>(sums + half * 512, s, l.scale + at, l.scaled_sum + at, y + (block + half - begin) * kTileRows * 32, kTileRows);
+    }
+  }
+}
+
+template <Format kFormat, bool kOffset>
+void tile_panel(const Panels& p, const uint8_t* w, const TileRowsLayout& l, int64_t begin, int64_t end, Slice& s, float* y) {
+  const int most = groups_of_slice(p);
+  std::memset(y, 0, static_cast<size_t>(end - begin) * kTileRows * 32 * 4);
+  for (int g = 0; g < p.groups;) {
+    int n = most;
+    while (n > p.groups - g) n /= 2;
+    w = widen<kFormat>(p, w, n, s);
+    if (n == 4) slice_of_rows<4, kOffset>(p, s, l, g, begin, end, y);
+    else if (n == 2) slice_of_rows<2, kOffset>(p, s, l, g, begin, end, y);
+    else slice_of_rows<1, kOffset>(p, s, l, g, begin, end, y);
+    g += n;
+  }
+}
+
+// Of one thread: results of a pass and the codes of a slice.
+size_t own_bytes(int64_t rows, int64_t group, int64_t groups) {
+  const int64_t padded = (rows + kTileRows - 1) / kTileRows * kTileRows, pass = padded < kPassRows ? padded : kPassRows;
+  const int64_t inputs = groups > 1 && group < kSliceInputs ? kSliceInputs : group;
+  return static_cast<size_t>(pass * 128 + inputs * 32);
 }
 
 template <Format kFormat, bool kGated>
@@ -141,8 +233,7 @@ template <Format kFormat, bool kGated>
 size_t scratch(const ingot_op_desc& d, const Bounds& b) {
   const size_t few = dot_kernel(kFormat, kGated).scratch(d, b);
   const PanelLayout l = panel_layout(d.weight[0], kGated);
-  size_t many = TileRowsLayout::bytes(b.rows, l.padded_k, l.groups);
-  if (kFormat == Format::kI4) many += align64(dot_set(Format::kI4).unpacked_bytes(l.padded_k, l.groups)) * static_cast<size_t>(b.threads);
+  const size_t many = TileRowsLayout::bytes(b.rows, l.padded_k, l.groups) + own_bytes(b.rows, l.group, l.groups) * static_cast<size_t>(b.threads);
   return few > many ? few : many;
 }
 
@@ -154,26 +245,20 @@ void launch(const Call& c, Thread& t) {
   const Range mine = share(l.blocks * kTileRows, t);
   for (int64_t row = mine.begin; row < mine.end; ++row) pack_tile_row(l, p, row, row < c.rows ? c.in[0].f(row) : nullptr);
   t.sync();
-  const MicroSet& four = dot_set(Format::kI4);
-  char* own = c.scratch + TileRowsLayout::bytes(c.rows, p.padded_k, p.groups);
-  if (kFormat == Format::kI4) own += align64(four.unpacked_bytes(p.padded_k, p.groups)) * static_cast<size_t>(t.rank);
+  char* own = c.scratch + TileRowsLayout::bytes(c.rows, p.padded_k, p.groups) + own_bytes(c.rows, p.group, p.groups) * static_cast<size_t>(t.rank);
   const float* bias = !kGated && c.desc().weights > 1 ? static_cast<const float*>(c.step->weight[1]) : nullptr;
-  constexpr int kCentre = kFormat == Format::kI8 ? 128 : 8;
   const bool offset = p.offsets != OffsetKind::kNone;
+  const int64_t pass = l.blocks < kPassRows / kTileRows ? l.blocks : kPassRows / kTileRows;
+  float* y = reinterpret_cast<float*>(own);
+  Slice slice;
+  slice.codes = reinterpret_cast<int8_t*>(own + pass * kTileRows * 128);
   configure(chunk_of(p.group));
-  alignas(64) float y[32 * 32];
   const Range panels = share(p.panels, t);
-  for (int64_t i = panels.begin; i < panels.end; ++i) {
-    const uint8_t* w = p.panel(i);
-    if (kFormat == Format::kI4) {
-      four.unpack(p, w, own);
-      w = reinterpret_cast<const uint8_t*>(own);
-    }
-    for (int64_t block = 0; block < l.blocks; block += 2) {
-      const bool two = block + 1 < l.blocks;
-      if (two) (offset ? tile_panel<true, true> : tile_panel<true, false>)(p, w, kCentre, l, block, y);
-      else (offset ? tile_panel<false, true> : tile_panel<false, false>)(p, w, kCentre, l, block, y);
-      const int first = static_cast<int>(block) * kTileRows, left = c.rows - first, m = two ? 32 : 16;
+  for (int64_t begin = 0; begin < l.blocks; begin += pass) {
+    const int64_t end = begin + pass < l.blocks ? begin + pass : l.blocks;
+    const int first = static_cast<int>(begin) * kTileRows, left = c.rows - first, m = static_cast<int>(end - begin) * kTileRows;
+    for (int64_t i = panels.begin; i < panels.end; ++i) {
+      (offset ? tile_panel<kFormat, true> : tile_panel<kFormat, false>)(p, p.panel(i), l, begin, end, slice, y);
       finish(c, p, bias, static_cast<int>(i), first, left < m ? left : m, y);
     }
   }
