@@ -1,20 +1,21 @@
 #!/bin/bash
-# Everything that needs a GPU, in one command: builds the CUDA plugin, runs op_conformance on it (bf16, f16, f32), then times an engine of
-# the true shape of Llama-3-8B (synthetic weights) where the ingot program is given. A table comes last; logs and records go to OUT.
+# Everything that needs a GPU, in one command: builds the CUDA plugin, runs op_conformance on it (bf16, f16, f32) and, where their test
+# program is given, the golden models; then times engines of true shapes (synthetic weights) where the ingot program is given. A table
+# comes last; logs and records go to OUT.
 #
-#   tools/gpu.sh [--ingot PATH_OF_INGOT] [--out FOLDER] [--shape llama3-8b] [--quick]
+#   tools/gpu.sh [--ingot PROGRAM] [--golden golden_engine_test] [--out FOLDER] [--quick]
 #
-# Needs nvcc 13, cmake, ninja; no network, Rust, gRPC. --ingot: the CPU program, built anywhere; it loads the plugin built here.
+# Needs nvcc 13, cmake, ninja; no network, Rust, gRPC. --ingot, --golden: CPU programs, built anywhere; they load the plugin built here.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
-ingot="" out="${OUT:-$root/build/gpu}" shape=llama3-8b quick=""
+ingot="" golden="" out="${OUT:-$root/build/gpu}" quick=""
 while [ $# -gt 0 ]; do
   case "$1" in
     --ingot) ingot=$(realpath "$2"); shift 2 ;;
+    --golden) golden=$(realpath "$2"); shift 2 ;;
     --out) out="$2"; shift 2 ;;
-    --shape) shape="$2"; shift 2 ;;
     --quick) quick=1; shift ;;
-    *) echo "unknown flag '$1'; flags: --ingot --out --shape --quick" >&2; exit 2 ;;
+    *) echo "unknown flag '$1'; flags: --ingot --golden --out --quick" >&2; exit 2 ;;
   esac
 done
 mkdir -p "$out" && out=$(realpath "$out")
@@ -56,17 +57,39 @@ if [ -z "$quick" ] && command -v compute-sanitizer > /dev/null; then
   done
 fi
 
-if [ -n "$ingot" ]; then
-  engine=$(mktemp -d)
-  trap 'rm -rf "$engine"' EXIT
-  export INGOT_PLUGIN_PATH=$plugin
-  if "$ingot" build --synthetic "$shape" --dtype bfloat16 --device cuda --output-dir "$engine" > "$out/engine.log" 2>&1 &&
-     "$ingot" bench offline "$engine" --device cuda --batch 1 8 64 --input-len 16 --output-len 300 --prefill-len 2048 \
-       --name "$shape/bf16" --records "$out/cuda.jsonl" > "$out/bench.log" 2>&1; then
+if [ -n "$golden" ]; then
+  if "$golden" --device cuda --plugin "$plugin" --fixtures "$root/tests/golden" > "$out/golden.log" 2>&1; then
+    row "golden models" "$(grep PASSED "$out/golden.log" | tail -n 1)"
+  else
+    failed=1
+    row "golden models" "FAILED"
+    grep FAILED "$out/golden.log" | sort -u | head -n 30
+  fi
+fi
+
+# A line of the table a phase and batch; the records carry the rest.
+engine=$(mktemp -d)
+trap 'rm -rf "$engine"' EXIT
+measure() {  # SHAPE ALGORITHM BATCHES...
+  shape=$1 algorithm=$2
+  shift 2
+  name=$shape/${algorithm:-bf16}
+  rm -rf "$engine/e"
+  # shellcheck disable=SC2086
+  if "$ingot" build --synthetic "$shape" ${algorithm:+--quant-algo $algorithm} --dtype bfloat16 --device "$plugin" --output-dir "$engine/e" > "$out/engine.log" 2>&1 &&
+     "$ingot" bench offline "$engine/e" --device "$plugin" --batch "$@" --input-len 16 --output-len 200 --prefill-len 2048 --runs 3 \
+       --name "$name" --records "$out/cuda.jsonl" > "$out/bench.log" 2>&1; then
     cat "$out/bench.log" >> "$table"
   else
     failed=1
-    row "$shape bf16" "FAILED: $(cat "$out/engine.log" "$out/bench.log" 2>/dev/null | tail -n 1)"
+    row "$name" "FAILED: $(cat "$out/engine.log" "$out/bench.log" 2>/dev/null | tail -n 1)"
+  fi
+}
+if [ -n "$ingot" ]; then
+  measure llama3-8b "" 1 8 64 256
+  if [ -z "$quick" ]; then
+    measure llama3-8b int4 1 8 64
+    measure yuan2-2b "" 1 4 8 16 32 64
   fi
 fi
 cat "$table"

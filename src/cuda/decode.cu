@@ -288,7 +288,7 @@ Status decode_as(const AttentionCall& c, Launch& l) {
   d.partial = static_cast<float*>(l.scratch);
   d.arrived = l.arrived;
   launch_dependent(c.a.dim == 64 ? decode_kernel<T, 64> : decode_kernel<T, 128>, dim3(c.rows, c.a.kv_heads * passes, d.a.splits), kWarps * 32, 0,
-                   l.stream, d);
+                   l, d);
   return launched("decode attention kernel");
 }
 

@@ -103,7 +103,7 @@ Status rms_norm_rows(const Matrix& x, const Matrix* x2, const W* w, const Matrix
   const int other_stride = x2 ? x2->stride : 0, total_stride = sum ? sum->stride : 0;
   if constexpr (sizeof(A) == 2)
     if (wide(x) && wide(y) && (!x2 || (wide(*x2) && wide(*sum))) && x.width <= 8 * kThreads * kPieces) {
-      launch_dependent(rms_norm_wide_kernel<A, W>, rows, kThreads, 0, l.stream, x.as<A>(), x.stride, other, other_stride, w, y.as<A>(), y.stride, total,
+      launch_dependent(rms_norm_wide_kernel<A, W>, rows, kThreads, 0, l, x.as<A>(), x.stride, other, other_stride, w, y.as<A>(), y.stride, total,
                        total_stride, x.width, eps);
       return launched("norm kernel");
     }

@@ -130,7 +130,7 @@ std::span<const Kernel> rope_kernels() { return kRows; }
 
 Status rope_table(const ingot_attrs& attrs, const void* frequencies, const int32_t* positions, const int32_t* prompt_length, int rows, float2* table,
                   Launch& l) {
-  if (rows > 0) launch_dependent(rope_table_kernel, rows, 64, 0, l.stream, positions, prompt_length, static_cast<const float*>(frequencies), attrs, table);
+  if (rows > 0) launch_dependent(rope_table_kernel, rows, 64, 0, l, positions, prompt_length, static_cast<const float*>(frequencies), attrs, table);
   return launched("rope table kernel");
 }
 

@@ -71,7 +71,7 @@ Status launch_embedding(const StepArgs& s, Launch& l) {
     const ingot_attrs& at = s.desc->attrs;
     if constexpr (sizeof(A) == 2)
       if (s.rows > 0 && static_cast<DType>(s.desc->weight[0].dtype) == s.out[0].dtype && (at.scale == 0 || at.scale == 1) && even(s.out[0])) {
-        launch_dependent(embedding_rows_kernel<A>, s.rows, 256, 0, l.stream, s.in[0].as<int32_t>(), static_cast<const A*>(s.weight[0]), at.offset,
+        launch_dependent(embedding_rows_kernel<A>, s.rows, 256, 0, l, s.in[0].as<int32_t>(), static_cast<const A*>(s.weight[0]), at.offset,
                          l.embedding_rows, l.vocab_size, s.out[0].as<A>(), s.out[0].stride, s.out[0].width);
         return launched("embedding kernel");
       }
@@ -153,7 +153,7 @@ Status launch_last_token(const StepArgs& s, Launch& l) {
     using A = Pointee<decltype(tag)>;
     if constexpr (sizeof(A) == 2)
       if (l.logits > 0 && even(s.in[0]) && even(s.out[0])) {
-        launch_dependent(last_token_wide_kernel<A>, l.logits, 256, 0, l.stream, s.in[0].as<A>(), s.in[0].stride, s.out[0].as<A>(), s.out[0].stride,
+        launch_dependent(last_token_wide_kernel<A>, l.logits, 256, 0, l, s.in[0].as<A>(), s.in[0].stride, s.out[0].as<A>(), s.out[0].stride,
                          l.in.logits_row, s.in[0].width);
         return launched("last_token kernel");
       }

@@ -1,4 +1,4 @@
-// The kernel behind skinny(). One block a multiprocessor walks over tiles of 16 rows of weights; its warps share the columns of a tile.
+// The kernel behind skinny(). Two blocks a multiprocessor walk over tiles of 16 rows of weights; its warps share the columns of a tile.
 //
 // Each lane keeps eight reads of 2 x 16 bytes under way, across tile borders, so that memory stays busy while a tile is summed up;
 // launched as a dependent, the first ones are under way before the activations exist. Tensor cores multiply (mma m16n8k16: 16 rows of
@@ -377,7 +377,8 @@ Status run(SkinnyArgs<T>& a, const LinearCall& c, Launch& l) {
   const size_t bytes = static_cast<size_t>(c.rows) * static_cast<size_t>(a.chunk + kPad) * (a.chunks > 1 ? 4 : 2);
   static const cudaError_t raised = cudaFuncSetAttribute(skinny_kernel<T, D, Gated, Fine>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes);
   TRY(check(raised, "shared memory of the skinny kernel"));
-  launch_dependent(skinny_kernel<T, D, Gated, Fine>, std::min(a.tiles, l.sm_count), kWarps * 32, bytes, l.stream, a);
+  // Two blocks a multiprocessor: one reads while the other is at a border between tiles.
+  launch_dependent(skinny_kernel<T, D, Gated, Fine>, std::min(a.tiles, 2 * l.sm_count), kWarps * 32, bytes, l, a);
   return launched("skinny linear kernel");
 }
 

@@ -82,9 +82,10 @@ struct cudaLaunchConfig_t {
   unsigned numAttrs = 0;
 };
 // Dependent launch changes nothing here: a grid ends before the next begins.
-enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization, cudaLaunchAttributePreferredSharedMemoryCarveout };
 union cudaLaunchAttributeValue {
   int programmaticStreamSerializationAllowed;
+  unsigned sharedMemCarveout;
 };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
