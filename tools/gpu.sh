@@ -77,7 +77,7 @@ measure() {  # SHAPE ALGORITHM BATCHES...
   rm -rf "$engine/e"
   # shellcheck disable=SC2086
   if "$ingot" build --synthetic "$shape" ${algorithm:+--quant-algo $algorithm} --dtype bfloat16 --device "$plugin" --output-dir "$engine/e" > "$out/engine.log" 2>&1 &&
-     "$ingot" bench offline "$engine/e" --device "$plugin" --batch "$@" --input-len 16 --output-len 200 --prefill-len 2048 --runs 3 \
+     "$ingot" bench offline "$engine/e" --device "$plugin" --batch "$@" --input-len 16 --output-len 300 --prefill-len 2048 --runs 3 \
        --name "$name" --records "$out/cuda.jsonl" > "$out/bench.log" 2>&1; then
     cat "$out/bench.log" >> "$table"
   else
