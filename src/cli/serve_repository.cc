@@ -6,6 +6,7 @@
 #include "backends/llm_native.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "cabi/cabi.h"
 #include "python_backend/python_backend.h"
 #include "server/settings.h"
 
@@ -133,6 +134,10 @@ Result<std::unique_ptr<RepositoryServer>> RepositoryServer::start(server::Server
   registry.add_backend(std::make_shared<backends::LlmBackend>("tensorrtllm", open));
   registry.add_backend(std::make_shared<python_backend::PythonBackend>(python_backend::PythonBackend::ModelCode{}));
   registry.add_backend_finder(std::make_shared<python_backend::PythonBackendFinder>(flags.backend_directory));
+  registry.add_backend_finder(cabi::custom_backends({.directory = flags.backend_directory,
+                                                     .config = config,
+                                                     .auto_complete = !flags.disable_auto_complete_config,
+                                                     .metrics = &server.metrics()}));
 
   repository::Lifecycle::Options options;
   options.mode = flags.model_control_mode == "poll"       ? repository::Lifecycle::Mode::kPoll
