@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "base/files.h"
+#include "grpc/health.h"
 #include "grpc/service.h"
 #include "server/settings.h"
 
@@ -66,6 +67,7 @@ Result<std::shared_ptr<::grpc::ServerCredentials>> credentials(const frontends::
 }  // namespace
 
 struct GrpcFrontend::Impl {
+  Drain drain;
   ServiceOptions options;
   std::unique_ptr<Service> service;
   std::unique_ptr<HealthService> health;
@@ -85,6 +87,7 @@ Result<std::unique_ptr<GrpcFrontend>> GrpcFrontend::start(server::Server& server
   else if (level == "medium") i.options.compression = GRPC_COMPRESS_LEVEL_MED;
   else if (level == "high") i.options.compression = GRPC_COMPRESS_LEVEL_HIGH;
   else if (level != "none") return Error(Code::kInvalidArgument, cat("--grpc-infer-response-compression-level: found '", level, "', want none, low, medium or high"));
+  i.options.drain = &i.drain;
   i.service = std::make_unique<Service>(server, i.options);
   i.health = std::make_unique<HealthService>(server, i.options);
 
@@ -119,6 +122,9 @@ int GrpcFrontend::port() const { return impl_->port; }
 
 void GrpcFrontend::stop(std::chrono::steady_clock::time_point deadline) {
   if (!impl_->server) return;
+  // Streams and watches that are idle would hold the shutdown up to the deadline.
+  impl_->drain.begin();
+  impl_->health->end_watches();
   const auto left = std::max(std::chrono::steady_clock::duration::zero(), deadline - std::chrono::steady_clock::now());
   impl_->server->Shutdown(std::chrono::system_clock::now() + left);
   impl_->server.reset();

@@ -3,6 +3,7 @@
 #include <deque>
 #include <list>
 #include <mutex>
+#include <set>
 
 #include "grpc/infer_message.h"
 
@@ -104,25 +105,39 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
     self_ = shared_from_this();
     message_ = std::make_shared<inference::ModelInferRequest>();
     StartRead(message_.get());
+    if (options_.drain)
+      options_.drain->add(this, [weak = weak_from_this()] {
+        if (auto stream = weak.lock()) stream->drain();
+      });
+  }
+
+  // The server stops: the stream ends with what runs on it now, and with the sequences that have begun on it.
+  void drain() {
+    {
+      std::lock_guard lock(mutex_);
+      draining_ = true;
+    }
+    advance();
   }
 
   void OnReadDone(bool ok) override {
-    bool over = !ok;
-    {
-      std::lock_guard lock(mutex_);
-      over |= dead_ || finished_;
-      reads_done_ |= over;
-    }
-    if (over) return advance();
+    const std::shared_ptr<Stream> alive = shared_from_this();
     std::shared_ptr<const inference::ModelInferRequest> message = std::move(message_);
-    auto request = std::make_shared<Request>();
-    request->id = message->id();
-    request->model = message->model_name();
-    request->version = message->model_version();
+    std::shared_ptr<Request> request;
     {
       std::lock_guard lock(mutex_);
-      request->place = running_.insert(running_.end(), request);
+      if (!ok || dead_ || finished_) {
+        reads_done_ = true;
+      } else {
+        ++handling_;  // the call does not finish before the next read is under way
+        request = std::make_shared<Request>();
+        request->id = message->id();
+        request->model = message->model_name();
+        request->version = message->model_version();
+        request->place = running_.insert(running_.end(), request);
+      }
     }
+    if (!request) return advance();
     if (Status s = run(request, std::move(message)); !s.ok()) {
       server::InferResponse failed;
       failed.final = true;
@@ -131,6 +146,11 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
     }
     message_ = std::make_shared<inference::ModelInferRequest>();
     StartRead(message_.get());
+    {
+      std::lock_guard lock(mutex_);
+      --handling_;
+    }
+    advance();
   }
 
   void OnWriteDone(bool ok) override {
@@ -157,7 +177,10 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
     advance();
   }
 
-  void OnDone() override { self_.reset(); }
+  void OnDone() override {
+    if (options_.drain) options_.drain->remove(this);
+    self_.reset();
+  }
 
  private:
   struct Request {
@@ -178,6 +201,10 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
     {
       std::lock_guard lock(mutex_);
       request->ordered = !model->config.is_decoupled();
+      if (p.request.has_sequence_id()) {
+        if (p.request.sequence_end) sequences_.erase(p.request.sequence_id);
+        else sequences_.insert(p.request.sequence_id);
+      }
     }
     request->empty_final = p.empty_final;
     request->labels = model->labels;
@@ -258,8 +285,9 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
       if (!outbox_.empty() && !dead_) {
         writing_ = true;
         next = outbox_.front().get();
-      } else if (running_.empty() && (reads_done_ || dead_)) {
+      } else if (handling_ == 0 && running_.empty() && (reads_done_ || dead_ || (draining_ && sequences_.empty()))) {
         finish = finished_ = true;
+        if (!reads_done_ && !dead_) status_ = ::grpc::Status(::grpc::StatusCode::UNAVAILABLE, "Server exiting");
       }
     }
     if (next) {
@@ -289,7 +317,9 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
   std::mutex mutex_;
   std::list<std::shared_ptr<Request>> running_;  // in the order of arrival
   std::deque<std::shared_ptr<Response>> outbox_;
-  bool writing_ = false, reads_done_ = false, dead_ = false, finished_ = false;
+  std::set<std::variant<uint64_t, std::string>> sequences_;  // begun on this stream and not ended
+  int handling_ = 0;
+  bool writing_ = false, reads_done_ = false, dead_ = false, finished_ = false, draining_ = false;
   ::grpc::Status status_;
 };
 

@@ -101,16 +101,6 @@ Status client_shm(const server::Server& server, bool cuda, const char* action) {
 
 }  // namespace
 
-::grpc::ServerUnaryReactor* HealthService::Check(::grpc::CallbackServerContext* context, const ::grpc::health::v1::HealthCheckRequest*,
-                                                 ::grpc::health::v1::HealthCheckResponse* out) {
-  auto* reactor = context->DefaultReactor();
-  const ::grpc::Status allowed = check_restriction(options_, *context, "health");
-  if (allowed.ok())
-    out->set_status(server_.ready() ? ::grpc::health::v1::HealthCheckResponse::SERVING : ::grpc::health::v1::HealthCheckResponse::NOT_SERVING);
-  reactor->Finish(allowed);
-  return reactor;
-}
-
 Service::Unary* Service::ServerLive(Context* c, In<ServerLiveRequest>, ServerLiveResponse* out) {
   return answer(c, "health", [&]() -> Status {
     out->set_live(server_.live());

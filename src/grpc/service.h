@@ -1,6 +1,6 @@
-// The RPCs of inference.GRPCInferenceService and grpc.health.v1.Health over a server, in gRPC's callback form.
+// The RPCs of inference.GRPCInferenceService over a server, in gRPC's callback form.
 //
-//   Service service(server, {.restrictions = ...});   HealthService health(server, ...);
+//   Service service(server, {.restrictions = ...});
 //   builder.RegisterService(&service);
 //
 // Thread rule: gRPC calls from its threads; the service is stateless but for the server and its options.
@@ -10,6 +10,7 @@
 
 #include <map>
 
+#include "grpc/drain.h"
 #include "grpc_service.grpc.pb.h"
 #include "health.grpc.pb.h"
 #include "server/server.h"
@@ -23,23 +24,13 @@ struct ServiceOptions {
   std::map<std::string, Restriction> restrictions{};  // by category: "inference", "health", ...
   std::shared_ptr<const regex_t> forward{};           // metadata whose whole key matches become string parameters of a request
   grpc_compression_level compression = GRPC_COMPRESS_LEVEL_NONE;
+  Drain* drain = nullptr;  // streams register there; null: nobody stops them
 };
 
 ::grpc::Status to_grpc(const Error& error);
 
 // The restriction of a category against the metadata of a call.
 ::grpc::Status check_restriction(const ServiceOptions& options, const ::grpc::CallbackServerContext& context, const std::string& category);
-
-class HealthService : public ::grpc::health::v1::Health::CallbackService {
- public:
-  HealthService(server::Server& server, const ServiceOptions& options) : server_(server), options_(options) {}
-  ::grpc::ServerUnaryReactor* Check(::grpc::CallbackServerContext*, const ::grpc::health::v1::HealthCheckRequest*,
-                                    ::grpc::health::v1::HealthCheckResponse*) override;
-
- private:
-  server::Server& server_;
-  const ServiceOptions& options_;
-};
 
 class Service : public inference::GRPCInferenceService::CallbackService {
  public:
