@@ -35,7 +35,7 @@ int offline(const Args& args) {
   if (!read_flags(table, "bench offline", args, rest, code)) return code;
   if (rest.size() != 1) return fail("bench offline", Error(Code::kUnsupported, "want one path: an engine or a model"));
   set_log_level(LogLevel::kWarning);
-  auto engine = engine_of(rest[0], compile);
+  auto engine = engine_of(rest[0], compile, llm.runtime);
   if (!engine.ok()) return fail("bench offline", engine.error());
   auto service = backends::LlmService::load(*engine, llm, linked_devices());
   if (!service.ok()) return fail("bench offline", service.error());

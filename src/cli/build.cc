@@ -19,7 +19,7 @@ namespace ingot::cli {
 namespace {
 
 struct BuildFlags {
-  std::string checkpoint_dir, output_dir = "engine_outputs", synthetic, quant_algo, dtype, device = "cpu", model_config;
+  std::string checkpoint_dir, output_dir = "engine_outputs", synthetic, quant_algo, dtype, device = "cpu", plugin_path, model_config;
   std::string weight_only_precision = "int8", model_version;
   bool use_weight_only = false, int8_kv_cache = false, fp8_kv_cache = false;
   uint64_t seed = 0;
@@ -43,6 +43,7 @@ struct BuildFlags {
     v("world-size", o.world_size, "Ranks, the product of both; 0: as they say.", 0, 1024);
     v("seed", o.seed, "Of --synthetic.");
     v("device", o.device, "Device that the kernels are chosen and the weights packed for: cpu, cuda.");
+    v("plugin-path", o.plugin_path, "File or folder of device plugins; empty: beside the program.");
     v("threads", o.threads, "Threads of the CPU device; 0: all.", 0, 1024);
     v("model-config", o.model_config, "config.json alone: as --synthetic.");
   }
@@ -75,7 +76,7 @@ Status run(const BuildFlags& flags, build::BuildOptions options) {
   if (flags.int8_kv_cache && flags.fp8_kv_cache) return Error(Code::kUnsupported, "--int8_kv_cache and --fp8_kv_cache exclude each other");
   if (flags.int8_kv_cache) options.kv_cache_dtype = "int8";
   if (flags.fp8_kv_cache) options.kv_cache_dtype = "fp8";
-  auto device = TRY(device::open_device(flags.device, {.linked = linked_devices(), .options_json = cat("{\"threads\": ", flags.threads, "}")}));
+  auto device = TRY(device::open_device(flags.device, {.linked = linked_devices(), .plugin_path = flags.plugin_path, .options_json = cat("{\"threads\": ", flags.threads, "}")}));
   build::BuildInput input;
   std::unique_ptr<convert::PublishedCheckpoint> published;
   std::unique_ptr<convert::JoinedCheckpoint> unified;

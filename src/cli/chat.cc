@@ -175,7 +175,7 @@ int run_chat(const Args& args) {
   if (!read_flags(table, "chat", args, rest, code)) return code;
   if (rest.size() != 1) return fail("chat", Error(Code::kUnsupported, "want one path: an engine or a model"));
   set_log_level(LogLevel::kWarning);
-  auto engine = engine_of(rest[0], compile);
+  auto engine = engine_of(rest[0], compile, llm.runtime);
   if (!engine.ok()) return fail("chat", engine.error());
   auto service = backends::LlmService::load(*engine, llm, linked_devices());
   if (!service.ok()) return fail("chat", service.error());

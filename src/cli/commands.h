@@ -12,6 +12,7 @@
 #include "base/options.h"
 #include "base/result.h"
 #include "device/device.h"
+#include "runtime/runtime.h"
 
 namespace ingot::cli {
 
@@ -55,7 +56,6 @@ const char* version();
 // What the convert step of a raw model needs to become an engine, used by run, chat and serve: the engine of a model directory or GGUF
 // file, built into the cache on first use. An engine directory is returned as it is.
 struct CompileOptions {
-  std::string device = "cpu";
   std::string dtype = "auto";
   std::string weight_only_precision;  // "", "int8", "int4"
   std::string cache_dir;              // "": ~/.cache/ingot or $XDG_CACHE_HOME/ingot
@@ -70,6 +70,7 @@ struct CompileOptions {
 bool is_engine(const std::string& path);
 // Name of the LLM API layout's yaml: LLM_CONFIG_PATH, or model.yaml.
 std::string llm_yaml_name();
-Result<std::string> engine_of(const std::string& model, const CompileOptions& options);
+// The engine folder of `model`: itself, or what it compiles into for the device that is to run it.
+Result<std::string> engine_of(const std::string& model, const CompileOptions& options, const runtime::RuntimeOptions& runtime);
 
 }  // namespace ingot::cli

@@ -49,10 +49,10 @@ bool is_engine(const std::string& path) {
   return path.ends_with(".engine") || (is_directory(path) && !plan::engine_in(path).empty());
 }
 
-Result<std::string> engine_of(const std::string& model, const CompileOptions& options) {
+Result<std::string> engine_of(const std::string& model, const CompileOptions& options, const runtime::RuntimeOptions& runtime) {
   if (!file_exists(model)) return Error(Code::kNotFound, cat(model, " does not exist; want an engine folder, a Hugging Face directory or a GGUF file"));
   if (is_engine(model)) return model;
-  const std::string key = cat(TRY(fingerprint(model)), "|", options.dtype, "|", options.weight_only_precision, "|", options.device, "|", version());
+  const std::string key = cat(TRY(fingerprint(model)), "|", options.dtype, "|", options.weight_only_precision, "|", runtime.device, "|", version());
   char name[20];
   std::snprintf(name, sizeof name, "%016llx", static_cast<unsigned long long>(hash_text(key)));
   const std::string directory = join_path(cache_root(options), cat(base_name(model), "-", name));
@@ -64,7 +64,7 @@ Result<std::string> engine_of(const std::string& model, const CompileOptions& op
   else if (options.weight_only_precision == "int4") published.weight_only_bits = 4;
   else if (!options.weight_only_precision.empty())
     return Error(Code::kUnsupported, cat("--weight-only-precision is '", options.weight_only_precision, "', want int8 or int4"));
-  auto device = TRY(device::open_device(options.device, {.linked = linked_devices()}));
+  auto device = TRY(device::open_device(runtime.device, {.linked = linked_devices(), .plugin_path = runtime.plugin_path}));
   build::BuildInput input;
   std::unique_ptr<convert::PublishedCheckpoint> source;
   std::unique_ptr<convert::JoinedCheckpoint> unified;

@@ -313,7 +313,7 @@ Status run(RunOptions& o, const backends::LlmOptions& llm, const CompileOptions&
   }
   if (o.num_beams > 1) return Error(Code::kUnsupported, cat("--num_beams ", o.num_beams, ": not built yet (issue: beam search); --num_return_sequences gives several samples"));
   TRY(check_outputs(o));
-  const std::string engine = TRY(engine_of(target, compile));
+  const std::string engine = TRY(engine_of(target, compile, llm.runtime));
   backends::LlmOptions options = llm;
   options.tokenizer_dir = o.tokenizer_dir;
   auto service = TRY(backends::LlmService::load(engine, options, linked_devices()));

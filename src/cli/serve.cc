@@ -42,7 +42,7 @@ struct ServeFlags {
 // One engine under the names of the classic models.
 Result<std::shared_ptr<backends::LlmService>> load_engine(server::Server& server, const std::string& model, const ServeFlags& flags,
                                                           const backends::LlmOptions& llm, const CompileOptions& compile) {
-  const std::string engine = TRY(engine_of(model, compile));
+  const std::string engine = TRY(engine_of(model, compile, llm.runtime));
   backends::LlmOptions options = llm;
   options.tokenizer_dir = flags.tokenizer_dir;
   std::shared_ptr<backends::LlmService> service = TRY(backends::LlmService::load(engine, options, linked_devices()));

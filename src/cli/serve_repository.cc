@@ -26,7 +26,7 @@ class Engines {
     backends::LlmOptions options = llm_;
     options.tokenizer_dir = tokenizer_dir;
     TRY(backends::apply_llm_parameters(config, options));
-    const std::string engine = TRY(engine_of(model, compile_));
+    const std::string engine = TRY(engine_of(model, compile_, llm_.runtime));
     std::shared_ptr<backends::LlmService> service = TRY(backends::LlmService::load(engine, options, linked_devices()));
     log_info("engine ", engine, " on ", service->device_name(), "\n", runtime::str(service->memory()));
     known = service;

@@ -171,10 +171,10 @@ Status run(const SummarizeOptions& o, const backends::LlmOptions& llm, const Com
     backends::LlmOptions reference = llm;
     reference.runtime.activations = "exact";
     reference.runtime.kv_cache_dtype = "float32";
-    TRY(measure(o, TRY(engine_of(o.hf_model_dir, exact)), reference, texts, "Hugging Face", "hf.out"));
+    TRY(measure(o, TRY(engine_of(o.hf_model_dir, exact, reference.runtime)), reference, texts, "Hugging Face", "hf.out"));
   }
   if (!o.test_trt_llm) return {};
-  const Score score = TRY(measure(o, TRY(engine_of(o.engine_dir, compile)), llm, texts, "TensorRT-LLM", "trtllm.out"));
+  const Score score = TRY(measure(o, TRY(engine_of(o.engine_dir, compile, llm.runtime)), llm, texts, "TensorRT-LLM", "trtllm.out"));
   if (!o.check_accuracy) return {};
   if (!(score.sum.rouge1 > o.rouge1_threshold)) return Error(Code::kInternal, cat("rouge1 is ", score.sum.rouge1, ", want more than ", o.rouge1_threshold));
   if (o.eval_ppl && !(score.perplexity < o.ppl_threshold)) return Error(Code::kInternal, cat("the perplexity is ", score.perplexity, ", want less than ", o.ppl_threshold));
