@@ -106,6 +106,9 @@ std::string dataset_lines(const std::vector<Sample>& samples) {
   return out;
 }
 
+// Of one made dataset: 4 GB as text.
+constexpr uint64_t kMostIds = uint64_t{1} << 29;
+
 Result<std::vector<Sample>> random_samples(int count, const Lengths& input, const Lengths& output, int vocab, uint64_t seed) {
   TRY(check(input, "input"));
   TRY(check(output, "output"));
@@ -114,7 +117,10 @@ Result<std::vector<Sample>> random_samples(int count, const Lengths& input, cons
   std::vector<Sample> samples(static_cast<size_t>(count));
   uint64_t next = 0;
   for (size_t i = 0; i < samples.size(); ++i) {
-    samples[i].input_ids.resize(static_cast<size_t>(draw(input, lengths, i)));
+    const size_t length = static_cast<size_t>(draw(input, lengths, i));
+    if (length > kMostIds - std::min<uint64_t>(next, kMostIds))
+      return Error(Code::kInvalidArgument, cat(count, " requests of that length hold more than ", kMostIds, " token ids: ask for fewer or shorter ones"));
+    samples[i].input_ids.resize(length);
     for (int32_t& id : samples[i].input_ids) id = static_cast<int32_t>(random_bits(ids, next++) % static_cast<uint64_t>(vocab));
     samples[i].output_len = static_cast<int>(draw(output, outputs, i));
   }

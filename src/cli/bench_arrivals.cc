@@ -51,7 +51,7 @@ struct DatasetFlags {
     v("tokenizer-type", o.tokenizer_type, "Of the old tool; the folder tells.");
     v("random-seed", o.random_seed, "Seed of lengths and ids.", 0, 1e9);
     v("task-id", o.task_id, "LoRA adapter of all requests; -1: none.", -1, 1e6);
-    v("num-requests", o.num_requests, "Requests; 0: all rows of a dataset.", 0, 1e8);
+    v("num-requests", o.num_requests, "Requests; 0: all rows of a dataset.", 0, 1e7);
     v("input-mean", o.input_mean, "token-norm-dist: mean prompt length.");
     v("input-stdev", o.input_stdev, "token-norm-dist: its deviation.");
     v("output-mean", o.output_mean, "token-norm-dist: mean answer length.");

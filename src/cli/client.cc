@@ -137,6 +137,16 @@ Args spelled_out(const Args& args, Letters letters) {
   return out;
 }
 
+// host:port of a URL that may lack the port; [::1]:8000 for an IPv6 address.
+Result<std::string> with_port(const std::string& url, int standard) {
+  const size_t bracket = url.rfind(']'), colon = url.find(':', bracket == std::string::npos ? 0 : bracket);
+  if (colon == std::string::npos) return cat(url, ":", standard);
+  const std::string port = url.substr(colon + 1);
+  auto n = parse_int(port, "port");
+  if (!n.ok() || *n < 1 || *n > 65535) return Error(Code::kInvalidArgument, cat("--url is '", url, "': its port is '", port, "', want HOST:PORT with a port of 1 to 65535"));
+  return url;
+}
+
 // Either protocol behind one call.
 class Connection {
  public:
@@ -145,7 +155,7 @@ class Connection {
     std::unique_ptr<Connection> c(new Connection);
     if (f.protocol != "grpc" && f.protocol != "http") return Error(Code::kUnsupported, cat("--protocol is '", f.protocol, "', want grpc or http"));
     const bool http = f.protocol == "http";
-    const std::string url = !f.url.empty() ? f.url : cat(f.host, ":", f.port > 0 ? f.port : http ? 8000 : 8001);
+    const std::string url = !f.url.empty() ? TRY(with_port(f.url, http ? 8000 : 8001)) : cat(f.host, ":", f.port > 0 ? f.port : http ? 8000 : 8001);
     if (http) {
       if (f.ssl) return Error(Code::kUnsupported, "--ssl goes with --protocol grpc");
       c->http_ = std::make_unique<GenerateClient>(url, f.stream_timeout);
@@ -342,6 +352,8 @@ Status text_client(const ConnectionFlags& c, const TextFlags& t) {
 
 // --- tokens ---
 
+constexpr int64_t kMostTokenId = 1 << 30;
+
 Result<std::vector<int32_t>> read_ids(const std::string& path) {
   std::vector<int32_t> ids;
   std::string text = TRY(read_file(path, 64 << 20));
@@ -351,7 +363,10 @@ Result<std::vector<int32_t>> read_ids(const std::string& path) {
     std::string_view field(text.data() + begin, comma - begin);
     while (!field.empty() && (field.front() == ' ' || field.front() == '\r')) field.remove_prefix(1);
     while (!field.empty() && (field.back() == ' ' || field.back() == '\r')) field.remove_suffix(1);
-    if (!field.empty()) ids.push_back(static_cast<int32_t>(TRY(parse_int(field, path))));
+    if (field.empty()) continue;
+    const int64_t id = TRY(parse_int(field, cat(path, " entry ", ids.size() + 1)));
+    if (id < 0 || id > kMostTokenId) return Error(Code::kInvalidArgument, cat(path, " entry ", ids.size() + 1, " is ", id, ", which is no token id"));
+    ids.push_back(static_cast<int32_t>(id));
   }
   return ids;
 }

@@ -16,7 +16,7 @@ class RequestQueue : public BatchSource {
     const DynamicBatching& d = *config_.dynamic_batching;
     rule_.most = static_cast<uint64_t>(std::max(1, config_.max_batch_size));
     for (int32_t p : d.preferred_batch_size) rule_.preferred.push_back(static_cast<uint64_t>(p));
-    rule_.delay_ns = d.max_queue_delay_microseconds * 1000;
+    rule_.delay_ns = std::min<uint64_t>(d.max_queue_delay_microseconds, kNever / 4000) * 1000;
   }
 
   Status push(Invocation invocation, uint64_t now) override {

@@ -48,9 +48,9 @@ class SequenceQueue : public BatchSource {
     if (batching_.oldest) {
       slots = static_cast<size_t>(batching_.oldest->max_candidate_sequences);
       for (int32_t p : batching_.oldest->preferred_batch_size) rule_.preferred.push_back(static_cast<uint64_t>(p));
-      rule_.delay_ns = batching_.oldest->max_queue_delay_microseconds * 1000;
+      rule_.delay_ns = std::min<uint64_t>(batching_.oldest->max_queue_delay_microseconds, kNever / 4000) * 1000;
     } else {
-      direct_delay_ns_ = batching_.direct->max_queue_delay_microseconds * 1000;
+      direct_delay_ns_ = std::min<uint64_t>(batching_.direct->max_queue_delay_microseconds, kNever / 4000) * 1000;
     }
     slots_.assign(static_cast<size_t>(instances), std::vector<std::shared_ptr<Sequence>>(slots));
     idle_ns_ = std::min(batching_.max_sequence_idle_microseconds, kNever / 4000) * 1000;

@@ -227,7 +227,8 @@ def flow_c(t, llama, qwen, qwen1, work, data):
     D, E = work / "D.json", work / "e"
     for stdev in (2, 0):
         t.sh(f"python cpp/build/benchmarks/cpp/prepare_dataset.py --output {D} --tokenizer {llama} token-norm-dist --num-requests 12 --input-mean 15 --input-stdev {stdev} --output-mean 6 --output-stdev {stdev}")
-    samples = json.loads(D.read_text())["samples"]
+        samples = json.loads(D.read_text())["samples"]
+        assert (len({s["input_len"] for s in samples}) > 2) == (stdev > 0), samples
     assert len(samples) == 12 and {s["input_len"] for s in samples} == {15} and {s["output_len"] for s in samples} == {6}
     bench = "cpp/build/benchmarks/gptManagerBenchmark"
     for line in (f"{bench} --engine_dir {E} --type IFB --request_rate 200 --dataset {D} --max_num_samples 10", f"{bench} --engine_dir {E} --type V1 --request_rate 200 --dataset {D} --max_num_samples 10",
