@@ -93,7 +93,7 @@ Status check_control(const ModelConfig& c, const std::string& tensor, const Sequ
 
 Status complete_sequence(ModelConfig& c, SequenceBatching& s) {
   if (s.max_sequence_idle_microseconds == 0) s.max_sequence_idle_microseconds = kDefaultSequenceIdleUs;
-  if (!s.oldest && !s.direct) s.direct.emplace();
+  if (!s.oldest && !s.direct) s.direct = SequenceBatching::Direct{};  // clang 16 cannot emplace a nested class with initialisers
   if (s.oldest) {
     TRY(check_preferred(c, "sequence batching", s.oldest->preferred_batch_size));
     if (s.oldest->max_candidate_sequences < 0) return wrong(c, "sequence batching max_candidate_sequences must not be negative");
