@@ -122,6 +122,9 @@ def main():
     parser.add_argument("--wrap", default="", help="command put before each measured process")
     parser.add_argument("--records", default=str(ROOT / "bench" / "records" / "start.jsonl"), help="empty: print only")
     o = parser.parse_args()
+    if not Path(o.engine, "config.json").is_file():
+        print(f"ingot bench start: {o.engine} is no engine folder; `ingot build` makes one, `ingot bench compare --prepare` the default one", file=sys.stderr)
+        return 2
     samples = [measure_serve(Path(o.engine), o.port + 10 * i, shlex.split(o.wrap), ["--max-tokens-in-paged-kv-cache", o.kv_tokens]) for i in range(o.rounds + 1)][1:]  # the first warms the page cache
     config = json.loads(Path(o.engine, "config.json").read_text())["pretrained_config"]
     hidden, layers, inner = config["hidden_size"], config["num_hidden_layers"], config["intermediate_size"]

@@ -175,6 +175,15 @@ bool is_directory(const std::string& path) {
   return std::filesystem::is_directory(path, ec);
 }
 
+Status check_output_file(std::string_view what, const std::string& path) {
+  if (path.empty()) return {};
+  const std::string parent = parent_directory(path), folder = parent.empty() ? "." : parent;
+  if (!is_directory(folder)) return Error(Code::kNotFound, cat(what, " ", path, ": there is no folder ", folder));
+  if (is_directory(path)) return Error(Code::kInvalidArgument, cat(what, " ", path, " is a folder, want a file"));
+  if (::access(folder.c_str(), W_OK) != 0) return Error(Code::kInvalidArgument, cat(what, " ", path, ": the folder ", folder, " may not be written"));
+  return {};
+}
+
 Status make_directories(const std::string& path) {
   std::error_code ec;
   std::filesystem::create_directories(path, ec);

@@ -59,6 +59,8 @@ class FileWriter {
 
 bool file_exists(const std::string& path);
 bool is_directory(const std::string& path);
+// Whether write_file(path) may succeed, asked before long work whose result goes there; `what` names the flag. Empty path: fine.
+Status check_output_file(std::string_view what, const std::string& path);
 Status make_directories(const std::string& path);
 Result<std::vector<std::string>> list_directory(const std::string& path);  // names, sorted
 std::string join_path(std::string_view directory, std::string_view name);

@@ -95,6 +95,8 @@ Status manage(const ArrivalFlags& flags, const bench::ArrivalOptions& options, b
   const std::string policy = !flags.scheduler_policy.empty() ? flags.scheduler_policy : options.type == "V1" || options.type == "static" ? "static_batch" : "guaranteed_no_evict";
   TRY(sched::policy_of(policy));
   llm.engine.scheduler.policy = policy;
+  TRY(check_output_file("--output_csv", options.output_csv));
+  TRY(check_output_file("--responses_json", options.responses_json));
   auto service = TRY(backends::LlmService::load(TRY(engine_of(flags.engine_dir, compile, llm.runtime)), llm, linked_devices()));
   const bench::ArrivalReport report = TRY(bench::measure_arrivals(*service, samples, options));
   std::fputs(report.text().c_str(), stdout);

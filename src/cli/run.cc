@@ -288,11 +288,7 @@ Status write_files(const std::vector<Generation>& batch, const RunOptions& o, in
 Status check_outputs(const RunOptions& o) {
   for (const auto& [flag, path] : {std::pair("output_csv", &o.output_csv), std::pair("output_npy", &o.output_npy), std::pair("output_logits_npy", &o.output_logits_npy),
                                    std::pair("output_log_probs_npy", &o.output_log_probs_npy), std::pair("output_cum_log_probs_npy", &o.output_cum_log_probs_npy)}) {
-    if (path->empty()) continue;
-    const std::string parent = parent_directory(*path), folder = parent.empty() ? "." : parent;
-    if (!is_directory(folder)) return Error(Code::kNotFound, cat("--", flag, " ", *path, ": there is no folder ", folder));
-    if (is_directory(*path)) return Error(Code::kInvalidArgument, cat("--", flag, " ", *path, " is a folder, want a file"));
-    if (::access(folder.c_str(), W_OK) != 0) return Error(Code::kInvalidArgument, cat("--", flag, " ", *path, ": the folder ", folder, " may not be written"));
+    TRY(check_output_file(cat("--", flag), *path));
   }
   return {};
 }

@@ -138,7 +138,6 @@ Result<Score> measure(const SummarizeOptions& o, const std::string& engine, back
   }
   if (count == 0) return Error(Code::kInvalidArgument, cat("no text of ", o.dataset_path, " has --min_input_length ", o.min_input_length, " tokens"));
   if (!o.output_dir.empty()) {
-    TRY(make_directories(o.output_dir));
     TRY(write_file(join_path(o.output_dir, file), out));
   }
   std::printf("%s (total latency: %g sec)\n%s (total output tokens: %lld)\n%s (tokens per second: %g)\n%s beam 0 result\n", label, seconds, label, static_cast<long long>(tokens), label,
@@ -160,6 +159,7 @@ Status run(const SummarizeOptions& o, const backends::LlmOptions& llm, const Com
   if (o.dataset_path.empty())
     return Error(Code::kUnsupported, "--dataset_path is missing: a local .json or .jsonl file of articles and highlights (cnn_dailymail and its like are not downloaded; INGOT_DATASET_PATH names one for scripts)");
   TRY(prompt_of(o, ""));
+  if (!o.output_dir.empty()) TRY(make_directories(o.output_dir));
   const std::vector<bench::TextPair> texts = TRY(bench::read_texts(o.dataset_path, o.dataset_input_key, o.dataset_output_key));
   if (o.test_hf) {
     if (o.hf_model_dir.empty()) return Error(Code::kUnsupported, "--test_hf needs --hf_model_dir");
