@@ -161,8 +161,13 @@ void Instance::execute(std::span<server::Invocation> batch) {
       if (block != Arena::kNone) blocks.push_back(block);
     }
     j.end().end();
-    const uint64_t now = server::steady_ns();
-    for (auto& [id, i] : numbered) i.sink->times().compute_input_end = now;
+    {
+      // Under the lock: the child may die at any time, and the thread that fails its requests reads their times.
+      const uint64_t now = server::steady_ns();
+      std::lock_guard lock(mutex_);
+      for (auto& [id, i] : numbered)
+        if (running_.contains(id)) i.sink->times().compute_input_end = now;
+    }
     Status sent;
     if (!ids.empty()) sent = channel->send_command(std::move(j.text));
     if (!sent.ok() || ids.empty()) {
