@@ -18,6 +18,8 @@ import time
 import venv
 from pathlib import Path
 
+import records
+
 ROOT = Path(__file__).resolve().parent.parent
 INGOT = ROOT / "build" / "release" / "bin" / "ingot"
 PEERS, WORK, SCRIPTS = ROOT / "build" / "peers", ROOT / "build" / "compare", ROOT / "bench" / "peers"
@@ -182,7 +184,7 @@ def run_peer(python, script, model, threads, cases, wrap):
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
 
 
-def report(samples, run, records):
+def report(samples, run, records_path):
     """Prints the table of a run and puts its medians into the records, in place of what they hold of the same run."""
     values, ceilings, order = {}, {}, []
     for s in samples:
@@ -204,8 +206,8 @@ def report(samples, run, records):
         last = next(s for s in reversed(samples) if s["case"] == name and s["system"] == system)
         lines.append({"run": run, "commit": last["commit"], "device": last["device"], "system": system, "case": name, "value": round(median[key], 3), "unit": "tok/s",
                       "n": len(v), "spread": round(spread, 4), "ceiling": round(ceiling, 2)})
-    if records:
-        path = Path(records)
+    if records_path:
+        path = Path(records_path)
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in (path.read_text().splitlines() if path.exists() else []) if json.loads(line)["run"] != run]
         path.write_text("".join(f"{line}\n" for line in kept + [json.dumps(x) for x in lines]))
@@ -226,8 +228,7 @@ def main():
     parser.add_argument("--prepare", action="store_true", help="install and make everything, measure nothing")
     o = parser.parse_args()
     wrap = shlex.split(o.wrap)
-    commit = call(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]).strip()
-    device = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "cpu")
+    origin = records.origin()
     rows, left_out = [], set()
     for suite in o.suite:
         for form, system, environment, script, model, variables in SUITES[suite]:
@@ -263,7 +264,7 @@ def main():
             print(f"round {i + 1}: {suite}/{form} {system:<12}{figures}   {time.time() - began:.0f} s", flush=True)
             with open(store, "a") as out:
                 for r in results:
-                    out.write(json.dumps({"run": o.run, "commit": commit, "device": device, "system": system, "case": case_name(suite, form, r), "value": r["value"],
+                    out.write(json.dumps({**origin, "run": o.run, "system": system, "case": case_name(suite, form, r), "value": r["value"],
                                           "ceiling": r.get("ceiling", 0)}) + "\n")
     samples = [s for s in map(json.loads, store.read_text().splitlines() if store.exists() else []) if s["run"] == o.run]
     report(samples, o.run, o.records)

@@ -20,6 +20,8 @@ import sys
 import time
 from pathlib import Path
 
+import records
+
 ROOT = Path(__file__).resolve().parent.parent
 INGOT = ROOT / "build" / "release" / "bin" / "ingot"
 PEERS, WORK = ROOT / "build" / "peers", ROOT / "build" / "compare"
@@ -166,12 +168,10 @@ def main():
     middle = {k: {f: statistics.median(p[f] for p in v) for f in v[0]} for k, v in points.items()}
     peers = [m for (s, _), m in middle.items() if s != "ingot"]
     best = max(peers, key=lambda m: m["tokens_per_second"], default=None)
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    device = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "cpu")
-    run, lines = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), []
+    origin, lines = records.origin(), []
 
     def record(system, case, value, unit, n, spread=0.0, ceiling=0.0):
-        lines.append({"run": run, "commit": commit, "device": device, "system": system, "case": case, "value": round(value, 3), "unit": unit, "n": n, "spread": round(spread, 4),
+        lines.append({**origin, "system": system, "case": case, "value": round(value, 3), "unit": unit, "n": n, "spread": round(spread, 4),
                       "ceiling": round(ceiling, 3)})
 
     for (system, rate), m in middle.items():
@@ -187,10 +187,7 @@ def main():
             print(f"  {system:<13} {max(within, default=0):.1f} tok/s")
             record(system, "load/demo/int4/within the peers' gap", max(within, default=0), "tok/s", o.rounds, ceiling=limit)
     if o.records:
-        path = Path(o.records)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a") as out:
-            out.writelines(json.dumps(x) + "\n" for x in lines)
+        records.append(o.records, lines)
     return 0
 
 

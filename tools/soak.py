@@ -16,6 +16,8 @@ import threading
 import time
 from pathlib import Path
 
+import records
+
 ROOT = Path(__file__).resolve().parent.parent
 INGOT = ROOT / "build" / "release" / "bin" / "ingot"
 KV_TOKENS = 8192
@@ -48,13 +50,8 @@ def touch_pool(port):
 
 
 def record(path, rows):
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    device = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "cpu")
-    run = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as out:
-        for what, value, unit in rows:
-            out.write(json.dumps({"run": run, "commit": commit, "device": device, "system": "ingot", "case": what, "value": round(value, 1), "unit": unit, "n": 1, "spread": 0, "ceiling": 0}) + "\n")
+    origin = records.origin()
+    records.append(path, [{**origin, "system": "ingot", "case": what, "value": round(value, 1), "unit": unit, "n": 1, "spread": 0, "ceiling": 0} for what, value, unit in rows])
 
 
 class Client(threading.Thread):

@@ -19,9 +19,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
+
+import records
 
 ROOT = Path(__file__).resolve().parent.parent
 INGOT = ROOT / "build" / "release" / "bin" / "ingot"
@@ -142,22 +143,17 @@ def main():
         b = measure_build(o.checkpoint, shlex.split(o.build_flags))
         rows.append(("build private", "MB", [b["anon"] / 1e6], (2 * layer + 2 * hidden * config["vocab_size"]) / 1e6 + 200))
         rows.append(("build", "s", [b["seconds"]], 0))
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    device = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "cpu")
-    run = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    origin = records.origin()
     print("| what | median | spread | bar | |\n|---|---:|---:|---:|---|")
     lines = []
     for what, unit, values, bar in rows:
         median = statistics.median(values)
         spread = (max(values) - min(values)) / median if median else 0
         print(f"| {what} | {median:.0f} {unit} | {spread:.0%} | {f'{bar:.0f} {unit}' if bar else ''} | {('met' if median <= bar else 'MISSED') if bar else ''} |")
-        lines.append({"run": run, "commit": commit, "device": device, "system": "ingot", "case": f"{o.name}/{what}", "value": round(median, 2), "unit": unit, "n": len(values),
+        lines.append({**origin, "system": "ingot", "case": f"{o.name}/{what}", "value": round(median, 2), "unit": unit, "n": len(values),
                       "spread": round(spread, 4), "ceiling": round(bar, 1)})
     if o.records:
-        path = Path(o.records)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a") as out:
-            out.writelines(json.dumps(x) + "\n" for x in lines)
+        records.append(o.records, lines)
     return 0
 
 
