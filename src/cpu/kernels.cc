@@ -11,6 +11,7 @@
   namespace ingot::cpu::isa {                      \
   std::span<const Kernel> linear_kernels();        \
   std::span<const Kernel> tile_kernels();          \
+  std::span<const Kernel> tile_bf16_kernels();     \
   std::span<const Kernel> moe_kernels();           \
   std::span<const Kernel> row_kernels();           \
   std::span<const Kernel> rope_kernels();          \
@@ -30,7 +31,8 @@ std::vector<const Kernel*> collect() {
     for (const Kernel& k : table) out.push_back(&k);
   };
 #if defined(INGOT_X86_KERNELS)
-  for (auto table : {avx512::tile_kernels, avx512::linear_kernels, avx512::moe_kernels, avx512::row_kernels, avx512::rope_kernels, avx512::attention_kernels})
+  for (auto table : {avx512::tile_kernels, avx512::tile_bf16_kernels, avx512::linear_kernels, avx512::moe_kernels, avx512::row_kernels,
+                     avx512::rope_kernels, avx512::attention_kernels})
     take(table());
   for (auto table : {avx2::linear_kernels, avx2::moe_kernels, avx2::row_kernels, avx2::rope_kernels, avx2::attention_kernels})
     take(table());

@@ -35,6 +35,12 @@ void linear_cases(std::vector<Chain>& out) {
         c.check(c.add(Op::kLinear, {}, {x}, weights));
         out.push_back(std::move(c));
       }
+  {
+    Chain c("linear/bf16/many rows", {530}, ++seed);  // more than kernels keep sums of at once, in rows, columns and inputs
+    const int x = c.input(288), w = c.matrix(DType::kBf16, 290, 288, 0, false);
+    c.check(c.add(Op::kLinear, {}, {x}, {w}));
+    out.push_back(std::move(c));
+  }
   for (const Format& f : {Format{DType::kBf16, 0, false}, Format{DType::kI8, -1, false}, Format{DType::kU4, -1, false}}) {
     Chain c(cat("linear/", text(f), "/odd inputs"), {5}, ++seed);  // inputs that fill no line
     const int k = f.dtype == DType::kU4 ? 46 : 51, x = c.input(k), w = c.matrix(f.dtype, 33, k, f.group < 0 ? k : 0, false);

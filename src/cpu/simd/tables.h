@@ -21,6 +21,7 @@ constexpr Isa kIsa = Isa::kScalar, kDotIsa = Isa::kScalar;
 
 std::span<const Kernel> linear_kernels();
 std::span<const Kernel> tile_kernels();       // AMX; empty elsewhere
+std::span<const Kernel> tile_bf16_kernels();  // the same
 std::span<const Kernel> moe_kernels();
 std::span<const Kernel> row_kernels();        // norms, elementwise, embedding, slices
 std::span<const Kernel> rope_kernels();

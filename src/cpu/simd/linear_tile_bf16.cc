@@ -1,0 +1,251 @@
+// linear and gated_linear with bf16 weights on AMX tiles, exact to 16 bits of the activations' mantissas: an activation is split into
+// two bf16 parts, x = high + low, and a product adds first the high, then the low part of every 32 inputs to the same f32 sum. Tiles
+// serve every number of rows, one included: a row's sums never meet another row's, so its bits do not depend on them; between slices
+// of inputs the sums rest in memory as f32, unchanged.
+//
+// Many rows: 32 rows by 32 columns at once (four sums, eight products of 16 cycles for six loads). A slice of 32 rows' activations
+// stays in the first cache while the same slice of a group of panels passes from the second; the next slices are fetched meanwhile.
+#include "cpu/simd/linear.h"
+#include "cpu/simd/tables.h"
+
+#if !defined(INGOT_SIMD_AVX512)
+
+namespace ingot::cpu::INGOT_SIMD {
+std::span<const Kernel> tile_bf16_kernels() { return {}; }
+}  // namespace ingot::cpu::INGOT_SIMD
+
+#else
+
+namespace ingot::cpu::INGOT_SIMD {
+namespace {
+
+constexpr int kTileRows = 16, kTileInputs = 32;
+constexpr int kTileBytes = 1024;
+constexpr int kStepBytes = 2 * kTileBytes;   // of a block of rows for 32 inputs: high parts, low parts
+constexpr int kPanelStep = 2048;             // bytes of 32 columns x 32 inputs
+constexpr int kSliceSteps = 8;               // 256 inputs: 32 KiB of 32 rows' activations, 16 KiB of a panel
+constexpr int kGroupPanels = 8;              // 128 KiB of weights a slice
+constexpr int kPassRows = 512;               // of which the sums of a group of panels take 512 KiB
+constexpr int kOwnRows = 2;                  // so few rows each thread packs for itself: cheaper than meeting
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// Tiles 0..3 sums, 4, 5 activations, 6, 7 weights.
+void configure(int rows) {
+  TileConfig c;
+  for (int t = 0; t < 8; ++t) {
+    c.rows[t] = static_cast<uint8_t>(t < 6 ? rows : 16);
+    c.row_bytes[t] = 64;
+  }
+  __asm__ volatile("ldtilecfg %0" ::"m"(c));
+}
+
+// bf16 bits in the high halves, to nearest even. NaN stays one, infinity too.
+inline __m512i round_bf16(__m512 x) {
+  const __m512i u = _mm512_castps_si512(x), high = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u));
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  const __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  return _mm512_and_si512(_mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x00400000)), high);
+}
+
+// 16 activations to their high and low parts.
+inline void split(F x, char* high, char* low) {
+  const __m512i h = round_bf16(x.v);
+  __m512 rest = _mm512_sub_ps(x.v, _mm512_castsi512_ps(h));
+  const __mmask16 finite = _mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q);  // infinity minus itself is none
+  rest = _mm512_maskz_mov_ps(finite, rest);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), _mm512_cvtepi32_epi16(_mm512_srli_epi32(h, 16)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(low), _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_bf16(rest), 16)));
+}
+
+// Packed activations: blocks of 16 rows, each [K / 32][high, low][16][32].
+inline char* block_of(char* packed, int64_t k, int64_t block) { return packed + block * (k / kTileInputs) * kStepBytes; }
+
+void pack_row_parts(char* packed, int64_t k, int64_t row, const float* x) {  // x null: a row of zeros
+  char* out = block_of(packed, k, row / kTileRows) + row % kTileRows * 64;
+  for (int64_t i = 0; i < k; i += kTileInputs, out += kStepBytes)
+    for (int half = 0; half < 2; ++half) {
+      const F v = x ? load(x + i + 16 * half) : zero();
+      split(v, out + 32 * half, out + kTileBytes + 32 * half);
+    }
+}
+
+// `steps` x 32 inputs of a panel times one block of rows (two: kTwo) in order; `fetch` is called with each step's number.
+template <bool kTwo, class Fetch>
+inline void multiply_steps(const uint8_t* w, const char* a0, const char* a1, int steps, Fetch fetch) {
+  const int64_t w_stride = 128, a_stride = 64;
+  for (int i = 0; i < steps; ++i, w += kPanelStep, a0 += kStepBytes, a1 += kStepBytes) {
+    fetch(i);
+    __asm__ volatile("tileloadd (%0,%3,1), %%tmm6\ntileloadd (%2,%4,1), %%tmm4\ntileloadd (%1,%3,1), %%tmm7\n"
+                     "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\ntdpbf16ps %%tmm7, %%tmm4, %%tmm1\n" ::"r"(w), "r"(w + 64), "r"(a0), "r"(w_stride),
+                     "r"(a_stride)
+                     : "memory");
+    if (kTwo)
+      __asm__ volatile("tileloadd (%0,%1,1), %%tmm5\ntdpbf16ps %%tmm6, %%tmm5, %%tmm2\ntdpbf16ps %%tmm7, %%tmm5, %%tmm3\n" ::"r"(a1), "r"(a_stride)
+                       : "memory");
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm4\ntdpbf16ps %%tmm6, %%tmm4, %%tmm0\ntdpbf16ps %%tmm7, %%tmm4, %%tmm1\n" ::"r"(a0 + kTileBytes),
+                     "r"(a_stride)
+                     : "memory");
+    if (kTwo)
+      __asm__ volatile("tileloadd (%0,%1,1), %%tmm5\ntdpbf16ps %%tmm6, %%tmm5, %%tmm2\ntdpbf16ps %%tmm7, %%tmm5, %%tmm3\n" ::"r"(a1 + kTileBytes),
+                       "r"(a_stride)
+                       : "memory");
+  }
+}
+
+// Sums between tiles and y [16 or 32 rows][32].
+template <bool kTwo>
+inline void zero_sums() {
+  __asm__ volatile("tilezero %%tmm0\ntilezero %%tmm1\n" ::: "memory");
+  if (kTwo) __asm__ volatile("tilezero %%tmm2\ntilezero %%tmm3\n" ::: "memory");
+}
+template <bool kTwo>
+inline void load_sums(const float* y) {
+  const int64_t stride = 128;
+  __asm__ volatile("tileloadd (%0,%2,1), %%tmm0\ntileloadd (%1,%2,1), %%tmm1\n" ::"r"(y), "r"(y + 16), "r"(stride) : "memory");
+  if (kTwo) __asm__ volatile("tileloadd (%0,%2,1), %%tmm2\ntileloadd (%1,%2,1), %%tmm3\n" ::"r"(y + 512), "r"(y + 528), "r"(stride) : "memory");
+}
+template <bool kTwo>
+inline void store_sums(float* y) {
+  const int64_t stride = 128;
+  __asm__ volatile("tilestored %%tmm0, (%0,%2,1)\ntilestored %%tmm1, (%1,%2,1)\n" ::"r"(y), "r"(y + 16), "r"(stride) : "memory");
+  if (kTwo) __asm__ volatile("tilestored %%tmm2, (%0,%2,1)\ntilestored %%tmm3, (%1,%2,1)\n" ::"r"(y + 512), "r"(y + 528), "r"(stride) : "memory");
+}
+
+// One or two blocks of rows by a whole panel, as the weights stream by.
+template <bool kTwo>
+void stream_panel(const uint8_t* w, const char* a0, const char* a1, int steps, float* y) {
+  zero_sums<kTwo>();
+  multiply_steps<kTwo>(w, a0, a1, steps, [&](int i) {
+    const uint8_t* at = w + static_cast<int64_t>(i) * kPanelStep;
+    INGOT_UNROLL for (int line = 0; line < kPanelStep; line += 64) prefetch_line(at + line);
+  });
+  store_sums<kTwo>(y);
+}
+
+int64_t blocks_of(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
+size_t packed_bytes(int64_t rows, int64_t k) { return static_cast<size_t>(blocks_of(rows) * kTileRows * k * 4); }
+size_t sums_bytes(int64_t rows) {  // of one thread
+  const int64_t padded = blocks_of(rows) * kTileRows, pass = padded < kPassRows ? padded : kPassRows;
+  return static_cast<size_t>(kGroupPanels * pass * 128);
+}
+size_t own_bytes(int64_t rows, int64_t k) { return packed_bytes(kOwnRows, k) + sums_bytes(rows); }
+
+template <bool kGated>
+bool accepts(const ingot_op_desc& d) {
+  if (weight_dtype(d, 0) != DType::kBf16 || d.weight[0].experts != 0 || !has_panel_layout(d.weight[0], kGated)) return false;
+  if (d.in_dtype[0] != 0 || d.out_dtype[0] != 0 || d.weight[0].k % kTileInputs) return false;
+  return d.weights < 2 || weight_dtype(d, 1) == DType::kF32;
+}
+
+template <bool kGated>
+size_t scratch(const ingot_op_desc& d, const Bounds& b) {
+  return packed_bytes(b.rows, d.weight[0].k) + own_bytes(b.rows, d.weight[0].k) * static_cast<size_t>(b.threads);
+}
+
+struct Job {
+  const Call& call;
+  const Panels& panels;
+  const float* bias;
+  char* packed;
+  float* sums;
+  Range mine;
+};
+
+void few_rows(const Job& j) {
+  const int blocks = static_cast<int>(blocks_of(j.call.rows)), steps = j.panels.k / kTileInputs;
+  configure(blocks == 1 ? j.call.rows : kTileRows);
+  const char* a1 = block_of(j.packed, j.panels.k, blocks - 1);
+  for (int64_t i = j.mine.begin; i < j.mine.end; ++i) {
+    (blocks == 1 ? stream_panel<false> : stream_panel<true>)(j.panels.panel(i), j.packed, a1, steps, j.sums);
+    finish(j.call, j.panels, j.bias, static_cast<int>(i), 0, j.call.rows, j.sums);
+  }
+}
+
+// The blocks [begin, end) of rows (an even number) by panels [first, last), at most kGroupPanels of them.
+void group_of_panels(const Job& j, int64_t begin, int64_t end, int64_t first, int64_t last) {
+  const Panels& p = j.panels;
+  const int steps = p.k / kTileInputs;
+  const int64_t pairs = (end - begin + 1) / 2, row_floats = 32 * kTileRows * (end - begin);
+  const int fetch_lines = static_cast<int>((kPanelStep / 64 + pairs - 1) / pairs);  // of the next slice's step, while a pair passes
+  for (int at = 0; at < steps; at += kSliceSteps) {
+    const int n = steps - at < kSliceSteps ? steps - at : kSliceSteps;
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+      const int64_t block = begin + 2 * pair;
+      const bool two = block + 1 < end;
+      const char* a0 = block_of(j.packed, p.k, block) + static_cast<int64_t>(at) * kStepBytes;
+      const char* a1 = a0 + static_cast<int64_t>(steps) * kStepBytes;
+      for (int64_t i = first; i < last; ++i) {
+        const uint8_t* w = p.panel(i) + static_cast<int64_t>(at) * kPanelStep;
+        float* y = j.sums + (i - first) * row_floats + pair * 1024;
+        const uint8_t* next = (at + n < steps ? w + static_cast<int64_t>(n) * kPanelStep : p.panel(i + kGroupPanels)) + pair * fetch_lines * 64;
+        const auto fetch = [&](int step) {
+          for (int line = 0; line < fetch_lines; ++line) prefetch2(next + static_cast<int64_t>(step) * kPanelStep + line * 64);
+        };
+        if (two) {
+          at ? load_sums<true>(y) : zero_sums<true>();
+          multiply_steps<true>(w, a0, a1, n, fetch);
+          store_sums<true>(y);
+        } else {
+          at ? load_sums<false>(y) : zero_sums<false>();
+          multiply_steps<false>(w, a0, a0, n, fetch);
+          store_sums<false>(y);
+        }
+      }
+    }
+  }
+  const int row = static_cast<int>(begin) * kTileRows, left = j.call.rows - row, m = static_cast<int>(end - begin) * kTileRows;
+  for (int64_t i = first; i < last; ++i) finish(j.call, p, j.bias, static_cast<int>(i), row, left < m ? left : m, j.sums + (i - first) * row_floats);
+}
+
+void many_rows(const Job& j) {
+  configure(kTileRows);
+  const int64_t blocks = blocks_of(j.call.rows), pass = kPassRows / kTileRows;
+  for (int64_t begin = 0; begin < blocks; begin += pass) {
+    const int64_t end = begin + pass < blocks ? begin + pass : blocks;
+    for (int64_t first = j.mine.begin; first < j.mine.end; first += kGroupPanels)
+      group_of_panels(j, begin, end, first, first + kGroupPanels < j.mine.end ? first + kGroupPanels : j.mine.end);
+  }
+}
+
+template <bool kGated>
+void launch(const Call& c, Thread& t) {
+  if (c.rows == 0) return;
+  const Panels p = read_panels(c.desc().weight[0], kGated, c.step->weight[0]);
+  char* own = c.scratch + packed_bytes(c.rows, p.k) + own_bytes(c.rows, p.k) * static_cast<size_t>(t.rank);
+  char* packed = c.rows <= kOwnRows ? own : c.scratch;
+  if (c.rows <= kOwnRows) {
+    for (int row = 0; row < c.rows; ++row) pack_row_parts(packed, p.k, row, c.in[0].f(row));
+  } else {
+    const int64_t rows = c.rows <= kTileRows ? c.rows : blocks_of(c.rows) * kTileRows;
+    const Range mine = share(rows, t);
+    for (int64_t row = mine.begin; row < mine.end; ++row) pack_row_parts(packed, p.k, row, row < c.rows ? c.in[0].f(row) : nullptr);
+    t.sync();
+  }
+  const float* bias = !kGated && c.desc().weights > 1 ? static_cast<const float*>(c.step->weight[1]) : nullptr;
+  const Job job{c, p, bias, packed, reinterpret_cast<float*>(own + packed_bytes(kOwnRows, p.k)), share(p.panels, t)};
+  if (c.rows <= 2 * kTileRows) few_rows(job);
+  else many_rows(job);
+  __asm__ volatile("tilerelease" ::);
+}
+
+template <bool kGated>
+constexpr Kernel row(const char* name) {
+  return {kGated ? op::Op::kGatedLinear : op::Op::kLinear, name, Isa::kAmx, accepts<kGated>, launch<kGated>, scratch<kGated>,
+          kGated ? Packing::kGatedPanel : Packing::kPanel};
+}
+
+constexpr Kernel kKernels[] = {row<false>("linear.amx.bf16"), row<true>("gated_linear.amx.bf16")};
+
+}  // namespace
+
+std::span<const Kernel> tile_bf16_kernels() { return kKernels; }
+
+}  // namespace ingot::cpu::INGOT_SIMD
+
+#endif
