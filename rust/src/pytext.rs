@@ -71,7 +71,7 @@ fn repr(out: &mut String, v: &Value, depth: usize) -> Result<(), Error> {
         ValueKind::Bool => out.push_str(if v.is_true() { "True" } else { "False" }),
         ValueKind::Number => out.push_str(&number(v)),
         ValueKind::String => quoted(out, v.as_str().unwrap_or_default()),
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable => {
             out.push('[');
             for (i, e) in v.try_iter()?.enumerate() {
                 if i > 0 {

@@ -28,6 +28,9 @@ pub struct ChatTemplate {
 /// Instructions one rendering may take, about a second: a chat of ten thousand messages needs about a million.
 const FUEL: u64 = 5_000_000;
 
+/// Padding of a text: more is a mistake or an attack.
+const MAX_WIDTH: usize = 4096;
+
 fn wrong(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
@@ -76,6 +79,68 @@ fn strftime_now(format: String) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&buffer).into_owned())
 }
 
+fn float(v: &Value) -> Option<Value> {
+    match v.as_str() {
+        Some(s) => s.trim().parse::<f64>().ok(),
+        None if v.kind() == ValueKind::Bool => Some(v.is_true() as i64 as f64),
+        None => f64::try_from(v.clone()).ok(),
+    }
+    .map(Value::from)
+}
+
+fn integer(v: &Value) -> Option<Value> {
+    match v.as_str() {
+        Some(s) => s.trim().parse::<i64>().ok().map(Value::from),
+        None if v.is_integer() => Some(v.clone()),
+        None => None,
+    }
+    .or_else(|| f64::try_from(float(v)?).ok().filter(|f| f.is_finite()).map(|f| Value::from(f as i64)))
+}
+
+/// Jinja2's `int` and `float` give their default, not an error, for what is no number.
+fn number_or_default(number: Option<Value>, args: Rest<Value>, zero: Value) -> Result<Value, Error> {
+    let (rest, kwargs): (&[Value], Kwargs) = minijinja::value::from_args(&args.0)?;
+    let named: Option<Value> = kwargs.get("default")?;
+    kwargs.assert_all_used()?;
+    Ok(number.unwrap_or_else(|| named.or_else(|| rest.first().cloned()).unwrap_or(zero)))
+}
+
+/// str.rsplit: at most `most` cuts, taken from the end; without a separator, runs of white space.
+fn rsplit(s: &str, separator: Option<&str>, most: Option<i64>) -> Vec<String> {
+    let most = most.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    let mut rest = if separator.is_none() { s.trim_end() } else { s };
+    let mut parts = Vec::new();
+    while parts.len() < most {
+        let cut = match separator {
+            Some(p) => rest.rsplit_once(p),
+            None => rest.rsplit_once(char::is_whitespace).map(|(a, b)| (a.trim_end(), b)),
+        };
+        let Some((before, after)) = cut else { break };
+        parts.push(after.to_string());
+        rest = before;
+    }
+    if separator.is_some() || !rest.is_empty() {
+        parts.push(rest.to_string());
+    }
+    parts.reverse();
+    parts
+}
+
+/// str.ljust, rjust and center.
+fn pad(s: &str, how: &str, width: usize, fill: char) -> Result<Value, Error> {
+    if width > MAX_WIDTH {
+        return Err(wrong(format!("{how} to {width} characters; at most {MAX_WIDTH}")));
+    }
+    let n = width.saturating_sub(s.chars().count());
+    let left = match how {
+        "ljust" => 0,
+        "rjust" => n,
+        _ => n / 2 + (n & width & 1),  // Python's choice where the rest is odd
+    };
+    let run = |n: usize| fill.to_string().repeat(n);
+    Ok(Value::from(format!("{}{s}{}", run(left), run(n - left))))
+}
+
 /// Python's methods that templates call: those of minijinja's own set and a few more.
 fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     if let Some(s) = value.as_str() {
@@ -93,8 +158,43 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
                 let at = s.find(p).ok_or_else(|| wrong("substring not found"))?;
                 return Ok(Value::from(s[..at].chars().count()));
             }
+            "rsplit" => {
+                let (separator, most): (Option<&str>, Option<i64>) = minijinja::value::from_args(args)?;
+                return Ok(Value::from(rsplit(s, separator, most)));
+            }
+            "partition" | "rpartition" => {
+                let (p,): (&str,) = minijinja::value::from_args(args)?;
+                let halves = if name == "partition" { s.split_once(p) } else { s.rsplit_once(p) };
+                let parts = match halves {
+                    Some((a, b)) => [a, p, b],
+                    None if name == "partition" => [s, "", ""],
+                    None => ["", "", s],
+                };
+                return Ok(Value::from(parts.map(Value::from).to_vec()));
+            }
+            "ljust" | "rjust" | "center" => {
+                let (width, fill): (usize, Option<char>) = minijinja::value::from_args(args)?;
+                return pad(s, name, width, fill.unwrap_or(' '));
+            }
+            "zfill" => {
+                let (width,): (usize,) = minijinja::value::from_args(args)?;
+                let sign = if s.starts_with(['+', '-']) { 1 } else { 0 };
+                let digits = pad(&s[sign..], "rjust", width.saturating_sub(sign), '0')?;
+                return Ok(Value::from(format!("{}{digits}", &s[..sign])));
+            }
+            "casefold" => return Ok(Value::from(s.to_lowercase())),
+            "isascii" => return Ok(Value::from(s.is_ascii())),
             _ => {}
         }
+    }
+    match (value.kind(), name) {
+        (ValueKind::Seq | ValueKind::Map, "copy") => return Ok(value.clone()),
+        (ValueKind::Seq, "index") => {
+            let (wanted,): (Value,) = minijinja::value::from_args(args)?;
+            let at = value.try_iter()?.position(|v| v == wanted);
+            return at.map(Value::from).ok_or_else(|| wrong("the value is not in the list"));
+        }
+        _ => {}
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
 }
@@ -178,6 +278,8 @@ impl ChatTemplate {
         });
         env.add_filter("upper", |v: Value| pytext::str(&v).map(|s| s.to_uppercase()));
         env.add_filter("lower", |v: Value| pytext::str(&v).map(|s| s.to_lowercase()));
+        env.add_filter("int", |v: Value, args: Rest<Value>| number_or_default(integer(&v), args, Value::from(0)));
+        env.add_filter("float", |v: Value, args: Rest<Value>| number_or_default(float(&v), args, Value::from(0.0)));
         env.add_function("raise_exception", |m: Value| -> Result<Value, Error> { Err(wrong(pytext::str(&m)?)) });
         env.add_function("strftime_now", strftime_now);
         // Python counts a text and a dict as sequences, and a bool as a number.
