@@ -24,8 +24,9 @@ class Mapper {
       if (key == "parameters" && !nested) {
         if (config_.find_input(key) != nullptr)
           return bad("input name 'parameters' conflicts with the parameters of a generate request");
-        if (!value.is_object()) return bad(cat("Unable to parse 'parameters': found ", json_type(value), ", want an object"));
-        TRY(members(value, true));
+        if (!value.is_object()) return bad(cat("Expected JSON object for keyword: 'parameters', found ", json_type(value)));
+        Status inner = members(value, true);
+        if (!inner.ok()) return Error(inner.error().code(), cat("Converting keyword: 'parameters': ", inner.error().message()));
         continue;
       }
       if (key == "id" && !nested && config_.find_input(key) == nullptr) {
@@ -43,14 +44,20 @@ class Mapper {
   }
 
  private:
+  static const char* kind(const ModelInput& input) {
+    if (input.data_type == server::DataType::kBytes) return "string";
+    return input.data_type == server::DataType::kBool ? "boolean" : "number";
+  }
   Status tensor(const ModelInput& input, const Json& value) {
     if (request_.find_input(input.name) != nullptr) return bad(cat("input '", input.name, "' already exists in request"));
     if (value.is_object() || value.is_null())
-      return bad(cat("Unable to parse '", input.name, "': found ", json_type(value), ", want a value or an array of values"));
+      return bad(cat("Unable to parse '", input.name, "': attempt to access JSON non-", kind(input), " as ", kind(input), ": found ", json_type(value),
+                     ", want a value or an array of values"));
     if (value.is_array())
       for (const Json& e : value)
         if (e.is_structured())
-          return bad(cat("Unable to parse '", input.name, "': found ", json_type(e), " in the array, want scalars"));
+          return bad(cat("Unable to parse '", input.name, "': attempt to access JSON non-", kind(input), " as ", kind(input), ": found ", json_type(e),
+                         " in the array, want scalars"));
     std::string bytes;
     const int64_t count = TRY(json_to_tensor_bytes(value, input.data_type, input.name, -1, limits_.input_bytes - used_, bytes));
     used_ += bytes.size();

@@ -37,9 +37,15 @@ class ElementWriter {
 
  private:
   Error wrong(const Json& v, const char* want) const {
+    const bool real = type_ == DataType::kFp32 || type_ == DataType::kFp64;
+    const char* kind = type_ == DataType::kBytes ? "string" : type_ == DataType::kBool ? "boolean" : real ? "number" : "integer";
     std::string found = v.is_string() ? std::string("a string") : v.is_object() || v.is_array() ? json_type(v) : dump_json(v);
-    return bad(cat("Unable to parse 'data' of input '", input_, "': found ", found, " at element ", count_ - 1, ", want ", want,
-                   " (", server::protocol_name(type_), ")"));
+    // The first half is what clients of Triton match.
+    return bad(cat("Unable to parse 'data': attempt to access JSON non-", kind, " as ", kind, ": input '", input_, "' has ", found, " at element ", count_ - 1,
+                   ", want ", want, " (", server::protocol_name(type_), ")"));
+  }
+  Error out_of_range(const Json& v) const {
+    return bad(cat("Unable to parse 'data': input '", input_, "' has ", dump_json(v), " at element ", count_ - 1, ", which ", server::protocol_name(type_), " cannot hold"));
   }
   template <class T>
   Status put(T v) {
@@ -50,14 +56,14 @@ class ElementWriter {
   Status integer(const Json& v) {
     if (v.is_number_unsigned()) {
       const uint64_t n = v.get<uint64_t>();
-      if (n > static_cast<uint64_t>(std::numeric_limits<T>::max())) return wrong(v, "a value in the range of the datatype");
+      if (n > static_cast<uint64_t>(std::numeric_limits<T>::max())) return out_of_range(v);
       return put(static_cast<T>(n));
     }
     if (!v.is_number_integer()) return wrong(v, "an integer");
     const int64_t n = v.get<int64_t>();
-    if (n < static_cast<int64_t>(std::numeric_limits<T>::min())) return wrong(v, "a value in the range of the datatype");
+    if (n < static_cast<int64_t>(std::numeric_limits<T>::min())) return out_of_range(v);
     if (n >= 0 && static_cast<uint64_t>(n) > static_cast<uint64_t>(std::numeric_limits<T>::max()))
-      return wrong(v, "a value in the range of the datatype");
+      return out_of_range(v);
     return put(static_cast<T>(n));
   }
   Status add_scalar(const Json& v) {
@@ -220,7 +226,7 @@ Status read_outputs(const Json& list, InferBody& b) {
       spec.region = region->name, spec.region_offset = region->offset, spec.region_bytes = region->bytes;
     }
     b.request.outputs.push_back({.name = name, .classification = spec.classification});
-    if (!b.outputs.by_name.emplace(name, spec).second) return bad(cat("output '", name, "' already exists in request"));
+    if (!b.outputs.by_name.emplace(name, spec).second) return bad(cat("Duplicate output name '", name, "' is not allowed in a request"));
   }
   return {};
 }
@@ -241,12 +247,19 @@ struct InputReader {
     const Json* shape = TRY(member_array(in, "shape"));
     if (shape == nullptr) return bad(cat("Unable to parse 'inputs': 'shape' of input '", t.name, "' is missing, want an array"));
     for (const Json& d : *shape) {
-      const uint64_t n = TRY(unsigned_value(d, "shape"));
+      // The status is Triton's for a shape that it cannot read.
+      if (!d.is_number_integer() || (!d.is_number_unsigned() && d.get<int64_t>() < 0))
+        return Error(Code::kInternal, cat("Unable to parse 'shape': attempt to access JSON non-unsigned-integer as unsigned-integer: input '", t.name,
+                                          "' has the extent ", d.is_number() ? dump_json(d) : json_type(d)));
+      const uint64_t n = d.get<uint64_t>();
       if (n > INT64_MAX) return bad(cat("shape of input '", t.name, "' has extent ", n, ", want below 2^63"));
       t.shape.push_back(static_cast<int64_t>(n));
     }
     const int64_t elements = t.elements();
-    if (elements < 0) return bad(cat("shape ", server::shape_string(t.shape), " of input '", t.name, "' has too many elements"));
+    if (elements < 0)
+      return bad(cat("shape ", server::shape_string(t.shape), " of input '", t.name, "' causes total element count to exceed maximum size of ", INT64_MAX));
+    if (int64_t bytes = 0; __builtin_mul_overflow(elements, std::max<int64_t>(1, server::element_bytes(t.datatype)), &bytes))
+      return bad(cat("byte size overflow for input '", t.name, "' of shape ", server::shape_string(t.shape), " and datatype ", type));
     const Json* parameters = TRY(parameters_of(in, cat("input '", t.name, "'")));
     std::optional<Region> region = TRY(read_region(parameters, t.name));
     auto data = in.find("data");
@@ -293,7 +306,7 @@ struct InputReader {
 
 Result<InferBody> parse_raw(std::shared_ptr<const std::string> body, const server::ModelConfig& config) {
   if (config.input.size() != 1)
-    return bad(cat("Raw request must only have 1 input (found ", config.input.size(), ") to be deduced but got ", config.input.size(),
+    return bad(cat("Raw request must only have 1 input (found 1) to be deduced but got ", config.input.size(),
                    " inputs in '", config.name, "' model configuration"));
   const server::ModelInput& in = config.input[0];
   Tensor t;
@@ -364,8 +377,7 @@ Result<server::ParameterValue> json_parameter(const Json& value, std::string_vie
   }
   if (value.is_number_integer()) return server::ParameterValue(value.get<int64_t>());
   if (value.is_number_float()) return server::ParameterValue(value.get<double>());
-  return bad(cat("parameter '", name, "' has invalid type ", json_type(value),
-                 ". It should be either 'int', 'bool', 'string', or 'double'"));
+  return bad(cat("parameter '", name, "' has invalid type. It should be either 'int', 'bool', 'string', or 'double', found ", json_type(value)));
 }
 
 void append_parameter(std::string& out, const server::ParameterValue& value) {

@@ -243,8 +243,9 @@ Result<server::LoadParameters> load_parameters(const Json& body, uint64_t most_b
     if (key == "config") {
       p.config_json = text;
     } else if (key.starts_with("file:")) {
-      const std::string path = key.substr(5);
-      if (path.empty() || path[0] == '/' || ("/" + path + "/").find("/../") != std::string::npos)
+      const size_t begin = key.find_first_not_of('/', 5);  // file:/1/model.py is file:1/model.py
+      const std::string path = begin == std::string::npos ? "" : key.substr(begin);
+      if (path.empty() || ("/" + path + "/").find("/../") != std::string::npos)
         return bad(cat("file override '", key, "' leaves the model's directory"));
       if (text.size() / 4 * 3 > most_bytes)
         return bad(cat("file override '", key, "' exceeds the maximum allowed input size of ", most_bytes, " bytes"));

@@ -6,7 +6,7 @@
 namespace ingot::frontends {
 
 Result<Json> parse_request_json(std::string_view text, int max_depth) {
-  std::vector<int> members;  // ':' per open bracket; deeper than max_depth is parse_json's error
+  std::vector<int> members;  // ':' per open bracket
   std::vector<std::string_view> keys;  // of the outermost object, as written
   std::string_view last;
   size_t begin = 0;
@@ -22,7 +22,8 @@ Result<Json> parse_request_json(std::string_view text, int max_depth) {
       in_string = true;
       begin = i + 1;
     } else if (c == '{' || c == '[') {
-      if (static_cast<int>(members.size()) > max_depth) break;
+      if (static_cast<int>(members.size()) >= max_depth)
+        return Error(Code::kInvalidArgument, cat("request body: JSON nesting depth exceeds maximum allowed limit (", max_depth, ")"));
       members.push_back(0);
     } else if (c == '}' || c == ']') {
       if (!members.empty()) members.pop_back();

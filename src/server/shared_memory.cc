@@ -25,11 +25,11 @@ constexpr std::string_view kReservedPrefixes[] = {"triton_python_backend_shm_reg
 }  // namespace
 
 Status SharedMemory::register_system(const std::string& name, const std::string& key, uint64_t offset, uint64_t byte_size) {
-  if (name.empty()) return Error(Code::kInvalidArgument, "shared memory region name must not be empty");
   std::string_view bare = key;
   while (!bare.empty() && bare[0] == '/') bare.remove_prefix(1);
-  if (bare.empty() || bare.find('/') != std::string_view::npos)
-    return Error(Code::kInvalidArgument, cat("invalid shared memory key '", key, "' for region '", name, "'"));
+  // No such key can name a region: as if it was not there.
+  if (bare.empty() || bare.find('/') != std::string_view::npos) return Error(Code::kInternal, cat("Unable to open shared memory region: '", key, "'"));
+  if (name.empty()) return Error(Code::kInvalidArgument, "shared memory region name must not be empty");
   for (std::string_view prefix : kReservedPrefixes)
     if (bare.starts_with(prefix))
       return Error(Code::kInvalidArgument,
@@ -42,7 +42,7 @@ Status SharedMemory::register_system(const std::string& name, const std::string&
   }
   const std::string path = "/" + std::string(bare);
   const int fd = shm_open(path.c_str(), O_RDWR | O_CLOEXEC, 0);
-  if (fd < 0) return Error(Code::kInvalidArgument, cat("Unable to open shared memory region: '", key, "'"));
+  if (fd < 0) return Error(Code::kInternal, cat("Unable to open shared memory region: '", key, "'"));
   struct stat st{};
   const bool statted = fstat(fd, &st) == 0;
   uint64_t end = 0;
@@ -95,7 +95,7 @@ Result<std::vector<SharedRegion>> SharedMemory::status(const std::string& name) 
 Result<SharedSpan> SharedMemory::span(const std::string& name, uint64_t offset, uint64_t byte_size) const {
   std::lock_guard lock(mutex_);
   auto it = regions_.find(name);
-  if (it == regions_.end()) return Error(Code::kInvalidArgument, cat("Unable to find shared memory region: '", name, "'"));
+  if (it == regions_.end()) return Error(Code::kNotFound, cat("Unable to find shared memory region: '", name, "'"));
   const SharedRegion& region = it->second.first;
   uint64_t end = 0;
   if (__builtin_add_overflow(offset, byte_size, &end) || end > region.byte_size) {

@@ -103,16 +103,16 @@ Status check_input(const ModelConfig& c, const ModelInput& i, const Tensor& t, i
 }
 
 Status check_all(const ModelConfig& c, InferRequest& r) {
-  for (size_t i = 0; i < r.inputs.size(); ++i) {
-    const Tensor& t = r.inputs[i];
-    if (c.find_input(t.name) == nullptr)
-      return Error(Code::kInvalidArgument, cat("unexpected inference input '", t.name, "' for model '", c.name, "'"));
-    for (size_t j = 0; j < i; ++j)
-      if (r.inputs[j].name == t.name)
-        return Error(Code::kInvalidArgument, cat("input '", t.name, "' already exists in request"));
-  }
   const size_t required = static_cast<size_t>(
       std::count_if(c.input.begin(), c.input.end(), [](const ModelInput& i) { return !i.optional; }));
+  for (size_t i = 0; i < r.inputs.size(); ++i)
+    for (size_t j = 0; j < i; ++j)
+      if (r.inputs[j].name == r.inputs[i].name)
+        return Error(Code::kInvalidArgument, cat("input '", r.inputs[i].name, "' already exists in request"));
+  if (r.inputs.size() > c.input.size() || r.inputs.size() < required) return count_error(c, r, required);
+  for (const Tensor& t : r.inputs)
+    if (c.find_input(t.name) == nullptr)
+      return Error(Code::kInvalidArgument, cat("unexpected inference input '", t.name, "' for model '", c.name, "'"));
   bool missing = false;
   for (const ModelInput& i : c.input) missing |= !i.optional && r.find_input(i.name) == nullptr;
   if (missing) return count_error(c, r, required);
@@ -120,9 +120,13 @@ Status check_all(const ModelConfig& c, InferRequest& r) {
   for (const Tensor& t : r.inputs) TRY(check_input(c, *c.find_input(t.name), t, batch));
   if (c.max_batch_size > 0 && batch > c.max_batch_size)
     return Error(Code::kInvalidArgument, cat("inference request batch-size must be <= ", c.max_batch_size, " for '", c.name, "'"));
-  for (const RequestedOutput& o : r.outputs)
-    if (c.find_output(o.name) == nullptr)
-      return Error(Code::kInvalidArgument, cat("unexpected inference output '", o.name, "' for model '", c.name, "'"));
+  for (size_t i = 0; i < r.outputs.size(); ++i) {
+    const std::string& name = r.outputs[i].name;
+    if (c.find_output(name) == nullptr)
+      return Error(Code::kInvalidArgument, cat("unexpected inference output '", name, "' for model '", c.name, "'"));
+    for (size_t j = 0; j < i; ++j)
+      if (r.outputs[j].name == name) return Error(Code::kInvalidArgument, cat("Duplicate output name '", name, "' is not allowed in a request"));
+  }
   if (const auto* s = std::get_if<std::string>(&r.sequence_id); s != nullptr && s->size() > 128)
     return Error(Code::kInvalidArgument, "string correlation ID cannot be longer than 128 characters");
   return {};
