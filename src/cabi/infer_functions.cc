@@ -413,6 +413,7 @@ TRITONSERVER_Error* TRITONSERVER_ServerInferAsync(
   auto loan = std::make_shared<Loan>(r);
   server::InferRequest request = r->request;
   request.accepts_many_responses = true;
+  request.part_of_another = true;
   for (const TRITONSERVER_InferenceRequest::Input& i : r->inputs) {
     fill_tensor(i, loan, request.inputs.emplace_back());
     if (!i.raw) continue;

@@ -190,6 +190,7 @@ Result<server::InferRequest> read_infer(Channel& channel, const Json& m) {
   r.sequence_end = (flags & 2) != 0;
   r.timeout_us = TRY(get<uint64_t>(m, "t", kWhat));
   r.accepts_many_responses = TRY(get<bool>(m, "decoupled", kWhat));
+  r.part_of_another = true;
   std::vector<std::string> names = TRY(get<std::vector<std::string>>(m, "o", kWhat));
   for (std::string& name : names) r.outputs.push_back({.name = std::move(name)});
   auto p = m.find("p"), i = m.find("i");

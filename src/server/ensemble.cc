@@ -58,6 +58,7 @@ class EnsembleRun : public std::enable_shared_from_this<EnsembleRun> {
       std::erase_if(leaves_, [&](int l) { return l != t.level && plan_->above(l, t.level); });
       if (std::none_of(leaves_.begin(), leaves_.end(), [&](int l) { return plan_->above(t.level, l); })) leaves_.push_back(t.level);
     }
+    spare_steps();
     Scope* root = open(nullptr, 0);
     for (size_t t = 0; t < plan_->tensors.size(); ++t) {
       if (plan_->tensors[t].input < 0) continue;
@@ -83,8 +84,8 @@ class EnsembleRun : public std::enable_shared_from_this<EnsembleRun> {
     Scope* s = fresh.get();
     s->parent = parent;
     s->level = level;
-    s->started.resize(plan_->steps.size());
-    for (const auto& step : plan_->steps) s->unstarted += step.level == level;
+    s->started = spared_;
+    for (size_t i = 0; i < plan_->steps.size(); ++i) s->unstarted += plan_->steps[i].level == level && !spared_[i];
     s->unsent = std::find(leaves_.begin(), leaves_.end(), level) != leaves_.end();
     if (s->unsent) emits_.push_back(s);
     if (parent == nullptr) root_ = std::move(fresh);
@@ -98,6 +99,33 @@ class EnsembleRun : public std::enable_shared_from_this<EnsembleRun> {
       Scope* parent = s->parent;
       parent->children.erase(s->self);
       s = parent;
+    }
+  }
+
+  // Steps are not run whose outputs are ensemble outputs that nobody asked for, or lead to nothing else than those.
+  void spare_steps() {
+    const size_t n = plan_->steps.size();
+    spared_.assign(n, false);
+    const auto wanted = [&](size_t t) { return plan_->tensors[t].output >= 0 && invocation_.request->wants_output(plan_->tensors[t].name); };
+    std::vector<bool> idle(plan_->tensors.size());
+    for (size_t t = 0; t < idle.size(); ++t) idle[t] = plan_->tensors[t].output >= 0 && !wanted(t);
+    for (size_t t = 0; t < idle.size(); ++t)  // an unwanted output that another step reads is idle when that step is
+      for (const auto& s : plan_->steps)
+        for (const auto& in : s.inputs)
+          if (in.tensor == static_cast<int>(t)) idle[t] = false;
+    for (bool again = true; again;) {
+      again = false;
+      for (size_t i = 0; i < n; ++i) {
+        const auto& outputs = plan_->steps[i].outputs;
+        if (spared_[i] || !std::all_of(outputs.begin(), outputs.end(), [&](const auto& o) { return idle[static_cast<size_t>(o.second)]; })) continue;
+        spared_[i] = again = true;
+        for (const auto& in : plan_->steps[i].inputs) {
+          bool read = wanted(static_cast<size_t>(in.tensor));
+          for (size_t k = 0; k < n; ++k)
+            for (const auto& other : plan_->steps[k].inputs) read |= !spared_[k] && other.tensor == in.tensor;
+          if (!read) idle[static_cast<size_t>(in.tensor)] = true;
+        }
+      }
     }
   }
 
@@ -171,6 +199,7 @@ class EnsembleRun : public std::enable_shared_from_this<EnsembleRun> {
     r.priority = outer.priority;
     r.timeout_us = outer.timeout_us;
     r.accepts_many_responses = s.decoupled;
+    r.part_of_another = true;
     for (const auto& in : s.inputs) {
       const Scope::Value* v = find(scope, in.tensor);
       if (v == nullptr || v->state != Scope::State::kPresent) continue;
@@ -414,6 +443,7 @@ class EnsembleRun : public std::enable_shared_from_this<EnsembleRun> {
   std::mutex mutex_;
   std::condition_variable room_;
   std::vector<int> leaves_;
+  std::vector<bool> spared_;  // by step
   std::unique_ptr<Scope> root_;
   std::deque<Scope*> emits_;
   std::deque<Start> due_;
@@ -468,7 +498,10 @@ Result<std::shared_ptr<Model>> load_ensemble(const ModelLoad& load) {
     const std::string which = version < 0 ? "no loaded version" : cat("no loaded version ", version);
     return Error(Code::kInvalidArgument, cat("ensemble '", load.config.name, "' depends on '", name, "' which has ", which));
   };
-  EnsemblePlan made = TRY(plan_ensemble(load.config, member));
+  ModelConfig exact = load.config;
+  for (auto& step : exact.ensemble_scheduling->step)
+    step.model_name = registry.step_name(step.model_namespace.empty() ? load.name_space : step.model_namespace, step.model_name);
+  EnsemblePlan made = TRY(plan_ensemble(exact, member));
   load.config.decoupled = made.decoupled;
   // The thread of a decoupled member may be held up, unless another step needs that same thread or it belongs to an engine.
   std::vector<bool> blocking(made.steps.size());

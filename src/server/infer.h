@@ -92,6 +92,7 @@ struct InferRequest {
   // A protocol that carries several responses per request (generate_stream, gRPC streaming, the OpenAI routes) sets this; a decoupled
   // model refuses requests without it.
   bool accepts_many_responses = false;
+  bool part_of_another = false;  // sent for a request that runs (a step, a call of a model): a server that exits still takes it
 
   bool has_sequence_id() const;
   const Tensor* find_input(std::string_view name) const;

@@ -332,6 +332,39 @@ TEST_F(SchedulerTest, EnsembleRunsItsStepsInOrderOfTheirData) {
   EXPECT_NE(text.find("nv_inference_request_failure{model=\"one\",version=\"1\",reason=\"BACKEND\"} 1\n"), std::string::npos);
 }
 
+TEST_F(SchedulerTest, EnsembleSparesStepsThatLeadToNothingAskedFor) {
+  for (const char* name : {"one", "ten", "last"}) ASSERT_EQ(load(lab(name, 1)), "");
+  ModelConfig c = ensemble("e", {step("one", "X", "M"), step("ten", "M", "Y"), step("last", "X", "Z")});
+  c.output.push_back({.name = "Z", .data_type = DataType::kInt32, .dims = {-1}});
+  ASSERT_EQ(load(c), "");
+  send("e", {1}, 1, [](InferRequest& r) { r.outputs.push_back({.name = "Z"}); });
+  EXPECT_EQ(wait(1), (Strings{"2"}));
+  EXPECT_EQ(stats("one").inference_count + stats("ten").inference_count, 0u);
+  send("e", {1}, 1, [](InferRequest& r) { r.outputs.push_back({.name = "Y"}); });
+  EXPECT_EQ(wait(1), (Strings{"3"}));
+  EXPECT_EQ(stats("last").inference_count, 1u);
+  send("e", {1});
+  wait(1);
+  EXPECT_EQ(stats("last").inference_count, 2u);
+}
+
+TEST_F(SchedulerTest, WhatRunsGoesOnWhileTheServerExits) {
+  ASSERT_EQ(load(lab("one", 1)), "");
+  ASSERT_EQ(load(lab("ten", 10)), "");
+  ASSERT_EQ(load(ensemble("e", {step("one", "X", "M"), step("ten", "M", "Y")})), "");
+  model("one").open(false);
+  send("e", {1});
+  model("one").wait_running(1);
+  server.begin_exit();
+  InferRequest late;
+  late.model = "e";
+  late.inputs.push_back(vector_tensor<int32_t>("X", {1, 1}, std::vector<int32_t>{1}));
+  EXPECT_EQ(server.infer(late, [](InferResponse) {}).error().message(),
+            "in ensemble 'e', Server is stopping, scheduler for model has stopped accepting new inference requests");
+  model("one").open(true);
+  EXPECT_EQ(wait(1), (Strings{"12"}));
+}
+
 TEST_F(SchedulerTest, EnsembleConfigsAreChecked) {
   ASSERT_EQ(load(lab("one", 1)), "");
   const auto error = [&](ModelConfig c) { return load(std::move(c)); };

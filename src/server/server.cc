@@ -251,14 +251,25 @@ bool Server::stop(std::chrono::milliseconds timeout) {
 Result<std::shared_ptr<Call>> Server::infer(InferRequest request, ResponseHandler handler) {
   const uint64_t arrived = steady_ns();
   for (;;) {
-    if (state() == ServerState::kExiting && !request.has_sequence_id()) return Error(Code::kUnavailable, "Server exiting");
-    std::shared_ptr<LoadedModel> model = TRY(registry_.find(request.model, request.version));
+    const bool exiting = state() == ServerState::kExiting;
+    Result<std::shared_ptr<LoadedModel>> found = registry_.find(request.model, request.version);
+    if (!found.ok() && !exiting) return found.error();
+    const std::shared_ptr<LoadedModel> model = found.ok() ? found.value() : nullptr;
+    const auto refused = [&] {
+      return Error(Code::kUnavailable, cat(model && is_core_ensemble(model->config) ? cat("in ensemble '", model->config.name, "', ") : "",
+                                           "Server is stopping, scheduler for model has stopped accepting new inference requests"));
+    };
+    // Sequences may go on, and so may what runs.
+    if (!model || (exiting && !request.part_of_another && (!request.has_sequence_id() || request.sequence_start))) return refused();
     TRY(validate_request(model->config, request));
     if (model->config.is_decoupled() && !request.accepts_many_responses)
       return Error(Code::kUnsupported,
                    cat("[request id: ", request.id.empty() ? "<id_unknown>" : request.id,
                        "] doesn't support models with decoupled transaction policy, the client takes one response"));
-    if (!model->in_flight->begin()) continue;  // replaced meanwhile: the next lookup finds its successor, or says what is wrong
+    if (!model->in_flight->begin()) {
+      if (exiting) return refused();
+      continue;  // replaced meanwhile: the next lookup finds its successor, or says what is wrong
+    }
     uint64_t batch_size = 1;
     if (model->config.max_batch_size > 0 && !request.inputs.empty() && !request.inputs[0].shape.empty())
       batch_size = static_cast<uint64_t>(request.inputs[0].shape[0]);

@@ -227,7 +227,7 @@ TEST_F(ServerTest, InstanceQueueIsBoundedAndDrains) {
   for (int i = 0; i < 200; ++i) ASSERT_TRUE(server.infer(request(), [&](InferResponse r) { done += r.ok(); }).ok());
   EXPECT_TRUE(server.stop(std::chrono::seconds(5)));
   EXPECT_EQ(done, 200);
-  EXPECT_EQ(refused(request()), "Server exiting");
+  EXPECT_EQ(refused(request()), "Server is stopping, scheduler for model has stopped accepting new inference requests");
 }
 
 TEST_F(ServerTest, DecoupledModelNeedsAStreamingClient) {
