@@ -203,23 +203,48 @@ std::optional<Instance::Running> Instance::take(uint64_t id) {
 }
 
 void Instance::fail_all(const std::vector<uint64_t>& ids, const std::string& text) {
-  for (uint64_t id : ids)
-    if (auto r = take(id)) r->invocation.sink->fail(failed(text));
+  for (uint64_t id : ids) {
+    auto r = take(id);
+    if (!r) continue;
+    server::ResponseSink& sink = *r->invocation.sink;
+    if (r->held) {  // a failure after the one response changes nothing for its client
+      sink.times().compute_end = server::steady_ns();
+      r->held->final = true;
+      sink.send(std::move(*r->held));
+      continue;
+    }
+    // What a decoupled model says of its failure stands alone.
+    sink.fail(config_.is_decoupled() ? Error(Code::kInternal, text) : failed(text));
+  }
 }
+
+bool Instance::is_state(const std::string& name) const {
+  if (!config_.sequence_batching) return false;
+  const auto& states = config_.sequence_batching->state;
+  return std::any_of(states.begin(), states.end(), [&](const auto& s) { return s.output_name == name; });
+}
+
+bool Instance::is_output(const std::string& name) const { return config_.find_output(name) != nullptr || is_state(name); }
 
 // A response for a running request. A model that is not decoupled has one, which waits for its final flag.
 void Instance::answer(uint64_t id, server::InferResponse response, bool final) {
   final |= !response.ok();
   std::shared_ptr<server::ResponseSink> sink;
   std::optional<Running> ended;
+  // What nobody asked for goes no further, nor what the config does not know.
+  const auto prune = [&](const server::InferRequest& request) {
+    std::erase_if(response.outputs, [&](const server::Tensor& t) { return !is_output(t.name) || (!is_state(t.name) && !request.wants_output(t.name)); });
+  };
   if (final) {
     ended = take(id);
     if (!ended) return;
     sink = ended->invocation.sink;
+    prune(*ended->invocation.request);
   } else {
     std::lock_guard lock(mutex_);
     auto it = running_.find(id);
     if (it == running_.end()) return;
+    prune(*it->second.invocation.request);
     if (!config_.is_decoupled()) {
       it->second.held = std::make_unique<server::InferResponse>(std::move(response));
       return;

@@ -209,6 +209,8 @@ class InferenceResponseSender:
             raise TritonModelException("Unable to send response. Unsupported flag '%d' provided." % flags)
         if response is None and flags == 0:
             raise TritonModelException("Inference Response object must be provided when the response flags is set to zero.")
+        if response is None and not state.sent and not runtime.decoupled:
+            raise TritonModelException("Unable to send response. Non-decoupled model cannot send complete final before sending a response.")
         if response is not None and state.sent and not runtime.decoupled:
             raise TritonModelException("Unable to send response. Non-decoupled model cannot send more than one response.")
         message = {"m": "send", "id": state.number, "f": flags}

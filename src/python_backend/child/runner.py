@@ -150,7 +150,7 @@ class Runner:
         try:
             result = await coroutine
             if result is not None:
-                raise self._must_return_none(result)
+                raise self._must_return_none()
         except Exception as e:
             failed = [s for s in states if not s.closed]
             for state in failed:
@@ -158,21 +158,18 @@ class Runner:
             text = describe(e) if not isinstance(e, _BadReturn) else str(e)
             self._channel.send({"m": "failed", "x": number, "e": text, "failed": [s.number for s in failed]})
 
-    def _must_return_none(self, result):
-        return _BadReturn(
-            "Python model '%s' is using the decoupled mode and the execute function must return None, found type '%s'."
-            % (self._runtime.instance, type(result).__name__)
-        )
+    def _must_return_none(self):
+        return _BadReturn("Python model '%s' is using the decoupled mode and the execute function must return None." % self._runtime.instance)
 
     def _check_count(self, result, requests, states):
         if self._runtime.decoupled:
             if result is not None:
-                raise self._must_return_none(result)
+                raise self._must_return_none()
             return
         if result is None and all(s.sender or s.reschedule for s in states):
             return
         if not isinstance(result, (list, tuple)):
-            raise _BadReturn("Expected a list in the execute return, found type '%s'." % type(result).__name__)
+            raise _BadReturn("Expected a list in the execute return, found type '%s'." % type(result))
         if len(result) != len(requests):
             raise _BadReturn(
                 "Number of InferenceResponse objects do not match the number of InferenceRequest objects. "
@@ -188,16 +185,13 @@ class Runner:
             if state.reschedule:
                 if response is not None:
                     raise _BadReturn(
-                        "Expected a None object in the execute function return list for reschduled request, found type '%s'."
-                        % type(response).__name__
+                        "Expected a None object in the execute function return list for reschduled request, found type '%s'." % type(response)
                     )
             elif response is None:
                 if not state.sender:
-                    raise _BadReturn("Expected an 'InferenceResponse' object in the execute function return list, found type 'NoneType'.")
+                    raise _BadReturn("Expected an 'InferenceResponse' object in the execute function return list, found type '%s'." % type(None))
             elif not isinstance(response, InferenceResponse):
-                raise _BadReturn(
-                    "Expected an 'InferenceResponse' object in the execute function return list, found type '%s'." % type(response).__name__
-                )
+                raise _BadReturn("Expected an 'InferenceResponse' object in the execute function return list, found type '%s'." % type(response))
             elif state.closed or state.sent:
                 raise _BadReturn("a response was returned for a request that was answered through its response sender")
         answers = []

@@ -103,6 +103,7 @@ class TritonPythonModel:
 
     def op_sleep(self, request, seconds):
         end = time.time() + float(seconds)
+        print("falls asleep", flush=True)
         while time.time() < end:
             if request.is_cancelled():
                 print("cancelled while asleep", flush=True)
