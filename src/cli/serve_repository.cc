@@ -90,9 +90,9 @@ std::string option_table(const server::CoreOptions& core, const frontends::Repos
 
 Result<std::unique_ptr<RepositoryServer>> RepositoryServer::start(server::Server& server, Options o) {
   const frontends::RepositoryFlags& flags = o.flags;
-  if (flags.model_namespacing) return Error(Code::kUnsupported, "--model-namespacing: models are known by their folder's name alone");
   const std::map<std::string, server::StringMap> config = TRY(backend_config(flags.backend_config));
   server::ModelRegistry& registry = server.registry();
+  registry.set_namespacing(flags.model_namespacing);
   for (const auto& [backend, values] : config) registry.set_backend_config(backend, values);
 
   auto adapt = [batch = o.max_batch_size](server::ModelSpec& spec, const repository::ParsedConfig& parsed, const backends::ModelConfigs& all) -> Status {
@@ -109,6 +109,7 @@ Result<std::unique_ptr<RepositoryServer>> RepositoryServer::start(server::Server
   };
   std::shared_ptr<repository::Repository> repository = TRY(repository::Repository::open({.directories = flags.model_repository,
                                                                                         .config_name = flags.model_config_name,
+                                                                                        .namespacing = flags.model_namespacing,
                                                                                         .auto_complete = !flags.disable_auto_complete_config,
                                                                                         .adapt = adapt}));
   auto engines = std::make_shared<Engines>(o.llm, o.compile);

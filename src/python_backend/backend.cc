@@ -44,31 +44,6 @@ Result<Settings> read_settings(const server::StringMap& config) {
   return out;
 }
 
-class PythonModel : public server::Model, public std::enable_shared_from_this<PythonModel> {
- public:
-  std::vector<std::unique_ptr<Instance>> children;
-  Interpreter interpreter;  // keeps an unpacked environment
-
-  Execution execution() const override { return Execution::kInstances; }
-  int instances() const override { return static_cast<int>(children.size()); }
-  void execute(int instance, std::span<server::Invocation> batch) override { children[static_cast<size_t>(instance)]->execute(batch); }
-  Status ready() const override {
-    for (const auto& c : children) TRY(c->ready());
-    return {};
-  }
-  std::vector<server::MemoryUse> memory_use() const override {
-    uint64_t bytes = 0;
-    for (const auto& c : children) bytes += c->resident_bytes();
-    return {{"CPU", 0, bytes}};
-  }
-  ~PythonModel() override {
-    std::vector<std::thread> threads;  // finalize() of all at once
-    for (size_t i = 1; i < children.size(); ++i) threads.emplace_back([this, i] { children[i]->stop(); });
-    if (!children.empty()) children[0]->stop();
-    for (std::thread& t : threads) t.join();
-  }
-};
-
 std::string arguments(const server::ModelLoad& load, const server::InstanceInfo& instance, const std::string& config_json) {
   JsonText j;
   j.object().key("model_config").string(config_json).key("model_instance_kind").string(kind_name(instance.kind)).key("model_instance_name").string(instance.name);
@@ -76,6 +51,92 @@ std::string arguments(const server::ModelLoad& load, const server::InstanceInfo&
   j.key("model_version").string(cat(load.version)).key("model_name").string(load.config.name).end();
   return std::move(j.text);
 }
+
+// Where an instance runs; its name does not matter.
+bool same_place(const server::InstanceInfo& a, const server::InstanceInfo& b) {
+  return a.kind == b.kind && a.device_id == b.device_id && a.passive == b.passive && a.host_policy == b.host_policy && a.profile == b.profile;
+}
+
+class PythonModel : public server::Model {
+ public:
+  struct Child {
+    explicit Child(const server::InstanceInfo& i, const InstanceSetup& setup) : info(i), instance(setup) {}
+    const server::InstanceInfo info;
+    Instance instance;
+  };
+  InstanceSetup setup;      // of each child but its names
+  std::string prefix;       // of the region's name
+  std::vector<std::shared_ptr<Child>> children;  // a model with other instances may share them
+  Interpreter interpreter;  // keeps an unpacked environment
+
+  std::shared_ptr<Child> make(const server::InstanceInfo& info) const {
+    InstanceSetup s = setup;
+    s.name = info.name;
+    s.region_name = cat(prefix, info.name);
+    return std::make_shared<Child>(info, s);
+  }
+
+  // Starts and initializes those of `fresh` at once. The first may run already.
+  static Status initialize(const server::ModelLoad& load, const std::vector<std::shared_ptr<Child>>& fresh, bool first_runs) {
+    const std::string config_json = server::to_json(load.config);
+    std::vector<Status> results(fresh.size());
+    std::vector<std::thread> threads;
+    const auto begin = [&](size_t i) {
+      Status s;
+      if (i != 0 || !first_runs) s = fresh[i]->instance.start();
+      if (s.ok()) s = fresh[i]->instance.initialize(arguments(load, fresh[i]->info, config_json), load.config);
+      results[i] = std::move(s);
+    };
+    for (size_t i = 1; i < fresh.size(); ++i) threads.emplace_back(begin, i);
+    if (!fresh.empty()) begin(0);
+    for (std::thread& t : threads) t.join();
+    for (const Status& s : results) TRY(Status(s));
+    return {};
+  }
+
+  Result<std::shared_ptr<server::Model>> with_instances(const server::ModelLoad& load) override {
+    auto out = std::make_shared<PythonModel>();
+    out->setup = setup;
+    out->prefix = prefix;
+    out->interpreter = interpreter;
+    std::vector<std::shared_ptr<Child>> left = children, fresh;
+    out->children.resize(load.instances.size());
+    for (const bool same_name : {true, false}) {
+      for (size_t i = 0; i < out->children.size(); ++i) {
+        if (out->children[i]) continue;
+        const server::InstanceInfo& wanted = load.instances[i];
+        const auto it = std::find_if(left.begin(), left.end(), [&](const auto& c) { return same_place(c->info, wanted) && (!same_name || c->info.name == wanted.name); });
+        if (it == left.end()) continue;
+        out->children[i] = *it;
+        left.erase(it);
+      }
+    }
+    for (size_t i = 0; i < out->children.size(); ++i)
+      if (!out->children[i]) fresh.push_back(out->children[i] = out->make(load.instances[i]));
+    TRY(initialize(load, fresh, false));
+    return std::shared_ptr<server::Model>(std::move(out));
+  }
+
+  Execution execution() const override { return Execution::kInstances; }
+  int instances() const override { return static_cast<int>(children.size()); }
+  void execute(int instance, std::span<server::Invocation> batch) override { children[static_cast<size_t>(instance)]->instance.execute(batch); }
+  std::mutex* instance_lock(int instance) override { return &children[static_cast<size_t>(instance)]->instance.executing(); }
+  Status ready() const override {
+    for (const auto& c : children) TRY(c->instance.ready());
+    return {};
+  }
+  std::vector<server::MemoryUse> memory_use() const override {
+    uint64_t bytes = 0;
+    for (const auto& c : children) bytes += c->instance.resident_bytes();
+    return {{"CPU", 0, bytes}};
+  }
+  ~PythonModel() override {
+    std::vector<std::thread> threads;  // finalize() of all that nobody else has, at once
+    for (size_t i = 1; i < children.size(); ++i) threads.emplace_back([this, i] { children[i].reset(); });
+    if (!children.empty()) children[0].reset();
+    for (std::thread& t : threads) t.join();
+  }
+};
 
 Result<std::string> environment_path(const server::ModelLoad& load, const std::string& backend, const std::string& backend_directory) {
   const std::string* path = load.config.find_parameter("EXECUTION_ENV_PATH");
@@ -115,6 +176,9 @@ std::string PythonBackend::path_of(const ModelCode& code) { return code.director
 
 Result<std::shared_ptr<server::Model>> PythonBackend::load(const server::ModelLoad& load) {
   const server::ModelConfig& config = load.config;
+  // Names that the old server refuses, since it put them into a command line.
+  if (config.name.find_first_of(";|&$`<>()[]{}\\\"'*?~#!") != std::string::npos)
+    return Error(Code::kInternal, cat("Invalid stub name: contains invalid characters: '", config.name, "'"));
   const Settings settings = TRY(read_settings(load.backend_config));
   InstanceSetup setup;
   setup.server = &load.server;
@@ -140,32 +204,17 @@ Result<std::shared_ptr<server::Model>> PythonBackend::load(const server::ModelLo
   if (!environment.empty()) model->interpreter = TRY(environments_->interpreter(environment));
   setup.python = model->interpreter.python;
   setup.environment = model->interpreter.environment;
-  const std::vector<server::InstanceInfo>& all = load.instances;
-  for (const server::InstanceInfo& instance : all) {
-    setup.name = instance.name;
-    setup.region_name = cat(settings.prefix, instance.name);
-    model->children.push_back(std::make_unique<Instance>(setup));
-  }
+  model->setup = std::move(setup);
+  model->prefix = settings.prefix;
+  for (const server::InstanceInfo& info : load.instances) model->children.push_back(model->make(info));
   // The first child also completes the config; the others start when that is known.
-  Instance& first = *model->children[0];
+  Instance& first = model->children[0]->instance;
   TRY(first.start());
   if (load.auto_complete) {
     const std::string completed = TRY(first.auto_complete(server::to_json(config)));
     if (!completed.empty()) TRY(adopt(load.config, completed));
   }
-  const std::string config_json = server::to_json(config);
-  std::vector<Status> results(all.size());
-  std::vector<std::thread> threads;
-  const auto initialize = [&](size_t i) {
-    Status s;
-    if (i != 0) s = model->children[i]->start();
-    if (s.ok()) s = model->children[i]->initialize(arguments(load, all[i], config_json), config);
-    results[i] = std::move(s);
-  };
-  for (size_t i = 1; i < all.size(); ++i) threads.emplace_back(initialize, i);
-  initialize(0);
-  for (std::thread& t : threads) t.join();
-  for (const Status& s : results) TRY(Status(s));
+  TRY(PythonModel::initialize(load, model->children, true));
   return std::shared_ptr<server::Model>(std::move(model));
 }
 

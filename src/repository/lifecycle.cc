@@ -68,8 +68,10 @@ void Lifecycle::load_wave(const std::vector<std::string>& names, std::string& fa
   std::mutex mutex;
   const auto work = [&] {
     for (size_t i = next++; i < names.size(); i = next++) {
-      Status s = registry_.load_by_name(names[i], {});
-      for (int retry = 0; retry < options_.retries && !s.ok(); ++retry) s = registry_.load_by_name(names[i], {});
+      // Members have had their turn in an earlier wave, or their files have not changed since they failed.
+      const server::LoadParameters once{.config_json = "", .files = {}, .retry_members = false};
+      Status s = registry_.load_by_name(names[i], once);
+      for (int retry = 0; retry < options_.retries && !s.ok(); ++retry) s = registry_.load_by_name(names[i], once);
       if (s.ok()) continue;
       INGOT_LOG(kError, s.error().message());
       std::lock_guard lock(mutex);

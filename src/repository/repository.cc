@@ -15,6 +15,7 @@ namespace {
 
 constexpr size_t kMostConfigBytes = size_t{16} << 20;
 constexpr int kMostFingerprintDepth = 8;
+constexpr const char* kTwice = "model appears in two or more repositories";
 
 uint64_t mix(uint64_t h, std::string_view s) {  // FNV-1a
   for (char c : s) h = (h ^ static_cast<uint8_t>(c)) * 0x100000001b3;
@@ -28,7 +29,8 @@ uint64_t mix_tree(uint64_t h, const std::string& path, int depth) {
   if (!S_ISDIR(st.st_mode)) return mix(h, cat(st.st_size, "|", st.st_mtim.tv_sec, "|", st.st_mtim.tv_nsec, "|", st.st_ino));
   if (depth == 0) return h;
   if (auto names = list_directory(path); names.ok())
-    for (const std::string& name : *names) h = mix_tree(h, join_path(path, name), depth - 1);
+    for (const std::string& name : *names)
+      if (name != "__pycache__") h = mix_tree(h, join_path(path, name), depth - 1);  // a model's own traces
   return h;
 }
 
@@ -135,7 +137,7 @@ std::vector<std::string> Repository::names() {
     for (const std::string& name : *entries) {
       if (name[0] == '.') continue;
       if (is_model(join_path(d, name))) {
-        found.insert(name);
+        found.insert(options_.namespacing ? join_path(d, name) : name);
         continue;
       }
       std::lock_guard lock(mutex_);
@@ -146,22 +148,30 @@ std::vector<std::string> Repository::names() {
   return {found.begin(), found.end()};
 }
 
+std::string Repository::obstacle(const std::string& name) {
+  auto d = directory_of(name);
+  return !d.ok() && d.error().message().starts_with(kTwice) ? kTwice : "";
+}
+
 Result<std::string> Repository::directory_of(const std::string& name) const {
+  for (const std::string& d : options_.directories)
+    if (options_.namespacing && join_path(d, base_name(name)) == name && is_model(name)) return name;
   if (bad_name(name)) return Error(Code::kInvalidArgument, cat("'", name, "' is no name of a model folder"));
   std::string found;
   for (const std::string& d : options_.directories) {
     const std::string path = join_path(d, name);
     if (!is_model(path)) continue;
-    if (!found.empty()) return Error(Code::kInvalidArgument, cat("model '", name, "' is in two repositories: ", found, " and ", path));
+    if (!found.empty()) return Error(Code::kInvalidArgument, cat(kTwice, ": ", found, " and ", path));
     found = path;
   }
   if (found.empty()) return Error(Code::kNotFound, cat("no repository has a model '", name, "'"));
   return found;
 }
 
-Result<Repository::Described> Repository::read(const std::string& name) const {
+Result<Repository::Described> Repository::read(const std::string& given) const {
   Described out;
-  out.directory = TRY(directory_of(name));
+  out.directory = TRY(directory_of(given));
+  const std::string name = base_name(out.directory);
   const std::string path = config_path(out.directory);
   if (!file_exists(path)) {
     if (!options_.auto_complete)
@@ -192,7 +202,7 @@ Result<Repository::Described> Repository::read(const std::string& name) const {
 std::map<std::string, server::ModelConfig> Repository::configs() {
   std::map<std::string, server::ModelConfig> out;
   for (const std::string& name : names())
-    if (auto d = read(name); d.ok()) out.emplace(name, std::move(d->parsed.config));
+    if (auto d = read(name); d.ok()) out.emplace(base_name(name), std::move(d->parsed.config));
   return out;
 }
 
@@ -202,7 +212,8 @@ Result<std::string> Repository::unpack(const std::string& name, const server::Lo
   std::string pattern = (std::filesystem::temp_directory_path(code) / "ingot-model-XXXXXX").string();
   if (code || !::mkdtemp(pattern.data())) return Error(Code::kInternal, cat("cannot make a temporary folder for the files of model '", name, "'"));
   const std::string root = pattern;
-  for (const auto& [file, bytes] : parameters.files) {
+  for (const auto& [name_given, bytes] : parameters.files) {
+    const std::string file = name_given.substr(std::min(name_given.find_first_not_of('/'), name_given.size()));  // old clients write file:/1/model.py
     const std::filesystem::path relative(file);
     bool inside = !relative.empty() && relative.is_relative();
     for (const auto& part : relative) inside &= part != ".." && !part.empty();
@@ -238,20 +249,27 @@ std::string placeholders(const std::vector<Unset>& unset) {
 
 }  // namespace
 
-Result<server::ModelSpec> Repository::describe(const std::string& name, const server::LoadParameters& parameters) {
+Result<server::ModelSpec> Repository::describe(const std::string& given, const server::LoadParameters& parameters) {
+  const std::string name = options_.namespacing ? base_name(given) : given;
   if (bad_name(name)) return Error(Code::kInvalidArgument, cat("'", name, "' is no name of a model folder"));
+  std::string name_space;
+  if (options_.namespacing) {
+    Result<std::string> home = directory_of(given);
+    if (!home.ok() && home.error().code() != Code::kNotFound) return home.error();
+    name_space = home.ok() ? parent_directory(*home) : options_.directories[0];
+  }
   Described d;
   if (!parameters.files.empty()) {
     if (parameters.config_json.empty())
       return Error(Code::kInvalidArgument, cat("the load request for '", name, "' has files without 'config', want both"));
     d.directory = TRY(unpack(name, parameters));
     std::lock_guard lock(mutex_);
-    std::string& kept = unpacked_[name];
+    std::string& kept = unpacked_[given];
     std::error_code ignored;
     if (!kept.empty()) std::filesystem::remove_all(kept, ignored);
     kept = d.directory;
   } else {
-    d.directory = TRY(directory_of(name));
+    d.directory = TRY(directory_of(given));
   }
   if (!parameters.config_json.empty()) {
     d.parsed = TRY(parse_config_json(parameters.config_json, cat("config of the load request for '", name, "'")));
@@ -263,17 +281,21 @@ Result<server::ModelSpec> Repository::describe(const std::string& name, const se
       else d.parsed.config.backend = TRY(guess(name, d.directory)).config.backend;
     }
   } else {
-    d = TRY(read(name));
+    d = TRY(read(given));
   }
   if (std::string left = placeholders(d.parsed.unset); !left.empty())
     INGOT_LOG(kWarning, cat("model '", name, "': left at their placeholders, so their defaults count: ", left));
-  server::ModelSpec spec{.config = d.parsed.config, .versions = {}, .directory = d.directory, .auto_complete = options_.auto_complete};
+  server::ModelSpec spec{.config = d.parsed.config, .versions = {}, .directory = d.directory, .auto_complete = options_.auto_complete, .name_space = name_space};
   if (options_.adapt) {
     std::map<std::string, server::ModelConfig> all = configs();
     all.insert_or_assign(name, d.parsed.config);
     TRY(options_.adapt(spec, d.parsed, all));
   }
   spec.versions = choose_versions(spec.config.version_policy, version_folders(d.directory));
+  spec.files = 0xcbf29ce484222325;
+  if (auto entries = list_directory(d.directory); entries.ok())
+    for (const std::string& entry : *entries)
+      if (entry != "config.pbtxt" && entry != "configs") spec.files = mix_tree(spec.files, join_path(d.directory, entry), kMostFingerprintDepth);
   return spec;
 }
 

@@ -21,6 +21,7 @@ namespace ingot::repository {
 struct RepositoryOptions {
   std::vector<std::string> directories{};
   std::string config_name{};  // configs/NAME.pbtxt of a model where there is one
+  bool namespacing = false;   // equal names in several directories: names() are "<directory>/<name>", and the directory is the namespace
   bool auto_complete = true;  // a model without config.pbtxt may be described by its files
   // Completes a config by what native backends know about it (`all` holds every readable config of the repository, this one too).
   // Called before the versions are chosen.
@@ -33,6 +34,7 @@ class Repository : public server::ModelSource {
   ~Repository() override;
   Result<server::ModelSpec> describe(const std::string& name, const server::LoadParameters& parameters) override;
   std::vector<std::string> names() override;
+  std::string obstacle(const std::string& name) override;
 
   // The config as the file says it, and the model's folder.
   struct Described {

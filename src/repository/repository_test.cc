@@ -22,6 +22,41 @@ class NothingBackend : public server::Backend {
   Result<std::shared_ptr<server::Model>> load(const server::ModelLoad&) override { return std::shared_ptr<server::Model>(std::make_shared<Nothing>()); }
 };
 
+// Has instances; counts how it was made.
+struct Made {
+  int loads = 0, updates = 0;
+};
+class Counted : public server::Model {
+ public:
+  Counted(Made* made, const server::ModelLoad& load) : made_(made), count_(static_cast<int>(load.instances.size())) {}
+  Execution execution() const override { return Execution::kInstances; }
+  int instances() const override { return count_; }
+  void execute(int, std::span<server::Invocation> batch) override {
+    for (auto& i : batch) i.sink->finish();
+  }
+  Result<std::shared_ptr<server::Model>> with_instances(const server::ModelLoad& load) override {
+    if (load.instances.size() > 8) return Error(Code::kInternal, "too many instances");
+    ++made_->updates;
+    return std::shared_ptr<server::Model>(std::make_shared<Counted>(made_, load));
+  }
+
+ private:
+  Made* made_;
+  int count_;
+};
+class CountedBackend : public server::Backend {
+ public:
+  explicit CountedBackend(Made* made) : made_(made) {}
+  std::string name() const override { return "counted"; }
+  Result<std::shared_ptr<server::Model>> load(const server::ModelLoad& load) override {
+    ++made_->loads;
+    return std::shared_ptr<server::Model>(std::make_shared<Counted>(made_, load));
+  }
+
+ private:
+  Made* made_;
+};
+
 class RepositoryTest : public testing::Test {
  protected:
   RepositoryTest() {
@@ -97,9 +132,10 @@ TEST_F(RepositoryTest, LoadRequestsBringConfigsAndFiles) {
   ASSERT_TRUE(spec.ok()) << spec.error().message();
   EXPECT_EQ(spec->versions, (std::vector<int64_t>{5}));
   EXPECT_EQ(*read_file(join_path(spec->directory, "5/model.txt")), "bytes");
-  for (const char* bad : {"../5/model.txt", "5/../../model.txt", "/5/model.txt", "model.txt", ""})
+  for (const char* bad : {"../5/model.txt", "5/../../model.txt", "/5/../model.txt", "/", "model.txt", ""})
     EXPECT_FALSE(r->describe("m", {.config_json = R"({"backend":"nothing"})", .files = {{bad, "bytes"}}}).ok()) << bad;
   EXPECT_FALSE(r->describe("m", {.config_json = "", .files = {{"1/model.txt", "bytes"}}}).ok());
+  EXPECT_EQ(r->describe("m", {.config_json = R"({"backend":"nothing"})", .files = {{"/7/model.txt", "bytes"}}})->versions, (std::vector<int64_t>{7}));
 }
 
 TEST_F(RepositoryTest, ModesLoadWhatTheySay) {
@@ -200,6 +236,101 @@ TEST_F(RepositoryTest, EnsemblesComeAfterTheirMembersAndBringThem) {
   EXPECT_NE(circle.error().message().find("circular dependency"), std::string::npos) << circle.error().message();
   ensemble("b_inner", "gone");
   EXPECT_NE(server_.registry().load_by_name("a_outer", {}).error().message().find("'b_inner' depends on 'gone' which has no loaded version"), std::string::npos);
+}
+
+TEST_F(RepositoryTest, InstancesAloneChangeWithoutALoad) {
+  Made made;
+  server_.registry().add_backend(std::make_shared<CountedBackend>(&made));
+  const auto write_config = [&](const std::string& more) {
+    write("m/config.pbtxt", cat("backend: \"counted\" max_batch_size: 0 input { name: \"x\" data_type: TYPE_FP32 dims: 1 } ", more));
+  };
+  write("m/1/file", "a");
+  write_config("instance_group { count: 2 kind: KIND_CPU }");
+  server_.registry().set_source(repository());
+  const auto load = [&] { return server_.registry().load_by_name("m", {}); };
+  ASSERT_TRUE(load().ok());
+  const auto stats = (*server_.registry().find("m", 1))->stats;
+  write_config("instance_group { count: 3 kind: KIND_CPU }");
+  ASSERT_TRUE(load().ok());
+  EXPECT_TRUE(made.loads == 1 && made.updates == 1) << made.loads << " " << made.updates;
+  EXPECT_EQ((*server_.registry().find("m", 1))->model->instances(), 3);
+  EXPECT_EQ((*server_.registry().find("m", 1))->stats, stats);
+  write_config("instance_group { count: 9 kind: KIND_CPU }");
+  EXPECT_FALSE(load().ok());
+  EXPECT_EQ((*server_.registry().find("m", 1))->model->instances(), 3);
+  write_config("instance_group { count: 3 kind: KIND_CPU } parameters { key: \"a\" value { string_value: \"b\" } }");
+  ASSERT_TRUE(load().ok());
+  EXPECT_EQ(made.loads, 2);
+  write("m/1/file", "longer");
+  ASSERT_TRUE(load().ok());
+  EXPECT_TRUE(made.loads == 3 && made.updates == 1) << made.loads << " " << made.updates;
+}
+
+TEST_F(RepositoryTest, FailedMembersAreTriedOnceInOneStart) {
+  int tries = 0;
+  server_.registry().on_change([&](const server::ModelStatus& s) { tries += s.name == "bad" && s.state == server::ModelState::kLoading; });
+  write("bad/config.pbtxt", "backend: \"no_such_backend\" input { name: \"x\" data_type: TYPE_FP32 dims: 1 } output { name: \"y\" data_type: TYPE_FP32 dims: 1 }");
+  ASSERT_TRUE(make_directories(join_path(root_, "bad/1")).ok());
+  for (const char* name : {"e1", "e2"}) {
+    write(cat(name, "/config.pbtxt"), "platform: \"ensemble\" input { name: \"x\" data_type: TYPE_FP32 dims: 1 } output { name: \"y\" data_type: TYPE_FP32 dims: 1 } "
+                                      "ensemble_scheduling { step { model_name: \"bad\" model_version: -1 input_map { key: \"x\" value: \"x\" } output_map { key: \"y\" value: \"y\" } } }");
+    ASSERT_TRUE(make_directories(join_path(root_, cat(name, "/1"))).ok());
+  }
+  write("no_steps/config.pbtxt", "platform: \"ensemble\" input { name: \"x\" data_type: TYPE_FP32 dims: 1 } output { name: \"y\" data_type: TYPE_FP32 dims: 1 }");
+  ASSERT_TRUE(make_directories(join_path(root_, "no_steps/1")).ok());
+  auto l = Lifecycle::start(server_.registry(), repository(), {.exit_on_error = false});
+  ASSERT_TRUE(l.ok());
+  EXPECT_EQ(tries, 1);
+  const std::string table = model_table(server_.registry());
+  for (const char* name : {"e1", "e2"})
+    EXPECT_NE(table.find(cat("ensemble '", name, "' depends on 'bad' which has no loaded version. Model 'bad' loading failed with error: version 1 is at UNAVAILABLE state: ")),
+              std::string::npos) << table;
+  EXPECT_NE(table.find("ensemble scheduling must be set for ensemble no_steps whose platform is ensemble"), std::string::npos) << table;
+  EXPECT_FALSE(server_.registry().load_by_name("e1", {}).ok());
+  EXPECT_EQ(tries, 2);  // a request to load tries again
+}
+
+TEST_F(RepositoryTest, NamespacesTellEqualNamesApart) {
+  const auto ensemble = [&](const std::string& name) {
+    write(name + "/config.pbtxt", "platform: \"ensemble\" input { name: \"x\" data_type: TYPE_FP32 dims: 1 } output { name: \"y\" data_type: TYPE_FP32 dims: 1 } "
+                                  "ensemble_scheduling { step { model_name: \"m\" model_version: -1 input_map { key: \"x\" value: \"x\" } output_map { key: \"y\" value: \"y\" } } }");
+    ASSERT_TRUE(make_directories(join_path(root_, name + "/1")).ok());
+  };
+  model("a/m", "output { name: \"y\" data_type: TYPE_FP32 dims: 1 }", {1});
+  model("b/m", "output { name: \"y\" data_type: TYPE_FP32 dims: 1 }", {5});
+  model("b/single", "", {1});
+  ensemble("b/uses_m");
+  RepositoryOptions o{.directories = {root_ + "/a", root_ + "/b"}};
+  {
+    server::Server server;
+    server.registry().add_backend(std::make_shared<NothingBackend>());
+    auto l = Lifecycle::start(server.registry(), *Repository::open(o), {.mode = Lifecycle::Mode::kExplicit, .load = {"single"}});
+    ASSERT_TRUE(l.ok()) << l.error().message();
+    for (const server::ModelStatus& s : server.registry().index(false)) {
+      if (s.name == "m") {
+        EXPECT_EQ(s.reason, "model appears in two or more repositories");
+      }
+    }
+    EXPECT_FALSE(server.registry().load_by_name("m", {}).ok());
+  }
+  o.namespacing = true;
+  server::ModelRegistry& registry = server_.registry();
+  registry.set_namespacing(true);
+  auto l = Lifecycle::start(registry, *Repository::open(o), {});
+  ASSERT_TRUE(l.ok()) << l.error().message();
+  EXPECT_NE(registry.find("m", -1).error().message().find("'m' is not unique"), std::string::npos) << registry.find("m", -1).error().message();
+  EXPECT_EQ(registry.find("gone", -1).error().code(), Code::kInvalidArgument);
+  EXPECT_EQ((*registry.find(root_ + "/b/m", -1))->version, 5);
+  EXPECT_TRUE(registry.find("single", -1).ok() && registry.find("uses_m", -1).ok());
+  EXPECT_EQ(registry.step_name(root_ + "/b", "m"), root_ + "/b/m");
+  int listed = 0;
+  for (const server::ModelStatus& s : registry.index(true)) listed += s.name == "m";
+  EXPECT_EQ(listed, 2);
+  EXPECT_NE(server_.metrics().text().find(cat("namespace=\"", root_, "/b\"")), std::string::npos);
+  ASSERT_TRUE(registry.unload(root_ + "/a/m", false).ok());
+  EXPECT_TRUE(registry.ready("uses_m", -1).value_or(false));
+  ASSERT_TRUE(registry.unload(root_ + "/b/m", false).ok());
+  EXPECT_FALSE(registry.ready("uses_m", -1).value_or(true));
 }
 
 TEST(TextTable, FramesAndSplitsCells) {

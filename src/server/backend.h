@@ -13,6 +13,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <span>
 
 #include "server/infer.h"
@@ -74,6 +75,7 @@ struct MemoryUse {
 };
 
 class BatchStrategy;
+struct ModelLoad;
 
 class Model {
  public:
@@ -98,6 +100,11 @@ class Model {
   virtual std::vector<MemoryUse> memory_use() const { return {}; }
   // Called once after load, before any request. The statistics live longer than the model.
   virtual void use_statistics(ModelStats& stats) { (void)stats; }
+  // A model like this one with the instances of `load`, whose config differs from this model's in the instance groups alone; it shares
+  // the instances that both have. A null pointer: the backend cannot, so the model is loaded anew.
+  virtual Result<std::shared_ptr<Model>> with_instances(const ModelLoad& load) { return (void)load, std::shared_ptr<Model>(); }
+  // Held by the scheduler while it gives the instance work, where another model may share it. Null: no other has it.
+  virtual std::mutex* instance_lock(int instance) { return (void)instance, nullptr; }
   virtual BatchStrategy* batch_strategy() { return nullptr; }  // nullptr: batches are formed by size and shape alone
   // Free-form text for the page and the OpenAI routes: the chat template, say. "" when unknown.
   virtual std::string attribute(std::string_view name) const { return name.empty() ? "" : ""; }
@@ -134,6 +141,7 @@ struct ModelLoad {
   MetricsRegistry& metrics;
   Server& server;            // for ensembles and BLS: infer() into other models, registry() to load and unload them
   std::vector<InstanceInfo> instances{};  // at least one
+  std::string name_space{};  // of the model, "" without namespaces: its steps' names count there first
   // One execution of `batch_size` inferences, for models that report them themselves; may be kept and called until the model ends.
   std::function<void(uint64_t batch_size, const CallTimes& times)> report_execution{};
 };

@@ -1,6 +1,7 @@
 #include "server/registry.h"
 
 #include <algorithm>
+#include <set>
 
 #include "base/files.h"
 #include "server/complete.h"
@@ -29,6 +30,7 @@ Status read_labels(const ModelSpec& spec, LoadedModel& model) {
 }
 
 constexpr const char* kUnloaded = "unloaded";
+constexpr const char* kEnsemblePlatform = "ensemble";
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -37,9 +39,22 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 // "Invalid argument: the text", as in the start-up table and the index.
 std::string reason_of(const Error& e) { return cat(code_name(e.code()), ": ", e.message()); }
 
-Error unknown_model(const std::string& name) {
-  return Error(Code::kNotFound, cat("Request for unknown model: '", name, "' is not found"));
+// Nothing else changed: neither the files nor the rest of the config (which versions there are is no matter of one version).
+bool differs_in_instances_only(const ModelSpec& a, const ModelSpec& b) {
+  if (a.files == 0 || a.files != b.files || a.directory != b.directory || a.auto_complete != b.auto_complete) return false;
+  const auto rest = [](ModelConfig c) {
+    c.instance_group.clear();
+    c.version_policy.reset();
+    return to_json(c);
+  };
+  return rest(a.config) == rest(b.config);
 }
+
+Error unknown_model(const std::string& name, Code code = Code::kNotFound) { return Error(code, cat("Request for unknown model: '", name, "' is not found")); }
+
+std::string exact(const std::string& name_space, const std::string& name) { return name_space.empty() ? name : cat(name_space, "/", name); }
+// A model's own name has no '/'.
+std::string own_name(const std::string& exact_name) { return exact_name.substr(exact_name.rfind('/') + 1); }
 
 }  // namespace
 
@@ -162,6 +177,35 @@ void ModelRegistry::set_source(std::shared_ptr<ModelSource> source) {
   source_ = std::move(source);
 }
 
+void ModelRegistry::set_namespacing(bool on) {
+  std::lock_guard lock(mutex_);
+  namespacing_ = on;
+}
+
+Result<std::string> ModelRegistry::exact_name(const std::string& name) const {
+  if (auto it = entries_.find(name); it != entries_.end()) return it->second->unreadable ? Result<std::string>(unknown_model(name)) : Result<std::string>(name);
+  if (!namespacing_) return unknown_model(name);
+  std::string found;
+  for (const auto& [key, e] : entries_) {
+    if (own_name(key) != name) continue;
+    if (!found.empty())
+      return Error(Code::kInvalidArgument, cat("Request for unknown model: '", name, "' is not unique, there are ", found, " and ", key));
+    found = key;
+  }
+  if (found.empty()) return unknown_model(name, Code::kInvalidArgument);
+  return found;
+}
+
+std::string ModelRegistry::step_name_locked(const std::string& name_space, const std::string& step) const {
+  const std::string near = exact(name_space, step);
+  return entries_.count(near) != 0 ? near : exact_name(step).value_or(step);
+}
+
+std::string ModelRegistry::step_name(const std::string& name_space, const std::string& step) const {
+  std::lock_guard lock(mutex_);
+  return step_name_locked(name_space, step);
+}
+
 void ModelRegistry::set_metrics_options(MetricsOptions options) {
   std::lock_guard lock(mutex_);
   metrics_options_ = std::move(options);
@@ -192,18 +236,24 @@ void ModelRegistry::set_state(const std::string& name, Entry& e, int64_t version
     v.loaded = std::move(loaded);
     hooks = hooks_;
   }
-  const ModelStatus status{name, version, state, std::move(reason)};
+  const ModelStatus status{own_name(name), version, state, std::move(reason)};
   for (const auto& hook : hooks) hook(status);
 }
 
-Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const std::shared_ptr<Entry>& e) {
-  const std::string& name = spec.config.name;
+Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const std::shared_ptr<Entry>& e, bool instances_only) {
+  const std::string name = exact(spec.name_space, spec.config.name);
   const auto start = std::chrono::steady_clock::now();
-  INGOT_LOG(kInfo, cat("loading: ", name, ":", version));
+  std::shared_ptr<LoadedModel> before;  // of which only the instances change
+  if (instances_only) {
+    std::lock_guard lock(mutex_);
+    before = e->versions[version].loaded;
+  }
+  INGOT_LOG(kInfo, cat(before ? "updating the instances of: " : "loading: ", name, ":", version));
   auto loaded = std::make_shared<LoadedModel>();
   static std::atomic<uint64_t> loads{0};
   loaded->load_id = ++loads;
   loaded->config = spec.config;
+  loaded->name_space = spec.name_space;
   loaded->version = version;
   StringMap backend_config;
   MetricsOptions metrics_options;
@@ -214,15 +264,22 @@ Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const
     if (auto it = backend_config_.find(backend_name); it != backend_config_.end())
       for (const auto& [key, value] : it->second) backend_config[key] = value;
     metrics_options = metrics_options_;
+    metrics_options.name_space = spec.name_space;
   }
   auto build = [&]() -> Status {
     const std::string version_directory = spec.directory.empty() ? "" : cat(spec.directory, "/", version);
     const bool ensemble = is_core_ensemble(loaded->config);
+    if (!ensemble && loaded->config.platform == kEnsemblePlatform)
+      return Error(Code::kInvalidArgument, cat("ensemble scheduling must be set for ensemble ", name, " whose platform is ", kEnsemblePlatform));
     std::shared_ptr<Backend> backend;
     if (!ensemble) backend = TRY(backend_for(loaded->config, spec.directory, version_directory));
     if (backend) TRY(backend->check(loaded->config));
     const int gpus = server_.options().gpus;
     const bool own_devices = backend && backend->has_own_devices();
+    if (before) {
+      loaded->config = before->config;
+      loaded->config.instance_group = spec.config.instance_group;
+    }
     TRY(complete_config(loaded->config, gpus, own_devices));
     // The statistics come after the load, which may complete the config; the model outlives no statistics (LoadedModel's order).
     auto stats = std::make_shared<std::atomic<ModelStats*>>(nullptr);
@@ -230,21 +287,31 @@ Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const
       if (ModelStats* s = stats->load()) s->execution(batch_size, times);
     };
     const ModelLoad load{loaded->config, version, spec.directory, version_directory, spec.auto_complete, backend_config, metrics_, server_,
-                         instances_of(loaded->config), report};
-    Result<std::shared_ptr<Model>> model = ensemble ? load_ensemble(load) : backend->load(load);
-    if (!model.ok()) return model.error();
-    loaded->model = std::move(model).value();
-    TRY(complete_config(loaded->config, gpus, own_devices));
+                         instances_of(loaded->config), spec.name_space, report};
+    if (before) loaded->model = TRY(before->model->with_instances(load));
+    if (!loaded->model) {
+      if (before) loaded->config = spec.config;
+      before = nullptr;
+      TRY(complete_config(loaded->config, gpus, own_devices));
+      Result<std::shared_ptr<Model>> model = ensemble ? load_ensemble(load) : backend->load(load);
+      if (!model.ok()) return model.error();
+      loaded->model = std::move(model).value();
+      TRY(complete_config(loaded->config, gpus, own_devices));
+    }
     if (ensemble || loaded->model->execution() == Model::Execution::kInstances) {
       const auto reshaped = [](const auto& t) { return t.reshape.has_value(); };
       loaded->reshapes = std::any_of(loaded->config.input.begin(), loaded->config.input.end(), reshaped) ||
                          std::any_of(loaded->config.output.begin(), loaded->config.output.end(), reshaped);
     }
     TRY(read_labels(spec, *loaded));
-    loaded->stats = std::make_unique<ModelStats>(loaded->config, version, metrics_, metrics_options);
+    if (before) {
+      loaded->stats = before->stats;
+    } else {
+      loaded->stats = std::make_shared<ModelStats>(loaded->config, version, metrics_, metrics_options);
+      loaded->model->use_statistics(*loaded->stats);
+      TRY(warm_up(loaded->config, *loaded->model, spec.directory));
+    }
     stats->store(loaded->stats.get());
-    loaded->model->use_statistics(*loaded->stats);
-    TRY(warm_up(loaded->config, *loaded->model, spec.directory));
     loaded->scheduler = TRY(make_scheduler({.config = loaded->config,
                                             .model = loaded->model,
                                             .stats = *loaded->stats,
@@ -306,17 +373,45 @@ void ModelRegistry::retire(const std::string& name, std::shared_ptr<Entry> e, in
                         }));
 }
 
-Status ModelRegistry::load(ModelSpec spec) {
-  const std::string name = spec.config.name;
-  TRY(load_spec(std::move(spec), false));
+Status ModelRegistry::load(ModelSpec spec, bool retry_members) {
+  const std::string name = exact(spec.name_space, spec.config.name);
+  TRY(load_spec(std::move(spec), false, retry_members));
   refresh_ensembles_of(name);
   return {};
 }
 
+std::optional<std::string> ModelRegistry::failure_of(const std::string& name) const {
+  std::lock_guard lock(mutex_);
+  auto it = entries_.find(name);
+  if (it == entries_.end()) return std::nullopt;
+  std::string out;
+  for (const auto& [version, v] : it->second->versions) {
+    if (v.state == ModelState::kReady) return std::nullopt;
+    if (v.state == ModelState::kUnavailable && v.reason != kUnloaded) out += cat("version ", version, " is at UNAVAILABLE state: ", v.reason, ";");
+  }
+  if (out.empty() && !it->second->reason.empty()) out = it->second->reason;
+  return out.empty() ? std::nullopt : std::optional(std::move(out));
+}
+
+namespace {
+
+// The ensemble that has `name` as a step, on a way of steps from `config`; "": there is no such circle.
+std::string closes_circle(ModelSource& source, const std::string& name, const ModelConfig& config, std::set<std::string>& seen) {
+  for (const auto& step : config.ensemble_scheduling->step) {
+    if (step.model_name == name) return config.name;
+    if (!seen.insert(step.model_name).second) continue;
+    Result<ModelSpec> member = source.describe(step.model_name, {});
+    if (!member.ok() || !is_core_ensemble(member->config)) continue;
+    if (std::string last = closes_circle(source, name, member->config, seen); !last.empty()) return last;
+  }
+  return "";
+}
+
+}  // namespace
+
 // The members of an ensemble, before its own lock is taken: nobody waits for one model while it holds another.
-Status ModelRegistry::load_members(const ModelSpec& spec) {
+Status ModelRegistry::load_members(const ModelSpec& spec, bool retry_members) {
   if (!is_core_ensemble(spec.config)) return {};
-  static thread_local std::vector<std::string> chain;
   std::shared_ptr<ModelSource> source;
   {
     std::lock_guard lock(mutex_);
@@ -324,21 +419,23 @@ Status ModelRegistry::load_members(const ModelSpec& spec) {
   }
   if (!source) return {};
   const std::string& name = spec.config.name;
-  if (std::find(chain.begin(), chain.end(), name) != chain.end())
-    return Error(Code::kInvalidArgument, cat("ensemble '", name, "' has a circular dependency: it is a step of its own step '", chain.back(), "'"));
-  chain.push_back(name);
-  Status out;
+  std::set<std::string> seen;
+  if (const std::string last = closes_circle(*source, name, spec.config, seen); !last.empty())
+    return Error(Code::kInvalidArgument, cat("circular dependency between ensembles: ", name, " -> ... -> ", last, " -> ", name));
   for (const auto& step : spec.config.ensemble_scheduling->step) {
-    if (step.model_name == name || !ready_versions(step.model_name).empty()) continue;
-    Result<ModelSpec> member = source->describe(step.model_name, {});
-    Status s = member.ok() ? load_spec(std::move(member).value(), true) : Status(member.error());
-    if (s.ok()) continue;
-    out = Error(Code::kInvalidArgument, cat("ensemble '", name, "' depends on '", step.model_name, "' which has no loaded version. Model '", step.model_name,
-                                            "' loading failed with error: ", s.error().message()));
-    break;
+    if (!ready_versions(step_name(spec.name_space, step.model_name)).empty()) continue;
+    std::optional<std::string> failure = retry_members ? std::nullopt : failure_of(step_name(spec.name_space, step.model_name));
+    if (!failure) {
+      Result<ModelSpec> member = source->describe(exact(spec.name_space, step.model_name), {});
+      if (!member.ok() && !spec.name_space.empty()) member = source->describe(step.model_name, {});
+      Status s = member.ok() ? load_spec(std::move(member).value(), true, retry_members) : Status(member.error());
+      if (s.ok()) continue;
+      failure = failure_of(step_name(spec.name_space, step.model_name)).value_or(s.error().message());
+    }
+    return Error(Code::kInvalidArgument, cat("ensemble '", name, "' depends on '", step.model_name, "' which has no loaded version. Model '", step.model_name,
+                                             "' loading failed with error: ", *failure));
   }
-  chain.pop_back();
-  return out;
+  return {};
 }
 
 std::vector<std::string> ModelRegistry::ensembles_of(const std::string& name) const {
@@ -346,9 +443,10 @@ std::vector<std::string> ModelRegistry::ensembles_of(const std::string& name) co
   for (const auto& m : loaded()) {
     if (!is_core_ensemble(m->config)) continue;
     const auto& steps = m->config.ensemble_scheduling->step;
-    if (std::any_of(steps.begin(), steps.end(), [&](const auto& s) { return s.model_name == name; }) &&
-        std::find(out.begin(), out.end(), m->config.name) == out.end())
-      out.push_back(m->config.name);
+    const std::string ensemble = exact(m->name_space, m->config.name);
+    if (std::any_of(steps.begin(), steps.end(), [&](const auto& s) { return step_name(m->name_space, s.model_name) == name; }) &&
+        std::find(out.begin(), out.end(), ensemble) == out.end())
+      out.push_back(ensemble);
   }
   return out;
 }
@@ -369,11 +467,11 @@ void ModelRegistry::refresh_ensembles_of(const std::string& name) {
   }
 }
 
-Status ModelRegistry::load_spec(ModelSpec spec, bool only_if_missing) {
-  const std::string name = spec.config.name;
-  if (name.empty()) return Error(Code::kInvalidArgument, "model configuration must specify 'name'");
+Status ModelRegistry::load_spec(ModelSpec spec, bool only_if_missing, bool retry_members) {
+  if (spec.config.name.empty()) return Error(Code::kInvalidArgument, "model configuration must specify 'name'");
+  const std::string name = exact(spec.name_space, spec.config.name);
   std::shared_ptr<Entry> e = entry(name);
-  if (Status members = load_members(spec); !members.ok()) {
+  if (Status members = load_members(spec, retry_members); !members.ok()) {
     for (int64_t version : spec.versions) {
       bool was_ready = false;
       {
@@ -382,17 +480,27 @@ Status ModelRegistry::load_spec(ModelSpec spec, bool only_if_missing) {
       }
       if (!was_ready) set_state(name, *e, version, ModelState::kUnavailable, reason_of(members.error()));
     }
-    return Error(members.error().code(), cat("failed to load '", name, "': ", members.error().message()));
+    return Error(members.error().code(), cat("load failed for model '", name, "': ", members.error().message()));
   }
   std::lock_guard loading(e->loading);
   if (only_if_missing && !ready_versions(name).empty()) return {};
+  {
+    std::lock_guard lock(mutex_);
+    e->unreadable = false;
+  }
   if (spec.versions.empty()) {
     std::lock_guard lock(mutex_);
     e->reason = "Not loaded: No model version was found";
-    return Error(Code::kInvalidArgument, cat("failed to load '", name, "', no version is available"));
+    return Error(Code::kInternal, cat("failed to load '", name, "', no version is available"));
   }
   std::string failures;
   std::optional<Error> first;
+  std::optional<ModelSpec> last;
+  {
+    std::lock_guard lock(mutex_);
+    last = e->spec;
+  }
+  const bool instances_only = last && differs_in_instances_only(*last, spec);
   for (int64_t version : spec.versions) {
     bool was_ready = false;
     {
@@ -400,7 +508,7 @@ Status ModelRegistry::load_spec(ModelSpec spec, bool only_if_missing) {
       was_ready = e->versions[version].loaded != nullptr;
     }
     if (!was_ready) set_state(name, *e, version, ModelState::kLoading, "");
-    Status s = load_version(spec, version, e);
+    Status s = load_version(spec, version, e, instances_only && was_ready);
     if (s.ok()) continue;
     // What was ready stays in service.
     if (!was_ready) set_state(name, *e, version, ModelState::kUnavailable, reason_of(s.error()));
@@ -444,10 +552,11 @@ Status ModelRegistry::load_by_name(const std::string& name, const LoadParameters
       std::lock_guard lock(mutex_);
       known = !e->versions.empty();
       if (!known) e->reason = reason_of(spec.error());
+      e->unreadable = !known;
     }
     return Error(spec.error().code(), cat("failed to load '", name, "', ", spec.error().message()));
   }
-  return load(std::move(spec).value());
+  return load(std::move(spec).value(), parameters.retry_members);
 }
 
 Status ModelRegistry::unload_one(const std::string& name) {
@@ -455,7 +564,7 @@ Status ModelRegistry::unload_one(const std::string& name) {
   {
     std::lock_guard lock(mutex_);
     auto it = entries_.find(name);
-    if (it == entries_.end()) return {};  // Triton answers success for a name that it does not know
+    if (it == entries_.end()) return {};
     e = it->second;
   }
   std::lock_guard loading(e->loading);
@@ -472,11 +581,18 @@ Status ModelRegistry::unload_one(const std::string& name) {
   return {};
 }
 
-Status ModelRegistry::unload(const std::string& name, bool dependents) {
+Status ModelRegistry::unload(const std::string& any_name, bool dependents) {
+  Result<std::string> known = std::string();
+  {
+    std::lock_guard lock(mutex_);
+    known = exact_name(any_name);
+    if (!known.ok() && (!namespacing_ || known.error().message().ends_with("is not found"))) return {};  // Triton answers success for a name that it does not know
+  }
+  const std::string name = TRY(std::move(known));
   std::vector<std::string> members;
   for (const auto& m : loaded(name))
     if (dependents && m->config.ensemble_scheduling)
-      for (const auto& step : m->config.ensemble_scheduling->step) members.push_back(step.model_name);
+      for (const auto& step : m->config.ensemble_scheduling->step) members.push_back(step_name(m->name_space, step.model_name));
   for (const std::string& ensemble : ensembles_of(name)) TRY(unload(ensemble, false));
   TRY(unload_one(name));
   for (const std::string& member : members) {
@@ -484,7 +600,7 @@ Status ModelRegistry::unload(const std::string& name, bool dependents) {
     bool used = false;
     for (const auto& m : loaded())
       if (m->config.ensemble_scheduling)
-        for (const auto& step : m->config.ensemble_scheduling->step) used |= step.model_name == member;
+        for (const auto& step : m->config.ensemble_scheduling->step) used |= step_name(m->name_space, step.model_name) == member;
     if (!used) TRY(unload_one(member));
   }
   return {};
@@ -516,9 +632,7 @@ void ModelRegistry::unload_all(std::chrono::steady_clock::time_point deadline) {
 
 Result<std::shared_ptr<LoadedModel>> ModelRegistry::find(const std::string& name, int64_t version) const {
   std::lock_guard lock(mutex_);
-  auto it = entries_.find(name);
-  if (it == entries_.end()) return unknown_model(name);
-  const auto& versions = it->second->versions;
+  const auto& versions = entries_.at(TRY(exact_name(name)))->versions;
   if (version == -1) {
     for (auto v = versions.rbegin(); v != versions.rend(); ++v)
       if (v->second.state == ModelState::kReady && v->second.loaded) return v->second.loaded;
@@ -535,9 +649,8 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::find(const std::string& name
 Result<bool> ModelRegistry::ready(const std::string& name, int64_t version) const {
   {
     std::lock_guard lock(mutex_);
-    auto it = entries_.find(name);
-    if (it == entries_.end()) return unknown_model(name);
-    if (version != -1 && it->second->versions.count(version) == 0)
+    const std::string key = TRY(exact_name(name));
+    if (version != -1 && entries_.at(key)->versions.count(version) == 0)
       return Error(Code::kNotFound, cat("Request for unknown model: '", name, "' version ", version, " is not found"));
   }
   Result<std::shared_ptr<LoadedModel>> m = find(name, version);
@@ -562,8 +675,9 @@ bool ModelRegistry::all_ready() const {
 std::vector<std::shared_ptr<LoadedModel>> ModelRegistry::loaded(const std::string& name) const {
   std::lock_guard lock(mutex_);
   std::vector<std::shared_ptr<LoadedModel>> out;
+  const std::string key = name.empty() ? "" : exact_name(name).value_or(name);
   for (const auto& [model, e] : entries_)
-    if (name.empty() || name == model)
+    if (name.empty() || key == model)
       for (const auto& [version, v] : e->versions)
         if (v.loaded) out.push_back(v.loaded);
   return out;
@@ -577,21 +691,25 @@ std::vector<int64_t> ModelRegistry::ready_versions(const std::string& name) cons
 
 std::vector<ModelStatus> ModelRegistry::index(bool ready_only) const {
   std::vector<ModelStatus> out;
+  std::set<std::string> seen;
   std::shared_ptr<ModelSource> source;
   {
     std::lock_guard lock(mutex_);
     source = source_;
     for (const auto& [name, e] : entries_) {
-      if (e->versions.empty() && !ready_only) out.push_back({name, -1, ModelState::kUnavailable, e->reason});
+      seen.insert(name);
+      if (e->versions.empty() && !ready_only) out.push_back({own_name(name), -1, ModelState::kUnavailable, e->reason});
       for (const auto& [version, v] : e->versions)
-        if (!ready_only || v.state == ModelState::kReady) out.push_back({name, version, v.state, v.reason});
+        if (!ready_only || v.state == ModelState::kReady) out.push_back({own_name(name), version, v.state, v.reason});
     }
   }
   if (source && !ready_only) {
-    for (std::string& name : source->names()) {
-      const bool seen = std::any_of(out.begin(), out.end(), [&](const ModelStatus& s) { return s.name == name; });
-      if (!seen) out.push_back({std::move(name), -1, ModelState::kUnknown, ""});
-    }
+    for (const std::string& name : source->names())
+      if (seen.count(name) == 0) {
+        std::string why = source->obstacle(name);
+        const ModelState state = why.empty() ? ModelState::kUnknown : ModelState::kUnavailable;
+        out.push_back({own_name(name), -1, state, std::move(why)});
+      }
   }
   return out;
 }

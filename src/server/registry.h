@@ -35,11 +35,14 @@ struct ModelSpec {
   std::vector<int64_t> versions;
   std::string directory;        // "" for a model without files
   bool auto_complete = true;
+  std::string name_space{};     // "": models are known by their names alone; else "<name_space>/<name>" says it exactly
+  uint64_t files = 0;           // changes with the model's files, its config apart; 0: unknown
 };
 
 struct LoadParameters {
   std::string config_json;                         // "": the repository's own
   std::vector<std::pair<std::string, std::string>> files;  // "<version>/<path>" -> bytes
+  bool retry_members = true;                       // of an ensemble: try those again whose last load failed
 };
 
 // Where models come from: the repository of config.pbtxt files, or a table in tests.
@@ -48,6 +51,8 @@ class ModelSource {
   virtual ~ModelSource() = default;
   virtual Result<ModelSpec> describe(const std::string& name, const LoadParameters& parameters) = 0;
   virtual std::vector<std::string> names() = 0;  // of everything loadable, loaded or not
+  // Why a model of names() cannot be loaded whatever its files say; "": nothing is known against it.
+  virtual std::string obstacle(const std::string& name) { return (void)name, ""; }
 };
 
 // Finds a backend that was not added by name: a library or a script that lies on the disk. Asked before the added ones for what lies
@@ -95,10 +100,11 @@ class InFlight {
 struct LoadedModel {
   uint64_t load_id = 0;  // counts the loads of the process
   ModelConfig config;
+  std::string name_space{};
   int64_t version = 1;
   std::map<std::string, std::vector<std::string>> labels;  // of classification outputs, by output
   bool reshapes = false;  // the core reshapes inputs and outputs, as the config says
-  std::unique_ptr<ModelStats> stats;
+  std::shared_ptr<ModelStats> stats;  // handed on when only the instances change
   std::shared_ptr<Model> model;
   std::unique_ptr<Scheduler> scheduler;
   std::shared_ptr<InFlight> in_flight = std::make_shared<InFlight>();
@@ -125,13 +131,16 @@ class ModelRegistry {
   std::vector<std::shared_ptr<Backend>> backends() const;  // added and found ones
   void set_backend_config(const std::string& backend, StringMap values);  // "" is the global one
   void set_source(std::shared_ptr<ModelSource> source);
+  void set_namespacing(bool on);  // before any load
+  // The exact name of an ensemble's step: in the ensemble's own namespace first, then anywhere.
+  std::string step_name(const std::string& name_space, const std::string& step) const;
   void set_metrics_options(MetricsOptions options);
   RateLimiter& rate_limiter() { return limiter_; }
   // Called for each state change (start-up tables, the poller, ensembles).
   void on_change(std::function<void(const ModelStatus&)> hook);
 
   // Loads the members of an ensemble first, if they are not there; afterwards, the ensembles that use this model see its new version.
-  Status load(ModelSpec spec);
+  Status load(ModelSpec spec, bool retry_members = true);
   Status load_by_name(const std::string& name, const LoadParameters& parameters);
   // Ensembles that use the model go with it. `dependents`: the members of an ensemble that nobody else uses too.
   Status unload(const std::string& name, bool dependents);
@@ -158,13 +167,18 @@ class ModelRegistry {
     std::mutex loading;                    // serialises load and unload of this name
     std::map<int64_t, Version> versions;   // guarded by the registry's mutex
     std::string reason;                    // of a model without versions
+    bool unreadable = false;               // its config is no config: requests do not know the model
     std::optional<ModelSpec> spec;         // of the last load that went well
   };
-  Status load_spec(ModelSpec spec, bool only_if_missing);
-  Status load_members(const ModelSpec& spec);
+  Status load_spec(ModelSpec spec, bool only_if_missing, bool retry_members);
+  Status load_members(const ModelSpec& spec, bool retry_members);
+  std::optional<std::string> failure_of(const std::string& name) const;  // why the last load of a model that is not there failed
+  Result<std::string> exact_name(const std::string& name) const;  // under the registry's mutex
+  std::string step_name_locked(const std::string& name_space, const std::string& step) const;
   void refresh_ensembles_of(const std::string& name);
   std::vector<std::string> ensembles_of(const std::string& name) const;  // loaded ones that have it as a step
-  Status load_version(const ModelSpec& spec, int64_t version, const std::shared_ptr<Entry>& entry);
+  // `instances_only`: of the ready version nothing but the instance groups changes.
+  Status load_version(const ModelSpec& spec, int64_t version, const std::shared_ptr<Entry>& entry, bool instances_only);
   void set_state(const std::string& name, Entry& entry, int64_t version, ModelState state, std::string reason,
                  std::shared_ptr<LoadedModel> loaded = nullptr);
   void retire(const std::string& name, std::shared_ptr<Entry> entry, int64_t version, std::shared_ptr<LoadedModel> loaded,
@@ -175,7 +189,8 @@ class ModelRegistry {
   Server& server_;
   MetricsRegistry& metrics_;
   mutable std::mutex mutex_;
-  std::map<std::string, std::shared_ptr<Entry>> entries_;
+  std::map<std::string, std::shared_ptr<Entry>> entries_;  // by exact names
+  bool namespacing_ = false;
   std::vector<std::shared_ptr<Backend>> backends_;
   std::vector<std::shared_ptr<BackendFinder>> finders_;
   std::map<std::string, StringMap> backend_config_;

@@ -250,6 +250,8 @@ class InstanceScheduler : public Scheduler {
   void run(int instance) {
     const void* key = &keys_[static_cast<size_t>(instance)];
     bool granted = false;
+    std::mutex* const shared = model_->instance_lock(instance);
+    std::unique_lock<std::mutex> mine;  // of the instance
     std::unique_lock lock(gate_->mutex);
     for (;;) {
       uint64_t wake = kNever;
@@ -259,6 +261,17 @@ class InstanceScheduler : public Scheduler {
         granted = limiter_->acquire(key, [this] { return stop_.load(); });
         lock.lock();
         if (!granted) break;  // stopped
+        continue;
+      }
+      // Another scheduler, of the same model with other instances, may still have this one at work: what waits here is free for others.
+      if (shared != nullptr && !mine.owns_lock() && source_->due(instance, now)) {
+        lock.unlock();
+        mine = std::unique_lock(*shared, std::try_to_lock);
+        if (!mine.owns_lock()) {
+          gate_->work.notify_one();  // what woke this thread was for any of them
+          mine.lock();
+        }
+        lock.lock();
         continue;
       }
       std::vector<Taken> batch = source_->take(instance, now, wake);
@@ -271,6 +284,7 @@ class InstanceScheduler : public Scheduler {
         lock.unlock();
         if (more) notify_work();  // another instance may have slept through the pushes
         execute(instance, std::move(batch), order);
+        if (mine.owns_lock()) mine.unlock();
         if (granted) limiter_->release(key);
         granted = false;
         lock.lock();
@@ -280,6 +294,7 @@ class InstanceScheduler : public Scheduler {
         limiter_->release(key);
         granted = false;
       }
+      if (mine.owns_lock()) mine.unlock();
       if (stop_) break;
       wait(gate_->work, lock, wake);
     }

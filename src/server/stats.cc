@@ -41,6 +41,7 @@ ModelStats::ModelStats(const ModelConfig& config, int64_t version, MetricsRegist
   s_.name = config.name;
   s_.version = version;
   Labels labels = {{"model", config.name}, {"version", cat(version)}};
+  if (!options.name_space.empty()) labels.emplace_back("namespace", options.name_space);
   for (const auto& [key, value] : config.metric_tags) labels.emplace_back("_" + key, value);
   auto counter = [&](const char* name, const char* help) { return metrics.family(name, help, MetricKind::kCounter).add(labels); };
   success_ = counter("nv_inference_request_success", "Number of successful inference requests, all batch sizes");

@@ -45,6 +45,7 @@ struct MetricsOptions {
   bool counter_latencies = true;
   bool histogram_latencies = false;
   bool summary_latencies = false;
+  std::string name_space{};  // of the model, a label; "": without
   std::vector<Quantile> summary_quantiles = {{.5, .05}, {.9, .01}, {.95, .001}, {.99, .001}, {.999, .001}};
 };
 

@@ -90,9 +90,9 @@ def check_errors(g):
     message = refused(surface, g, "raise").message()
     assert message.startswith(prefix + "KeyError: 'missing key'") and "model.py(" in message and "): op_raise" in message, message
     message = refused(surface, g, "none").message()
-    assert message == prefix + "Expected an 'InferenceResponse' object in the execute function return list, found type 'NoneType'.", message
+    assert message == prefix + "Expected an 'InferenceResponse' object in the execute function return list, found type '<class 'NoneType'>'.", message
     message = refused(surface, g, "dict").message()
-    assert "Expected an 'InferenceResponse' object in the execute function return list, found type 'dict'." in message, message
+    assert "Expected an 'InferenceResponse' object in the execute function return list, found type '<class 'dict'>'." in message, message
 
 
 def stream(g, n, mode, **more):
@@ -170,10 +170,16 @@ async def check_aio(port):
         assert all((r.as_numpy("OUTPUT0") == x + i).all() for i, r in enumerate(results))
 
 
+def pending(s, model):
+    s.get("/metrics", s.metrics)
+    return float(s.body.split(f'nv_inference_pending_request_count{{model="{model}",version="1"}} ')[1].split()[0])
+
+
 def check_cancel(s, g):
     errors = queue.Queue()
+    before = s.log().count("falls asleep")
     call = g.async_infer("surface", [tensor(grpcclient, "OP", np.array(["sleep:30"], dtype=np.object_))], lambda result, error: errors.put(error))
-    time.sleep(0.2)
+    wait_for("the model sleeps", lambda: s.log().count("falls asleep") > before)
     call.cancel()
     assert "CANCELLED" in str(errors.get(timeout=10).status())
     wait_for("the model has seen the cancellation", lambda: "cancelled while asleep" in s.log())
@@ -185,11 +191,12 @@ def check_death(s, g):
     answers = queue.Queue()
     done = lambda result, error: answers.put((result, error))
     op = lambda text: [tensor(grpcclient, "OP", np.array([text], dtype=np.object_))]
+    before = s.log().count("falls asleep")
     g.async_infer("surface", op("sleep:30"), done)
-    time.sleep(0.2)
+    wait_for("the model sleeps", lambda: s.log().count("falls asleep") > before)
     for _ in range(3):
         g.async_infer("surface", op("args"), done)  # these wait for the successor
-    time.sleep(0.1)
+    wait_for("they wait", lambda: pending(s, "surface") == 3)
     os.kill(pid, signal.SIGSTOP)  # so that the killing is the only thing that ends it
     start = time.monotonic()
     os.kill(pid, signal.SIGKILL)
@@ -298,6 +305,84 @@ class TritonPythonModel:
     assert "EXECUTION_ENV_PATH /no/such/env: found no such file or folder" in e.message(), e
 
 
+def check_outputs(g):
+    """What the config does not declare, or nobody asked for, stays in the model; one response is enough for one client."""
+    source = """import numpy as np, triton_python_backend_utils as pb_utils
+class TritonPythonModel:
+  def execute(self, requests):
+    for r in requests:
+      mode = int(r.inputs()[0].as_numpy()[0])
+      if mode == 0:
+        return [pb_utils.InferenceResponse([pb_utils.Tensor(n, np.array([1], np.int32)) for n in ("A", "B", "UNDECLARED")])]
+      sender = r.get_response_sender()
+      if mode == 1:
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+      for k in range(2):
+        sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("A", np.array([k + 7], np.int32))]))
+"""
+    load(g, "outputs", source, max_batch_size=0, input=[{"name": "MODE", "data_type": "TYPE_INT32", "dims": [1]}],
+         output=[{"name": n, "data_type": "TYPE_INT32", "dims": [1]} for n in "AB"])
+    ask = lambda mode, **more: g.infer("outputs", [tensor(grpcclient, "MODE", np.array([mode], np.int32))], **more)
+    assert [o.name for o in ask(0).get_response().outputs] == ["A", "B"]
+    assert [o.name for o in ask(0, outputs=[grpcclient.InferRequestedOutput("B")]).get_response().outputs] == ["B"]
+    assert "Non-decoupled model cannot send complete final before sending a response" in refused(ask, 1).message()
+    assert ask(2).as_numpy("A").tolist() == [7], "the failure after the response changes nothing"
+    assert "Duplicate output name 'A' is not allowed" in refused(ask, 0, outputs=[grpcclient.InferRequestedOutput("A")] * 2).message()
+    g.unload_model("outputs")
+
+
+COUNTED = """import os, time, triton_python_backend_utils as pb_utils
+class TritonPythonModel:
+  def note(self, what):
+    with open(os.path.join(self.folder, "..", "..", "counted.log"), "a") as f:
+      f.write(what + "\\n")
+  def initialize(self, args):
+    self.folder = args["model_repository"]
+    self.note("begin")
+  def execute(self, requests):
+    for r in requests:
+      seconds = float(r.inputs()[0].as_numpy()[0])
+      if seconds:
+        self.note("busy")
+      time.sleep(seconds)
+    return [pb_utils.InferenceResponse([pb_utils.Tensor("Y", r.inputs()[0].as_numpy())]) for r in requests]
+  def finalize(self):
+    self.note("end")
+"""
+
+
+def check_instances(s, g):
+    """A change of the instance groups alone starts and ends instances, nothing else."""
+    folder, log = s.repository / "counted", s.work / "counted.log"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.py").write_text(COUNTED)
+    count = lambda what: log.read_text().count(what)
+    ask = lambda seconds=0.0: [tensor(grpcclient, "X", np.array([seconds], np.float32))]
+
+    def reload(groups, more=""):
+        (folder / "config.pbtxt").write_text('backend: "python" input { name: "X" data_type: TYPE_FP32 dims: 1 } output { name: "Y" data_type: TYPE_FP32 dims: 1 } '
+                                             f"instance_group [ {groups} ] {more}")
+        g.load_model("counted")
+        assert g.infer("counted", ask()).as_numpy("Y").tolist() == [0]
+        return count("begin"), count("end")
+
+    assert reload("{ count: 2 kind: KIND_CPU }") == (2, 0)
+    assert reload("{ count: 3 kind: KIND_CPU }") == (3, 0)
+    assert reload("{ count: 1 kind: KIND_CPU }") == (3, 2)
+    refused(reload, "{ count: many }")
+    # The one instance is busy: a second one does not wait for it, nor do requests after that.
+    answers = queue.Queue()
+    g.async_infer("counted", ask(6.0), lambda result, error: answers.put(error or result))
+    wait_for("it is busy", lambda: count("busy") == 1)
+    assert reload("{ count: 2 kind: KIND_CPU }") == (4, 2)
+    assert answers.empty(), "the update waited"
+    assert answers.get(timeout=20).as_numpy("Y").tolist() == [6]
+    assert g.get_inference_statistics("counted").model_stats[0].inference_count >= 4
+    assert reload("{ count: 2 kind: KIND_CPU }", "max_batch_size: 0 parameters { key: \"k\" value { string_value: \"v\" } }") == (6, 4)
+    g.unload_model("counted")
+    wait_for("all end", lambda: count("end") == 6)
+
+
 def check_latency(g):
     x = np.zeros((1, 256), np.float32)
     times = []
@@ -325,6 +410,8 @@ def main():
             check_cancel(s, g)
             check_loading(s, g)
             check_environment(s, g)
+            check_outputs(g)
+            check_instances(s, g)
             check_death(s, g)
         children = children_of(s.process.pid)
         assert len(children) == 5, children

@@ -43,6 +43,7 @@ class Instance {
   explicit Instance(InstanceSetup setup) : setup_(std::move(setup)) {}
   ~Instance() { stop(); }
   const std::string& name() const { return setup_.name; }
+  std::mutex& executing() { return executing_one_; }  // of the scheduler that gives it work
 
   Status start();
   Result<std::string> auto_complete(const std::string& config_json);  // "": the model has no auto_complete_config
@@ -67,6 +68,8 @@ class Instance {
   Status done(const Json& message);
   Status sent(const Json& message);
   void result(const Json& message);
+  bool is_state(const std::string& name) const;   // the output side of an implicit state
+  bool is_output(const std::string& name) const;  // declared, or a state
   void answer(uint64_t id, server::InferResponse response, bool final);
   void fail_all(const std::vector<uint64_t>& ids, const std::string& text);
   std::optional<Running> take(uint64_t id);
@@ -78,6 +81,7 @@ class Instance {
   Error failed(std::string_view text) const;
 
   InstanceSetup setup_;
+  std::mutex executing_one_;
   server::ModelConfig config_;
   std::string args_;  // of initialize, once it was asked for
   mutable std::mutex mutex_;
