@@ -4,6 +4,7 @@
 
 #include "backends/llm_inputs.h"
 #include "backends/llm_native.h"
+#include "backends/llm_tools.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/options.h"
@@ -278,8 +279,15 @@ Result<engine::Request> LlmModel::request(const LlmArguments& a) const {
     for (size_t i = 0; i < a.bias_words.size(); ++i)
       for (int32_t id : TRY(tokenizer->encode(a.bias_words[i], false))) s.logit_bias.push_back({id, static_cast<float>(a.bias_weights[i])});
   }
-  if (a.tool_choice && *a.tool_choice != "auto" && *a.tool_choice != "none")
-    return Error(Code::kUnsupported, cat("tool_choice '", *a.tool_choice, "' is not built; 'auto' and 'none' are"));
+  const bool must_call = a.tool_choice && *a.tool_choice != "auto" && *a.tool_choice != "none";
+  if (must_call) {
+    if (!tokenizer) return Error(Code::kUnsupported, "guided decoding needs a tokenizer in the engine");
+    if (!a.guide_type.empty()) return Error(Code::kInvalidArgument, cat("tool_choice '", *a.tool_choice, "' and response_format exclude each other"));
+    Json tools = Json::array();
+    if (a.tools && !a.tools->empty()) tools = TRY(parse_json(*a.tools, "tools"));
+    const text::GrammarSpec spec = TRY(tool_call_grammar(tools, *a.tool_choice, service_->tool_format()));
+    r.grammar = TRY(text::GrammarMask::create(tokenizer, spec));
+  }
   if (!a.guide_type.empty()) {
     if (!tokenizer) return Error(Code::kUnsupported, "guided decoding needs a tokenizer in the engine");
     text::GrammarSpec spec;
