@@ -155,7 +155,8 @@ Status OptionTable::set(Field& f, std::string_view value, const char* origin) {
   const std::string what = cat(origin == std::string_view("flag") ? "--" : "", f.name);
   auto in_range = [&](double v) -> Status {
     if (v >= f.min && v <= f.max) return {};
-    return Error(Code::kInvalidArgument, cat(what, " is ", value, ", allowed is ", range(f)));
+    const std::string allowed = range(f);
+    return Error(Code::kInvalidArgument, cat(what, " is ", value, ", ", allowed.empty() ? "want a number" : cat("allowed is ", allowed)));
   };
   auto integer = [&](auto& out) -> Status {
     using T = std::remove_reference_t<decltype(out)>;

@@ -115,6 +115,8 @@ Result<ArrivalReport> measure_arrivals(backends::LlmService& service, const std:
   const bool fixed = o.type == "V1" || o.type == "static";
   if (!fixed && o.type != "IFB" && o.type != "UIFB" && o.type != "inflight") return Error(Code::kUnsupported, cat("--type is '", o.type, "', want IFB, UIFB, inflight, V1 or static"));
   if (fixed && o.streaming) return Error(Code::kUnsupported, "--streaming with static batches: answers of a batch end together, so there is nothing to stream");
+  if (o.request_rate <= 0 && o.request_rate != -1)
+    return Error(Code::kUnsupported, cat("--request_rate is ", o.request_rate, ", want requests a second above 0, or -1 for all at once"));
   if (o.request_rate > 0 && o.concurrency > 0) return Error(Code::kUnsupported, "--request_rate and --concurrency exclude each other");
   if (o.beam_width > 1) return Error(Code::kUnsupported, cat("--beam_width ", o.beam_width, ": not built yet (issue: beam search)"));
   const size_t count = std::min(samples.size(), static_cast<size_t>(o.max_num_samples));

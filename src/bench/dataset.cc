@@ -54,6 +54,7 @@ Result<TextPair> read_pair(const Json& row, const std::string& input_key, const 
   const Json* text = input_key.empty() ? first_of(row, {"article", "document", "input", "prompt", "text"}) : first_of(row, {input_key.c_str()});
   const Json* reference = output_key.empty() ? first_of(row, {"highlights", "summary", "output", "completion", "reference"}) : first_of(row, {output_key.c_str()});
   if (!text) return Error(Code::kInvalidArgument, cat(what, " has no text: want the key ", input_key.empty() ? "article, document, input, prompt or text" : input_key));
+  if (!reference && !output_key.empty()) return Error(Code::kInvalidArgument, cat(what, " has no text under the output key '", output_key, "'"));
   return TextPair{text->get<std::string>(), reference ? reference->get<std::string>() : ""};
 }
 

@@ -331,7 +331,9 @@ Status text_client(const ConnectionFlags& c, const TextFlags& t) {
   }
   auto connection = TRY(Connection::open(c));
   std::vector<std::string> answers;
-  if (t.batch_inputs && !connection->is_http()) {
+  if (t.batch_inputs && connection->is_http())
+    return Error(Code::kUnsupported, "--batch-inputs needs --protocol grpc: a generate request over HTTP holds one prompt");
+  if (t.batch_inputs) {
     TRY(ask(*connection, c, t, prompts, answers));
   } else {
     for (const std::string& p : prompts) {

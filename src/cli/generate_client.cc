@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <charconv>
+#include <limits>
 
 #include "base/json.h"
 #include "base/options.h"
@@ -48,7 +49,7 @@ server::Tensor tensor_of(const std::string& name, const Json& value) {
   }
   if (strings) {
     std::vector<std::string> texts;
-    for (const Json& e : list) texts.push_back(e.is_string() ? e.get<std::string>() : dump_json(e));
+    for (const Json& e : list) texts.push_back(e.is_string() ? e.get<std::string>() : e.is_null() ? "" : dump_json(e));
     const std::vector<std::string_view> views(texts.begin(), texts.end());
     return server::string_tensor(name, shape, views);
   }
@@ -58,7 +59,8 @@ server::Tensor tensor_of(const std::string& name, const Json& value) {
     return server::vector_tensor<int64_t>(name, shape, numbers);
   }
   std::vector<double> numbers;
-  for (const Json& e : list) numbers.push_back(e.is_number() ? e.get<double>() : 0);
+  // JSON has no infinity and no "not a number": a server writes null for them.
+  for (const Json& e : list) numbers.push_back(e.is_number() ? e.get<double>() : std::numeric_limits<double>::quiet_NaN());
   return server::vector_tensor<double>(name, shape, numbers);
 }
 
@@ -172,15 +174,17 @@ Status connect_to(const std::string& url, double timeout_secs, Socket& out) {
   for (addrinfo* a = list; a != nullptr && out.fd < 0; a = a->ai_next) {
     const int fd = ::socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
     if (fd < 0) continue;
+    if (timeout_secs > 0) {  // of the connection too
+      const auto whole = static_cast<time_t>(timeout_secs);
+      const timeval t{whole, static_cast<suseconds_t>((timeout_secs - static_cast<double>(whole)) * 1e6)};
+      ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
+      ::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t);
+    }
     if (::connect(fd, a->ai_addr, a->ai_addrlen) == 0) out.fd = fd;
     else ::close(fd);
   }
   ::freeaddrinfo(list);
   if (out.fd < 0) return Error(Code::kUnavailable, cat("cannot connect to ", url));
-  if (timeout_secs > 0) {
-    const timeval t{static_cast<time_t>(timeout_secs), static_cast<suseconds_t>((timeout_secs - static_cast<double>(static_cast<time_t>(timeout_secs))) * 1e6)};
-    ::setsockopt(out.fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
-  }
   return {};
 }
 

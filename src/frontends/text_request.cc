@@ -295,7 +295,8 @@ std::optional<TextError> read_prompts(const Json& value, const char* key, TextRe
     text(value);
     return std::nullopt;
   }
-  if (!value.is_array() || value.empty()) return TextError{400, want, key};
+  if (value.is_array() && value.empty()) return TextError{400, cat("'", key, "' is an empty array, want at least one text or token id"), key};
+  if (!value.is_array()) return TextError{400, want, key};
   if (value.size() > 2048 && !value[0].is_number()) return TextError{400, cat("'", key, "' has ", value.size(), " entries, want at most 2048"), key};
   if (value[0].is_number()) {
     if (!ids(value)) return TextError{400, want, key};
@@ -303,6 +304,7 @@ std::optional<TextError> read_prompts(const Json& value, const char* key, TextRe
   }
   for (const Json& one : value) {
     if (one.is_string()) text(one);
+    else if (one.is_array() && one.empty()) return TextError{400, cat("'", key, "' has an empty array as entry ", out.prompts.size(), ", want at least one token id"), key};
     else if (!one.is_array() || !ids(one)) return TextError{400, want, key};
   }
   return std::nullopt;
