@@ -52,7 +52,20 @@ def together(n, call):
     return results
 
 
-def check_batches(h, g):
+def pending(port, model):
+    """Requests in the model's queue."""
+    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    return float(text.split(f'nv_inference_pending_request_count{{model="{model}",version="1"}} ')[1].split()[0])
+
+
+def wait_for(what, condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, f"not within 20 s: {what}"
+        time.sleep(0.002)
+
+
+def check_batches(h, g, port):
     config = h.get_model_config("batched")
     assert config["dynamic_batching"]["preferred_batch_size"] == [4, 8], config
     assert config["instance_group"][0]["kind"] == "KIND_CPU" and config["instance_group"][0]["count"] == 1, config
@@ -68,30 +81,36 @@ def check_batches(h, g):
     assert stats["inference_count"] == 6 and stats["execution_count"] == 2, stats
     assert {b["batch_size"]: b["compute_infer"]["count"] for b in stats["batch_stats"]} == {4: 1, 2: 1}, stats
     # Other shapes make another batch.
-    widths = [2, 2, 3, 3]
+    widths, two_wait = [2, 2, 3, 3], threading.Event()
 
     def one(i):
-        time.sleep(0.1 * (i // 2))
+        if i == 4:
+            wait_for("the first two wait for a batch", lambda: pending(port, "batched") == 2)
+            return two_wait.set()
+        if i >= 2:
+            assert two_wait.wait(20)
         return g.infer("batched", value(grpc_client, [i] * widths[i], [1, widths[i]]))
 
-    results = together(4, one)
+    results = together(5, one)[:4]
     assert all(r.as_numpy("BATCH").tolist() == [[2]] for r in results), results
 
 
-def check_priorities(g):
+def check_priorities(g, port):
     order = queue.Queue()
 
     def send(name, **more):
         g.async_infer("priority", value(grpc_client, [1], [1, 1]), lambda result, error: order.put((name, error)), **more)
 
-    send("first")
-    time.sleep(0.05)
-    send("low", priority=2)
-    send("late", timeout=20000)
-    time.sleep(0.02)
+    send("one of two")
+    send("one of two")
+    wait_for("one runs, one waits", lambda: pending(port, "priority") == 1)
     send("high", priority=1)
-    got = [order.get(timeout=10) for _ in range(4)]
-    assert [name for name, error in got] == ["late", "first", "high", "low"], got
+    wait_for("two wait", lambda: pending(port, "priority") == 2)
+    send("low", priority=2)
+    wait_for("three wait", lambda: pending(port, "priority") == 3)
+    send("late", timeout=1000)
+    got = [order.get(timeout=10) for _ in range(5)]
+    assert [name for name, error in got] == ["late", "one of two", "high", "one of two", "low"], got
     assert "Request timeout expired" in got[0][1].message() and "UNAVAILABLE" in str(got[0][1].status()), got
     results = together(12, lambda i: g.infer("priority", value(grpc_client, [1], [1, 1])))
     full = [r for r in results if isinstance(r, InferenceServerException)]
@@ -124,7 +143,7 @@ def check_sequences(h, g, http_port):
         assert r.as_numpy("WHO").tolist() == [b"a name"] and r.as_numpy("OUT").tolist() == [3]
         assert c.infer("names", value(client, [4], [1]), sequence_id="a name", sequence_end=True).as_numpy("OUT").tolist() == [7]
     h.infer("running_sum", value(http_client, [1], [1, 1]), sequence_id=9, sequence_start=True)
-    time.sleep(0.6)  # idle: its slot is gone
+    time.sleep(0.6)  # twice max_sequence_idle_microseconds: any question in between would keep the sequence alive
     refused("400", "inference request for sequence 9 to model 'running_sum' must specify the START flag", h.infer, "running_sum", value(http_client, [1], [1, 1]),
             sequence_id=9)
 
@@ -170,8 +189,8 @@ def check_cache(h, metrics_port):
 def main():
     with FakeServer(sys.argv[1], "--allow-grpc", "true", "--grpc-port", "0", "--cache-config", "local,size=1000000", "--log-warning", "false") as s:
         with http_client.InferenceServerClient(f"127.0.0.1:{s.http_port}", concurrency=16) as h, grpc_client.InferenceServerClient(f"127.0.0.1:{s.grpc_port}") as g:
-            check_batches(h, g)
-            check_priorities(g)
+            check_batches(h, g, s.metrics_port)
+            check_priorities(g, s.metrics_port)
             check_sequences(h, g, s.http_port)
             check_ensembles(h, g, s.grpc_port)
             check_cache(h, s.metrics_port)
