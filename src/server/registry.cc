@@ -269,7 +269,7 @@ Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const
   auto build = [&]() -> Status {
     const std::string version_directory = spec.directory.empty() ? "" : cat(spec.directory, "/", version);
     const bool ensemble = is_core_ensemble(loaded->config);
-    if (!ensemble && loaded->config.platform == kEnsemblePlatform)
+    if (!ensemble && loaded->config.backend.empty() && loaded->config.platform == kEnsemblePlatform)
       return Error(Code::kInvalidArgument, cat("ensemble scheduling must be set for ensemble ", name, " whose platform is ", kEnsemblePlatform));
     std::shared_ptr<Backend> backend;
     if (!ensemble) backend = TRY(backend_for(loaded->config, spec.directory, version_directory));
