@@ -60,6 +60,8 @@ struct KvPool {
   float* value_scales = nullptr;  // [pages, Hkv, P]
 };
 
+constexpr int kArrivedCounters = 32768;
+
 struct Launch {
   cudaStream_t stream = nullptr;
   int rows = 0;    // T
@@ -78,7 +80,8 @@ struct Launch {
   size_t scratch_bytes = 0;
   void* blas = nullptr;  // the executable's cuBLASLt state
   bool capturing = false;
-  unsigned* arrived = nullptr;  // counters of decode attention
+  bool quantised = false;  // the program has products with quantised weights
+  unsigned* arrived = nullptr;  // kArrivedCounters or more, zero between kernels: how many blocks of a shared result are done
 };
 
 struct StepArgs {
@@ -106,6 +109,9 @@ std::span<const Kernel> moe_kernels();
 
 // y = x / rms(x) * weight, whole rows.
 Status rms_norm(const Matrix& x, const void* weight, DType weight_dtype, const Matrix& y, int rows, float eps, Launch& l);
+
+// y = x of the row before beside x, and the state of the launch, as shift and concat do.
+Status shift_concat(const Matrix& x, const Matrix& y, int rows, Launch& l);
 
 // First row that accepts, or the row of that name.
 const Kernel* find_kernel(const ingot_op_desc& desc, const char* name);
@@ -147,10 +153,10 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t stream, Ar
   launch_with(kernel, grid, block, 0, stream, std::forward<Args>(args)...);
 }
 
-// Share of L1 that shared memory takes in all kernels of a step, percent. Reads under way live in what is left: with 100, a step of one
-// row takes 1.6 times as long as with 44; for two to eight rows, whose activations lie in shared memory, 72 is best (measured). One value
-// for all of a step, since another one waits for an idle multiprocessor.
-inline unsigned carveout_of(int rows) { return rows >= 2 && rows <= 8 ? 72 : 44; }
+// Share of L1 that shared memory takes in all kernels of a step, percent. Reads into registers under way live in what is left: with 100, a
+// step of one row takes 1.6 times as long as with 44; for two to eight rows, whose activations lie in shared memory, 72 is best (measured).
+// Quantised weights are read into shared memory. One value for all of a step, since another one waits for an idle multiprocessor.
+inline unsigned carveout_of(const Launch& l) { return l.quantised && l.rows <= 8 ? 100 : l.rows >= 2 && l.rows <= 8 ? 72 : 44; }
 
 // The same as a dependent of the kernel before it: it starts while that one ends, and must call wait_for_predecessor().
 template <class... P, class... Args>
@@ -159,7 +165,7 @@ void launch_dependent(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
   attributes[1].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
-  attributes[1].val.sharedMemCarveout = carveout_of(l.rows);
+  attributes[1].val.sharedMemCarveout = carveout_of(l);
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;

@@ -62,12 +62,18 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const DecodeArgs<T>
   const int parts = (length + share - 1) / share;
   if (split >= parts) return;
   const int from = first + split * share, to = min(end, from + share);
-  wait_for_predecessor();
 
   auto slot_of = [&](int key) {
     const int in = a.page_of(key);
     return ((static_cast<int64_t>(pages[in]) * a.kv_heads + kv_head) * a.page_tokens + (key - in * a.page_tokens)) * HD;
   };
+  // Earlier steps wrote the cache but for one key: the first 32 tiles of the warp are on their way to L2 while the predecessor ends.
+  if (const int tile = from + (lane * kWarps + warp) * kTile; tile < to) {
+    const int64_t slot = slot_of(tile);
+    prefetch_to_l2(d.keys + slot, kTile * HD * 2);
+    prefetch_to_l2(d.values + slot, kTile * HD * 2);
+  }
+  wait_for_predecessor();
 
   if (to == end) {  // the part with this step's token writes it to the cache
     const int64_t slot = slot_of(position);

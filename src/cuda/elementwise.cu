@@ -4,6 +4,7 @@
 
 #include "cuda/cuda.h"
 #include "cuda/math.cuh"
+#include "cuda/mma.cuh"
 
 namespace ingot::cuda {
 namespace {
@@ -27,6 +28,8 @@ Status dispatch_both(const StepArgs& s, F&& f) {
 // f(row, column) -> float, for each output element.
 template <class A, class F>
 __global__ void map_kernel(A* out, int rows, int width, int stride, F f) {
+  start_dependents();
+  wait_for_predecessor();
   const int64_t n = static_cast<int64_t>(rows) * width;
   for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < n; i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     const int row = static_cast<int>(i / width), column = static_cast<int>(i % width);
@@ -39,7 +42,7 @@ Status map(const StepArgs& s, Launch& l, F f) {
   const Matrix& out = s.out[0];
   const int64_t n = static_cast<int64_t>(s.rows) * out.width;
   const int blocks = static_cast<int>(std::min<int64_t>((n + 255) / 256, 8 * l.sm_count));
-  if (n > 0) launch(map_kernel<A, F>, blocks, 256, l.stream, out.as<A>(), s.rows, out.width, out.stride, f);
+  if (n > 0) launch_dependent(map_kernel<A, F>, blocks, 256, 0, l, out.as<A>(), s.rows, out.width, out.stride, f);
   return launched("elementwise kernel");
 }
 

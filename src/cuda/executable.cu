@@ -97,15 +97,24 @@ Status Executable::allocate(const ingot_program& p) {
     TRY(device_alloc(&table, static_cast<size_t>(max_tokens_) * static_cast<size_t>(steps_[static_cast<size_t>(step)].desc.attrs.rotary_dim / 2) * sizeof(float2), "rope table"));
     tables_.push_back(static_cast<float2*>(table));
   }
-  int most_heads = 0;
+  int most_heads = 0, most_parts = 0;
+  for (const ingot_step& s : steps_) {
+    const op::Op o = static_cast<op::Op>(s.desc.op);
+    quantised_ |= (o == op::Op::kLinear || o == op::Op::kGatedLinear) && s.desc.weight[0].group > 0;
+  }
   for (const ingot_step& s : steps_)
     if (static_cast<op::Op>(s.desc.op) == op::Op::kAttention) most_heads = std::max(most_heads, s.desc.attrs.heads);
-  if (most_heads > 0) {
-    void* counters = nullptr;
-    const size_t bytes = static_cast<size_t>(max_slices_) * static_cast<size_t>(most_heads) * 4;
-    TRY(device_alloc(&counters, bytes, "attention counters"));
-    TRY(check(cudaMemset(counters, 0, bytes), "clear attention counters"));
-    arrived_ = static_cast<unsigned*>(counters);
+  void* counters = nullptr;
+  const size_t counter_bytes = std::max<size_t>(static_cast<size_t>(max_slices_) * static_cast<size_t>(most_heads), kArrivedCounters) * sizeof(unsigned);
+  TRY(device_alloc(&counters, counter_bytes, "counters"));
+  TRY(check(cudaMemset(counters, 0, counter_bytes), "clear counters"));
+  arrived_ = static_cast<unsigned*>(counters);
+  for (const Action& action : fused_.few)
+    if (action.halves) most_parts = std::max(most_parts, squares_parts(steps_[static_cast<size_t>(action.step)].desc.weight[0].n));
+  if (most_parts > 0) {
+    void* squares = nullptr;
+    TRY(device_alloc(&squares, static_cast<size_t>(most_parts) * kSkinnyRows * sizeof(float), "sums of squares"));
+    squares_ = static_cast<float*>(squares);
   }
   std::unordered_map<int, size_t> arena_bytes;
   auto rows_of = [&](const ingot_buffer& b) { return static_cast<size_t>(b.rows == INGOT_ROWS_LOGITS ? max_logits_ : max_tokens_); };
@@ -303,16 +312,32 @@ Status Executable::act(const Action& action, const Flight& f, Launch& l) {
         residual = matrix(add.in[action.add_operand], f);
         c.residual = &residual;
         c.y = matrix(add.out[1], f);
+        if (action.halves) {
+          c.next_norm = add.weight[0];
+          c.next_norm_dtype = static_cast<DType>(add.desc.weight[0].dtype);
+          c.scaled = matrix(add.out[0], f);
+          c.next_squares = squares_;
+        }
       }
       if (action.norm >= 0) {
         const ingot_step& norm = steps_[static_cast<size_t>(action.norm)];
-        c.x = matrix(static_cast<op::Op>(norm.desc.op) == op::Op::kAddRmsNorm ? norm.out[1] : norm.in[0], f);
-        c.norm = norm.weight[0];
-        c.norm_dtype = static_cast<DType>(norm.desc.weight[0].dtype);
         c.eps = static_cast<float>(norm.desc.attrs.eps);
+        if (action.half_done) {
+          c.x = matrix(norm.out[0], f);
+          c.squares = squares_;
+          c.squares_parts = squares_parts(step.desc.weight[0].k);
+        } else {
+          c.x = matrix(static_cast<op::Op>(norm.desc.op) == op::Op::kAddRmsNorm ? norm.out[1] : norm.in[0], f);
+          c.norm = norm.weight[0];
+          c.norm_dtype = static_cast<DType>(norm.desc.weight[0].dtype);
+        }
       }
       if (Status status = linear(c, l); !status.ok()) return status.error().in(cat("step ", action.step, " (linear)"));
       return {};
+    }
+    case Action::kShiftConcat: {
+      enter(action.shift, l);
+      return shift_concat(matrix(step.in[1], f), matrix(step.out[0], f), rows_of(step.out[0], l), l);
     }
     case Action::kAttention: {
       StepArgs s = resolve(step, f);
@@ -463,6 +488,7 @@ Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step, bo
   l.blas = blas_;
   l.capturing = capturing;
   l.arrived = arrived_;
+  l.quantised = quantised_;
   const size_t parity = static_cast<size_t>(&f - flights_);
   if (dump_step == kDumpFirst) TRY(dump(f, b));
   launch(resolve_tokens_kernel, (l.rows + 127) / 128, 128, stream_, l.in.tokens, ids_[parity ^ 1], l.rows);

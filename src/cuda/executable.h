@@ -67,6 +67,8 @@ class Executable {
   Fused fused_;
   std::vector<float2*> tables_;  // [max_tokens, rotary_dim / 2] each
   unsigned* arrived_ = nullptr;
+  bool quantised_ = false;
+  float* squares_ = nullptr;  // of a norm that two products share
   std::vector<void*> states_;
   std::vector<int> state_widths_;
   std::vector<void*> owned_, pinned_;

@@ -26,13 +26,16 @@ class Fuser {
     lifetimes();
     const size_t n = steps_.size();
     std::vector<Action> after(n);      // by step: with rope or addition
-    std::vector<char> gone(n), folded(n);
+    std::vector<char> gone(n), folded(n), halved(n);
     for (size_t i = 0; i < n; ++i) after[i].step = static_cast<int>(i);
     for (size_t i = 0; i < n; ++i) {
       attention(i, after, gone);
       addition(i, after);
+      shifted(i, after, gone);
     }
     for (size_t i = 0; i < n; ++i) folded[i] = foldable(i, after[i].kind == Action::kNorm);
+    for (size_t i = 0; i < n; ++i)
+      if (after[i].add >= 0 && folded[static_cast<size_t>(after[i].add)] && halvable(steps_[i], steps_[static_cast<size_t>(after[i].add)].out[0])) halved[static_cast<size_t>(after[i].add)] = 1;
     for (size_t i = 0; i < n; ++i) {
       if (gone[i]) continue;
       Action a = after[i];
@@ -48,7 +51,9 @@ class Fuser {
           if (folded[j] && same(steps_[j].out[0], steps_[i].in[0])) {
             a.kind = Action::kLinear;
             a.norm = static_cast<int>(j);
+            a.half_done = halved[j];
           }
+      a.halves = a.add >= 0 && halved[static_cast<size_t>(a.add)];
       out_.few.push_back(a);
     }
     place();
@@ -141,7 +146,21 @@ class Fuser {
     after[i].add = static_cast<int>(i) + 1;
     after[i].add_operand = 1 - mine;
     after[i + 1].kind = Action::kNorm;
-    birth_[static_cast<size_t>(next.out[1].buffer)] = static_cast<int>(i);
+    for (const ingot_operand& o : {next.out[0], next.out[1]})
+      if (o.buffer >= INGOT_BUF_FIRST_FREE) birth_[static_cast<size_t>(o.buffer)] = static_cast<int>(i);
+  }
+
+  // A row beside the one before it.
+  void shifted(size_t i, std::vector<Action>& after, std::vector<char>& gone) {
+    const ingot_step& s = steps_[i];
+    if (op_of(s) != Op::kConcat || (s.desc.attrs.group != 0 && s.desc.attrs.group != s.in[0].width) || s.desc.out_dtype[0] != s.desc.in_dtype[0]) return;
+    const int j = writer(s.in[0], static_cast<int>(i));
+    if (j < 0 || !read_once(s.in[0])) return;
+    const ingot_step& shift = steps_[static_cast<size_t>(j)];
+    if (op_of(shift) != Op::kShift || !same(shift.in[0], s.in[1]) || shift.desc.out_dtype[0] != s.desc.in_dtype[1]) return;
+    after[i].kind = Action::kShiftConcat;
+    after[i].shift = j;
+    gone[static_cast<size_t>(j)] = 1;
   }
 
   // A norm over whole rows that only products read, each of which can do it itself.
@@ -167,6 +186,17 @@ class Fuser {
     }
     for (int r : list) live(source.buffer, r);
     return true;
+  }
+
+  // A product that can do its share of the norm after it.
+  bool halvable(const ingot_step& s, const ingot_operand& scaled) const {
+    LinearCall c;
+    c.weight = &s.desc.weight[0];
+    c.data = s.weight[0];
+    c.x.dtype = static_cast<DType>(s.desc.in_dtype[0]);
+    c.x.stride = s.in[0].stride;
+    c.rows = 1;
+    return s.in[0].offset % 8 == 0 && scaled.offset % 8 == 0 && scaled.stride % 8 == 0 && skinny_passes_norm(c.x.dtype) && skinny_accepts(c);
   }
 
   // Buffers whose lives overlap lie apart; otherwise the best fit among what is free.

@@ -3,8 +3,9 @@
 //   Fused f = fuse(steps, buffers, kv_dtype);
 //   for (const Action& a : few_rows ? f.few : f.many) ...
 //
-// Three fusions: RoPE of q and k with attention; a product with the residual addition after it; for few rows, an RMS norm with the
-// products that read it. Pure functions over the step list.
+// The fusions: RoPE of q and k with attention; a product with the residual addition after it; a shift with the concat of its result and
+// its input; for few rows, an RMS norm with the products that read it, and, where a product comes before it too, in two halves.
+// Pure functions over the step list.
 #pragma once
 
 #include <vector>
@@ -14,14 +15,17 @@
 namespace ingot::cuda {
 
 struct Action {
-  enum Kind { kStep, kLinear, kAttention, kNorm };
+  enum Kind { kStep, kLinear, kAttention, kNorm, kShiftConcat };
   Kind kind = kStep;
   int step = 0;         // the op itself; kNorm: an add_rms_norm whose addition is done
   int norm = -1;        // kLinear: the norm before it, done inside
+  bool half_done = false;  // of that norm the product before did the weights and the sums of squares
+  bool halves = false;     // kLinear: does so for the norm of step `add`
   int add = -1;         // kLinear: the add_rms_norm after it, whose addition is done inside
   int add_operand = 0;  // its input that is not this product
   int rope_q = -1, rope_k = -1;  // kAttention
   int table = -1;                // rope table of both
+  int shift = -1;                // kShiftConcat
 };
 
 struct Fused {

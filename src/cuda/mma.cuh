@@ -48,6 +48,26 @@ __device__ __forceinline__ void copy_async(void* to_shared, const void* from, bo
                : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(to_shared))), "l"(from), "r"(valid ? 16 : 0)
                : "memory");
 }
+// The same of what is read once, and of a word.
+__device__ __forceinline__ void copy_async_streaming(void* to_shared, const void* from, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;"
+               :
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(to_shared))), "l"(from), "r"(valid ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void copy_async_word(void* to_shared, const void* from, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+               :
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(to_shared))), "l"(from), "r"(valid ? 4 : 0)
+               : "memory");
+}
+// (a & b) | c in one instruction, two constants notwithstanding.
+__device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t r;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+  return r;
+}
+
 // Closes a group of copies; wait until at most N groups are under way.
 __device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N>
@@ -62,6 +82,13 @@ __device__ __forceinline__ uint4 load_streaming(const void* p) {
   uint4 v;
   asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
   return v;
+}
+
+// Asks for `bytes` from `p` on, multiples of 16 both, into L2.
+__device__ __forceinline__ void prefetch_to_l2(const void* p, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+#endif
 }
 
 // 2 to the x, as exact as the hardware's instruction.

@@ -100,6 +100,21 @@ __global__ void shift_store_kernel(const A* x, int64_t x_stride, const int32_t* 
     state[static_cast<int64_t>(state_slot[blockIdx.x]) * width + i] = to_float(x[last * x_stride + i]);
 }
 
+// shift, then concat of its result and its input, in one pass; a slice of one row also leaves its state.
+template <class A>
+__global__ void shift_concat_kernel(const A* x, int64_t x_stride, A* y, int64_t y_stride, const int32_t* row_slice, const int32_t* slice_begin,
+                                    const int32_t* state_slot, float* state, int width, bool store) {
+  start_dependents();
+  wait_for_predecessor();
+  const int row = blockIdx.x, slice = row_slice[row], i = blockIdx.y * blockDim.x + threadIdx.x;
+  if (i >= width) return;
+  float* carried = state + static_cast<int64_t>(state_slot[slice]) * width + i;
+  const A mine = x[row * x_stride + i];
+  y[row * y_stride + i] = row == slice_begin[slice] ? from_float<A>(*carried) : x[(row - 1) * x_stride + i];
+  y[row * y_stride + width + i] = mine;
+  if (store) *carried = to_float(mine);
+}
+
 Status launch_shift(const StepArgs& s, Launch& l) {
   return dispatch(s.out[0].dtype, [&](auto* tag) -> Status {
     using A = Pointee<decltype(tag)>;
@@ -166,6 +181,22 @@ Status launch_last_token(const StepArgs& s, Launch& l) {
 
 bool accepts_plain(const ingot_op_desc& d) { return plain_activation(d.in_dtype[0]) && d.out_dtype[0] == d.in_dtype[0]; }
 bool accepts_any(const ingot_op_desc&) { return true; }
+
+}  // namespace
+
+Status shift_concat(const Matrix& x, const Matrix& y, int rows, Launch& l) {
+  return dispatch(x.dtype, [&](auto* tag) -> Status {
+    using A = Pointee<decltype(tag)>;
+    if (rows == 0) return {};
+    float* state = static_cast<float*>(l.state);
+    launch_dependent(shift_concat_kernel<A>, dim3(rows, (x.width + 255) / 256), 256, 0, l, x.as<A>(), x.stride, y.as<A>(), y.stride, l.in.row_slice,
+                     l.in.slice_begin, l.in.state_slot, state, x.width, l.decode);
+    if (!l.decode) launch(shift_store_kernel<A>, l.slices, 128, l.stream, x.as<A>(), x.stride, l.in.slice_begin, l.in.state_slot, state, x.width);
+    return launched("shift kernel");
+  });
+}
+
+namespace {
 
 constexpr Kernel kRows[] = {
     {op::Op::kEmbedding, "embedding.cuda", accepts_embedding, launch_embedding},

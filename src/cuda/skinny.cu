@@ -1,9 +1,50 @@
-#include "cuda/linear.h"
+#include <bit>
+
+#include "cuda/skinny.h"
 
 namespace ingot::cuda {
 
+namespace {
+
 template <class T>
-Status skinny_as(const LinearCall& c, Launch& l);
+Status skinny_as(const LinearCall& c, Launch& l) {
+  SkinnyArgs<T> a{};
+  a.w = weight_args(*c.weight, c.data);
+  a.x = c.x.as<T>();
+  a.x_stride = c.x.stride;
+  a.rows = c.rows;
+  a.outputs = static_cast<int>(c.gated ? c.weight->n / 2 : c.weight->n);
+  a.per_channel = a.w.group == a.w.k && !a.w.zeros;
+  a.groups = a.w.group ? a.w.k / a.w.group : 0;
+  a.shift = a.w.group > 0 && (a.w.group & (a.w.group - 1)) == 0 ? std::countr_zero(static_cast<unsigned>(a.w.group)) : -1;
+  a.activation = c.activation;
+  a.bias = {c.bias, c.bias_dtype};
+  a.norm = {c.norm, c.norm_dtype};
+  a.eps = c.eps;
+  a.squares = c.squares;
+  a.squares_parts = c.squares_parts;
+  a.y = c.y.data;
+  a.y_stride = c.y.stride;
+  a.wide = c.y.dtype == DType::kF32;
+  if (c.residual) {
+    a.residual = c.residual->as<T>();
+    a.residual_stride = c.residual->stride;
+  }
+  if (c.next_norm) {
+    a.next_norm = {c.next_norm, c.next_norm_dtype};
+    a.scaled = c.scaled.as<T>();
+    a.scaled_stride = c.scaled.stride;
+    a.next_squares = c.next_squares;
+  }
+  switch (static_cast<DType>(c.weight->dtype)) {
+    case DType::kI8: return skinny_of<T, DType::kI8>(a, c, l);
+    case DType::kU4: return skinny_of<T, DType::kU4>(a, c, l);
+    case DType::kF8E4M3: return skinny_of<T, DType::kF8E4M3>(a, c, l);
+    default: return skinny_of<T, std::is_same_v<T, __nv_bfloat16> ? DType::kBf16 : DType::kF16>(a, c, l);
+  }
+}
+
+}  // namespace
 
 bool skinny_accepts(const LinearCall& c) {
   const DType x = c.x.dtype, w = static_cast<DType>(c.weight->dtype);
@@ -16,7 +57,7 @@ bool skinny_accepts(const LinearCall& c) {
   return (reinterpret_cast<uintptr_t>(c.x.data) | reinterpret_cast<uintptr_t>(c.data) | static_cast<uintptr_t>(c.x.stride) * 2) % 16 == 0;
 }
 
-bool skinny_takes_norm(int rows, int64_t k) { return rows <= kSkinnyRows && rows * (k + 160) * 2 <= 96 << 10; }
+bool skinny_takes_norm(int rows, int64_t k) { return rows <= kSkinnyRows && rows * (k + 160) * 2 + 2 * k <= 160 << 10; }
 
 Status skinny(const LinearCall& c, Launch& l) { return c.x.dtype == DType::kBf16 ? skinny_as<__nv_bfloat16>(c, l) : skinny_as<__half>(c, l); }
 

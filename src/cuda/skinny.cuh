@@ -1,47 +1,34 @@
 // The kernel behind skinny(). Two blocks a multiprocessor walk over tiles of 16 rows of weights; its warps share the columns of a tile.
 //
-// Each lane keeps eight reads of 2 x 16 bytes under way, across tile borders, so that memory stays busy while a tile is summed up;
-// launched as a dependent, the first ones are under way before the activations exist. Tensor cores multiply (mma m16n8k16: 16 rows of
-// weights, 8 rows of activations). A lane's 16 bytes are consecutive columns: which columns meet in one mma slot does not matter to a
-// sum, so both operands use the order that loads give, and nothing is shuffled.
+// Weights run ahead of the sums, across tile borders, so that memory stays busy while a tile is summed up; launched as a dependent, the
+// first reads are under way before the activations exist. Plain weights go to registers, eight reads of 2 x 16 bytes a lane; quantised ones
+// through a ring that each warp has in shared memory (measured on an H200: registers are 7 % faster for bf16, the ring 40 % for u4).
+// Tensor cores multiply (mma m16n8k16: 16 rows of weights, 8 rows of activations). A lane's 16 bytes are consecutive columns: which
+// columns meet in one mma slot does not matter to a sum, so both operands use the order that loads give, and nothing is shuffled.
+//
+// Scales multiply sums, never weights. Where a step of a warp holds P groups, the eight columns of the mma hold P parts of eight / P rows:
+// a lane reads activations for the part that its weights are of, and zeros for the others, so that each sum is of one group.
+// u4 goes to the tensor cores as 128 + n (f16: 1024 + n); what is too much is taken off the sum, with sums of the activations.
+//
+// Where few tiles or long rows ask for it, several blocks share a tile, each with a chunk of its columns; the last to end adds them up.
 #pragma once
 
 #include <algorithm>
-#include <bit>
 
 #include "cuda/linear.h"
 #include "cuda/math.cuh"
 #include "cuda/mma.cuh"
-#include "cuda/weight_args.h"
+#include "cuda/skinny.h"
 
 namespace ingot::cuda {
 
-template <class T>
-struct SkinnyArgs {
-  WeightArgs w;
-  const T* x;
-  int64_t x_stride;
-  int rows, outputs, tiles;
-  int chunk, chunks;  // columns staged at once, a multiple of a step's
-  int pieces;         // reads of a warp in one chunk, a multiple of kHalf
-  bool per_channel;   // one scale a row of weights: applied at the end
-  int groups, shift;  // scales of a row; log2 of a group, or -1
-  int activation;
-  AnyVector bias, norm;
-  float eps;
-  void* y;
-  int64_t y_stride;
-  bool wide;  // y is f32
-  const T* residual;
-  int64_t residual_stride;
-};
-
 namespace skinny_detail {
 
-constexpr int kWarps = 8, kHalf = 4;
-constexpr int kStageBytes = 96 << 10;  // two blocks fit a multiprocessor: the one at work and its dependent, which reads ahead
-constexpr int kMostBytes = 136 << 10;  // two buffers of the widest step, u4's
-constexpr int kPad = 32;               // columns between staged rows: 64 bytes, so that two rows cover all banks
+constexpr int kWarps = 8, kRows = 16, kSteps = 2;
+// Shared memory of a block, so that two fit a multiprocessor: the one at work and its dependent, which reads ahead.
+constexpr size_t kRingBytes = 103 << 10, kPlainBytes = 72 << 10;
+constexpr size_t kMostBytes = 200 << 10;  // one block: rows under a norm are never cut
+constexpr int kPad = 32;                  // columns between staged rows: 64 bytes, so that two rows cover all banks
 
 // Weights in 16 bytes.
 template <DType D>
@@ -49,7 +36,11 @@ constexpr int kElements = D == DType::kU4 ? 32 : D == DType::kI8 || D == DType::
 template <DType D>
 constexpr bool kQuantised = kElements<D> > 8;
 
-// Columns 8 i to 8 i + 7 of a lane's 16 bytes as four words of two halves; u4 comes in the order (0, 4) (1, 5) (2, 6) (3, 7).
+// What widen() leaves on each u4.
+template <class T>
+constexpr float kMagic = std::is_same_v<T, __nv_bfloat16> ? 128.0f : 1024.0f;
+
+// Columns 8 i to 8 i + 7 of a lane's 16 bytes as four words of two halves; u4 comes in the order (0, 4) (1, 5) (2, 6) (3, 7), plus kMagic.
 template <class T, DType D>
 __device__ __forceinline__ void widen(const uint4& raw, int i, uint32_t (&h)[4]) {
   constexpr bool kBf = std::is_same_v<T, __nv_bfloat16>;
@@ -58,17 +49,17 @@ __device__ __forceinline__ void widen(const uint4& raw, int i, uint32_t (&h)[4])
 #pragma unroll
     for (int j = 0; j < 4; ++j) h[j] = word[j];
   } else if constexpr (D == DType::kU4) {
-    // 128 + n in bf16, 1024 + n in f16, are the bits of n below a constant; values become n - 8.
-    constexpr uint32_t kOr = kBf ? 0x43004300u : 0x64006400u, kMinus = kBf ? 0x43084308u : 0x64086408u;
+    // The bits of n below a constant are 128 + n in bf16, 1024 + n in f16.
+    constexpr uint32_t kOr = kBf ? 0x43004300u : 0x64006400u;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) h[j] = sub2<T>((word[i] >> (4 * j) & 0x000f000fu) | kOr, kMinus);
+    for (int j = 0; j < 4; ++j) h[j] = and_or(word[i] >> (4 * j), 0x000f000fu, kOr);
   } else {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const uint32_t w = word[2 * i + j / 2];
       if constexpr (D == DType::kI8) {
         const uint32_t p = __byte_perm(w, 0, j & 1 ? 0x4342 : 0x4140);  // two bytes, zero-extended
-        if constexpr (kBf) h[j] = sub2<T>((p & 0x007f007fu) | 0x43004300u, (p & 0x00800080u) | 0x43004300u);  // 128 + low bits - (128 or 256)
+        if constexpr (kBf) h[j] = sub2<T>(and_or(p, 0x007f007fu, 0x43004300u), and_or(p, 0x00800080u, 0x43004300u));  // 128 + low bits - (128 or 256)
         else h[j] = sub2<T>((p ^ 0x00800080u) | 0x64006400u, 0x64806480u);
       } else {
         const uint32_t p = __byte_perm(w, 0, j & 1 ? 0x3424 : 0x1404);  // two bytes as high halves
@@ -80,344 +71,473 @@ __device__ __forceinline__ void widen(const uint4& raw, int i, uint32_t (&h)[4])
   }
 }
 
-template <DType D>
-struct Slot {
-  uint4 w[2];
-  float scale[kQuantised<D> ? 2 : 1];
-};
+// A warp's stage: two steps of 64 bytes of each row, the wrong way round in odd rows, so that the reads of a mma meet no bank twice; then
+// the scales, if there are any.
+template <DType D, int P>
+constexpr int kStageBytes = kRows * 64 * kSteps + (kQuantised<D> ? kRows * kSteps * P * 4 : 0);
 
-// Fine: groups narrower than a step, so that weights are scaled one by one, in T.
-template <class T, DType D, bool Gated, bool Fine>
+// P: groups in a warp's step; N: passes over the rows, kSkinnyRows / P each; Ring: reads go through shared memory.
+template <class T, DType D, bool Gated, int P, int N, bool Ring>
 __global__ void __launch_bounds__(kWarps * 32, 2) skinny_kernel(const SkinnyArgs<T> a) {
-  constexpr int E = kElements<D>, kStep = 4 * E;
-  constexpr float kBase = D == DType::kU4 ? 8.0f : 0.0f;
+  constexpr int E = kElements<D>, kStep = 4 * E, kShare = kSkinnyRows / P, kPiece = kStep / P;
+  constexpr int kSpan = kSteps * kStep * kWarps, kRowBytes = 64 * kSteps, kStage = kStageBytes<D, P>, kTile = Gated ? 8 : 16;
+  constexpr bool kQuant = kQuantised<D>, kBiased = D == DType::kU4;
+  // bf16 takes 1 / rms with the result; f16 could overflow without it.
+  constexpr bool kLate = std::is_same_v<T, __nv_bfloat16>;
+  auto bytes = [](int64_t weights) __attribute__((always_inline)) { return D == DType::kU4 ? weights / 2 : kQuant ? weights : 2 * weights; };
   __shared__ float sums[2][kWarps][128];
   __shared__ float squares[kWarps][kSkinnyRows], inverse[kSkinnyRows];
-  T* staged = reinterpret_cast<T*>(dynamic_shared());
-  const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, g = lane / 4, t = lane & 3, k_end = a.w.k, staged_row = a.chunk + kPad;
-  const int last_row = Gated ? 2 * a.outputs - 1 : a.outputs - 1;
+  __shared__ bool last;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, g = lane / 4, t = lane & 3, staged_row = a.chunk + kPad;
+  [[maybe_unused]] char* ring = dynamic_shared() + warp * a.stages * kStage;
+  T* staged = reinterpret_cast<T*>(dynamic_shared() + kWarps * a.stages * kStage);
+  const int part = blockIdx.x % a.splits, walkers = gridDim.x / a.splits, from = part * a.chunk, columns = min(a.chunk, a.w.k - from);
+  int tile = blockIdx.x / a.splits;
 
+  const int my_part = t * P / 4;  // whose groups the lane's weights are of
   auto group_of = [&](int k) __attribute__((always_inline)) { return a.shift >= 0 ? k >> a.shift : k / a.w.group; };
-
-  // ---- reads of weights, running ahead -------------------------------------------------------------------------------------------
-  int f_tile = blockIdx.x, f_chunk = 0, f_piece = 0;
-  int64_t row[2];
-  auto rows_of = [&](int tile) __attribute__((always_inline)) {
-    row[0] = Gated ? min(8 * tile + g, a.outputs - 1) : min(16 * tile + g, last_row);
-    row[1] = Gated ? row[0] + a.outputs : min(16 * tile + 8 + g, last_row);
+  auto weight_row = [&](int of, int r) __attribute__((always_inline)) {  // r: 0 to 15
+    return Gated ? min(8 * of + r % 8, a.outputs - 1) + r / 8 * a.outputs : min(16 * of + r, a.outputs - 1);
   };
-  rows_of(f_tile);
-  auto fetch = [&](Slot<D>& s) __attribute__((always_inline)) {
-    const int step = f_piece * kWarps + warp, k = f_chunk * a.chunk + step * kStep + E * t;
-    if (f_tile < a.tiles && step * kStep < a.chunk && k < k_end) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int64_t at = row[i] * k_end + k;
-        s.w[i] = load_streaming(a.w.values + (D == DType::kU4 ? at / 2 : kQuantised<D> ? at : 2 * at));
-        if constexpr (kQuantised<D>) s.scale[i] = a.per_channel ? 1.0f : __ldg(a.w.scales + row[i] * a.groups + group_of(k));
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        s.w[i] = uint4{0, 0, 0, 0};
-        if constexpr (kQuantised<D>) s.scale[i] = 0;
-      }
-    }
-    if (++f_piece == a.pieces) {
-      f_piece = 0;
-      if (++f_chunk == a.chunks) {
-        f_chunk = 0;
-        f_tile += gridDim.x;
-        rows_of(f_tile);
-      }
-    }
-  };
-  Slot<D> s0, s1, s2, s3, s4, s5, s6, s7;  // not an array: nvcc would keep one in local memory
-  fetch(s0);
-  fetch(s1);
-  fetch(s2);
-  fetch(s3);
-  fetch(s4);
-  fetch(s5);
-  fetch(s6);
-  fetch(s7);
-  start_dependents();
-  wait_for_predecessor();
 
-  // ---- activations: a chunk of all rows into shared memory, eight columns at a time, in the order that the lanes want ------------
+  const bool with_scales = kQuant && !a.per_channel;
+
+  // ---- activations: this block's columns of all rows into shared memory, eight at a time, in the order that the lanes want ---------
+  const int count = (columns + kStep - 1) / kStep * kStep;
+  T* zeros = staged + a.rows * staged_row;  // of a step, for lanes of other groups
+  float* x_sums = reinterpret_cast<float*>(zeros + (P > 1 ? kStep : 0));  // [pieces of kPiece columns, kSkinnyRows]
+  const bool want_sums = kBiased || (kQuant && a.w.zeros);
   auto place = [&](int r, int k) __attribute__((always_inline)) {  // of the eight columns from k on
     const int in_step = k % kStep;
     return staged + r * staged_row + k / kStep * kStep + in_step % E / 8 * 32 + in_step / E * 8;
   };
-  auto stage = [&](int chunk) __attribute__((always_inline)) {
-    const int from = chunk * a.chunk, count = a.chunk;
-    const bool norm = a.norm.data != nullptr;
-    float square[kSkinnyRows];
-    float scale[kSkinnyRows];
-#pragma unroll
-    for (int r = 0; r < kSkinnyRows; ++r) {
-      square[r] = 0;
-      scale[r] = 1;
+  const bool norm = a.norm.data != nullptr;
+  auto stage = [&]() __attribute__((always_inline)) {
+    if constexpr (P > 1)
+      for (int k = 8 * threadIdx.x; k < kStep; k += 8 * kWarps * 32) *reinterpret_cast<uint4*>(zeros + k) = uint4{0, 0, 0, 0};
+    if (a.squares && warp < a.rows) {
+      float total = 0;
+      for (int p = lane; p < a.squares_parts; p += 32) total += a.squares[p * kSkinnyRows + warp];
+      total = warp_sum(total);
+      if (lane == 0) inverse[warp] = rsqrtf(total / static_cast<float>(a.w.k) + a.eps);
     }
-    auto read = [&](int r, int k) __attribute__((always_inline)) {
-      uint4 raw{0, 0, 0, 0};
-      if (from + k < k_end) raw = *reinterpret_cast<const uint4*>(a.x + r * a.x_stride + from + k);
-      return raw;
-    };
-    auto square_of = [&](const uint4& raw, float sum) __attribute__((always_inline)) {
-      const T* h = reinterpret_cast<const T*>(&raw);
+    {
+      auto read = [&](int r, int k) __attribute__((always_inline)) {
+        uint4 raw{0, 0, 0, 0};
+        if (k < columns && r < a.rows) raw = *reinterpret_cast<const uint4*>(a.x + r * a.x_stride + from + k);
+        return raw;
+      };
+      float square[kSkinnyRows] = {};
+      auto square_of = [&](const uint4& raw, float sum) __attribute__((always_inline)) {
+        const T* h = reinterpret_cast<const T*>(&raw);
 #pragma unroll
-      for (int j = 0; j < 8; ++j) sum = fmaf(to_float(h[j]), to_float(h[j]), sum);
-      return sum;
-    };
-    auto sum_up = [&]() __attribute__((always_inline)) {
+        for (int j = 0; j < 8; ++j) sum = fmaf(to_float(h[j]), to_float(h[j]), sum);
+        return sum;
+      };
+      auto sum_up = [&]() __attribute__((always_inline)) {
 #pragma unroll
-      for (int r = 0; r < kSkinnyRows; ++r) {
-        if (r >= a.rows) break;
-        square[r] = warp_sum(square[r]);
-        if (lane == 0) squares[warp][r] = square[r];
-      }
-      __syncthreads();
-      if (static_cast<int>(threadIdx.x) < a.rows) {
-        float total = 0;
-        for (int w = 0; w < kWarps; ++w) total += squares[w][threadIdx.x];
-        inverse[threadIdx.x] = rsqrtf(total / static_cast<float>(k_end) + a.eps);
-      }
-    };
-    // bf16 takes 1 / rms with the result; f16 could overflow without it.
-    constexpr bool kLate = std::is_same_v<T, __nv_bfloat16>;
-    if (!kLate && norm) {
-      for (int k = 8 * threadIdx.x; k < count; k += 8 * kWarps * 32)
-#pragma unroll
-        for (int r = 0; r < kSkinnyRows; ++r)
-          if (r < a.rows) square[r] = square_of(read(r, k), square[r]);
-      sum_up();
-      __syncthreads();
-#pragma unroll
-      for (int r = 0; r < kSkinnyRows; ++r)
-        if (r < a.rows) scale[r] = inverse[r];
-    }
-    for (int k = 8 * threadIdx.x; k < count; k += 8 * kWarps * 32) {
-      float w[8];
-      if (norm) {
-#pragma unroll
-        for (int j = 0; j < 8; ++j) w[j] = from + k + j < k_end ? a.norm(from + k + j) : 0.0f;
-      }
-#pragma unroll
-      for (int r = 0; r < kSkinnyRows; ++r) {
-        if (r >= a.rows) break;
-        uint4 raw = read(r, k);
-        if (norm) {
-          if (kLate) square[r] = square_of(raw, square[r]);
-          const T* h = reinterpret_cast<const T*>(&raw);
-          uint32_t words[4];
-#pragma unroll
-          for (int j = 0; j < 4; ++j) words[j] = pack2<T>(to_float(h[2 * j]) * scale[r] * w[2 * j], to_float(h[2 * j + 1]) * scale[r] * w[2 * j + 1]);
-          raw = uint4{words[0], words[1], words[2], words[3]};
+        for (int r = 0; r < kSkinnyRows; ++r) {
+          if (r >= a.rows) break;
+          square[r] = warp_sum(square[r]);
+          if (lane == 0) squares[warp][r] = square[r];
         }
-        *reinterpret_cast<uint4*>(place(r, k)) = raw;
+        __syncthreads();
+        if (static_cast<int>(threadIdx.x) < a.rows) {
+          float total = 0;
+          for (int w = 0; w < kWarps; ++w) total += squares[w][threadIdx.x];
+          inverse[threadIdx.x] = rsqrtf(total / static_cast<float>(a.w.k) + a.eps);
+        }
+      };
+      if (!kLate && norm) {
+        for (int k = 8 * threadIdx.x; k < count; k += 8 * kWarps * 32)
+#pragma unroll
+          for (int r = 0; r < kSkinnyRows; ++r)
+            if (r < a.rows) square[r] = square_of(read(r, k), square[r]);
+        sum_up();
+        __syncthreads();
       }
+      for (int base = 0; base < count; base += 8 * kWarps * 32) {  // whole warps: lanes add up
+        const int k = base + 8 * threadIdx.x;
+        const bool in = k < count;
+        float w[8];
+        if (norm) {
+#pragma unroll
+          for (int j = 0; j < 8; ++j) w[j] = k + j < columns ? a.norm(from + k + j) : 0.0f;
+        }
+#pragma unroll
+        for (int first = 0; first < kSkinnyRows; first += 4) {
+          if (first >= a.rows) break;
+          uint4 four[4];
+#pragma unroll
+          for (int q = 0; q < 4; ++q) four[q] = read(first + q, k);
+#pragma unroll
+          for (int q = 0; q < 4; ++q) {
+            const int r = first + q;
+            if (r >= a.rows) break;
+            uint4 raw = four[q];
+            if (norm) {
+              if (kLate) square[r] = square_of(raw, square[r]);
+              const float scale = kLate ? 1.0f : inverse[r];
+              const T* h = reinterpret_cast<const T*>(&raw);
+              uint32_t words[4];
+#pragma unroll
+              for (int j = 0; j < 4; ++j) words[j] = pack2<T>(to_float(h[2 * j]) * scale * w[2 * j], to_float(h[2 * j + 1]) * scale * w[2 * j + 1]);
+              raw = uint4{words[0], words[1], words[2], words[3]};
+            }
+            if (want_sums) {
+              const T* h = reinterpret_cast<const T*>(&raw);
+              float sum = 0;
+#pragma unroll
+              for (int j = 0; j < 8; ++j) sum += to_float(h[j]);
+#pragma unroll
+              for (int m = 1; m < kPiece / 8; m *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, m);
+              if (in && k % kPiece == 0) x_sums[k / kPiece * kSkinnyRows + r] = sum;
+            }
+            if constexpr (D == DType::kU4)
+              raw = uint4{__byte_perm(raw.x, raw.z, 0x5410), __byte_perm(raw.x, raw.z, 0x7632), __byte_perm(raw.y, raw.w, 0x5410), __byte_perm(raw.y, raw.w, 0x7632)};
+            if (in) *reinterpret_cast<uint4*>(place(r, k)) = raw;
+          }
+        }
+      }
+      if (kLate && norm) sum_up();
     }
-    if (kLate && norm) sum_up();
     __syncthreads();
   };
-  // Where the rows do not fit at once: two buffers, one filled in the background while the other is multiplied.
-  const int buffer_size = a.rows * staged_row;
-  auto stage_ahead = [&](int chunk, int buffer) __attribute__((always_inline)) {
-    const int from = chunk * a.chunk, count = min(a.chunk, (k_end - from + kStep - 1) / kStep * kStep);
-    for (int k = 8 * threadIdx.x; k < count; k += 8 * kWarps * 32)
-      for (int r = 0; r < a.rows; ++r) {
-        const bool valid = from + k < k_end;
-        copy_async(place(r, k) + buffer * buffer_size, a.x + (valid ? r * a.x_stride + from + k : 0), valid);
-      }
-  };
-  int buffer = 0;
-  if (a.chunks == 1) {
-    stage(0);
-  } else {
-    stage_ahead(0, 0);
-    copies_done();
-    __syncthreads();
-    stage_ahead(1, 1);
-  }
 
   // ---- the walk ------------------------------------------------------------------------------------------------------------------
-  constexpr int kChains = kQuantised<D> ? 2 : 1;
-  float acc[4] = {};
-  int tile = blockIdx.x, chunk = 0, piece = 0, parity = 0;
-  const T* mine = staged + min(g, a.rows - 1) * staged_row + 8 * t;
-  auto consume = [&](const Slot<D>& s) __attribute__((always_inline)) {
-    const int step = piece * kWarps + warp;
-    if (step * kStep >= min(a.chunk, k_end - chunk * a.chunk)) return;
-    float part[kChains][4] = {};
-    float ones[4] = {};
-    const bool zeros = kQuantised<D> && a.w.zeros != nullptr;
-    float zero[2] = {kBase, kBase};
-    if (zeros) {
-      const int k = min(chunk * a.chunk + step * kStep + E * t, k_end - 1);
+  float acc[N][4] = {};
+  int parity = 0;
+  // Row g of a pass, for the lanes whose weights are of the part that mma column g stands for; x_sums of mma columns 2 t and 2 t + 1.
+  const bool mine = g / kShare == my_part;
+  const T* x_at[N];
+  const float* sums_at[N];
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int r = Gated ? min(8 * tile + g, a.outputs - 1) + i * a.outputs : min(16 * tile + 8 * i + g, last_row);
-        zero[i] = a.w.zeros[static_cast<int64_t>(r) * a.groups + group_of(k)];
-      }
-    }
+  for (int n = 0; n < N; ++n) {
+    x_at[n] = (mine ? staged + min(n * kShare + g % kShare, a.rows - 1) * staged_row : zeros) + 8 * t;
+    sums_at[n] = x_sums + my_part * kSkinnyRows + n * kShare + 2 * t % kShare;
+  }
+  auto multiply = [&](const uint4& w0, const uint4& w1, int k, const float* scales) __attribute__((always_inline)) {  // a step
+    const int x_k = P == 1 || mine ? k : 0;
+    float sum[N][kQuant ? 2 : 1][4] = {};
 #pragma unroll
     for (int i = 0; i < E / 8; ++i) {
-      uint4 xv = *reinterpret_cast<const uint4*>(mine + buffer * buffer_size + step * kStep + 32 * i);
-      if constexpr (D == DType::kU4)
-        xv = uint4{__byte_perm(xv.x, xv.z, 0x5410), __byte_perm(xv.x, xv.z, 0x7632), __byte_perm(xv.y, xv.w, 0x5410), __byte_perm(xv.y, xv.w, 0x7632)};
       uint32_t low[4], high[4];
-      widen<T, D>(s.w[0], i, low);
-      widen<T, D>(s.w[1], i, high);
-      if constexpr (Fine) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          if (zeros) {
-            low[j] = sub2<T>(low[j], pack2<T>(zero[0] - kBase, zero[0] - kBase));
-            high[j] = sub2<T>(high[j], pack2<T>(zero[1] - kBase, zero[1] - kBase));
-          }
-          low[j] = mul2<T>(low[j], pack2<T>(s.scale[0], s.scale[0]));
-          high[j] = mul2<T>(high[j], pack2<T>(s.scale[1], s.scale[1]));
-        }
-      }
-      float(&to)[4] = kQuantised<D> && !Fine ? part[i % kChains] : acc;
+      widen<T, D>(w0, i, low);
+      widen<T, D>(w1, i, high);
       const uint32_t first[4] = {low[0], high[0], low[1], high[1]}, second[4] = {low[2], high[2], low[3], high[3]};
-      mma_16x8x16<T>(to, first, xv.x, xv.y);
-      mma_16x8x16<T>(to, second, xv.z, xv.w);
-      if (zeros && !Fine) {  // sums of the activations, which a zero multiplies
-        constexpr uint32_t kOne = std::is_same_v<T, __nv_bfloat16> ? 0x3f803f80u : 0x3c003c00u;
-        const uint32_t one[4] = {kOne, kOne, kOne, kOne};
-        mma_16x8x16<T>(ones, one, xv.x, xv.y);
-        mma_16x8x16<T>(ones, one, xv.z, xv.w);
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        const uint4 x = *reinterpret_cast<const uint4*>(x_at[n] + x_k + 32 * i);
+        float(&to)[4] = kQuant ? sum[n][N == 1 ? i % 2 : 0] : acc[n];
+        mma_16x8x16<T>(to, first, x.x, x.y);
+        mma_16x8x16<T>(to, second, x.z, x.w);
       }
     }
-    if constexpr (kQuantised<D> && !Fine) {
+    if constexpr (kQuant) {
+      float scale[2] = {1, 1};
+      if (with_scales) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        float p = part[0][j] + part[kChains - 1][j];
-        if (zeros) p = fmaf(kBase - zero[j / 2], ones[j], p);
-        acc[j] = fmaf(s.scale[j / 2], p, acc[j]);
+        for (int i = 0; i < 2; ++i) scale[i] = scales[(8 * i + g) * P * kSteps];
+      }
+      float zero[2] = {kBiased ? 8.0f : 0.0f, kBiased ? 8.0f : 0.0f};
+      if (a.w.zeros) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) zero[i] = a.w.zeros[static_cast<int64_t>(weight_row(tile, 8 * i + g)) * a.groups + group_of(min(from + k + E * t, a.w.k - 1))];
+      }
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        float2 x{0, 0};
+        if (want_sums) x = *reinterpret_cast<const float2*>(sums_at[n] + static_cast<unsigned>(k) / kPiece * kSkinnyRows);
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          float v = N == 1 ? sum[n][0][c] + sum[n][1][c] : sum[n][0][c];
+          if (want_sums) v = fmaf(-zero[c / 2] - (kBiased ? kMagic<T> : 0.0f), c % 2 ? x.y : x.x, v);
+          acc[n][c] = fmaf(scale[c / 2], v, acc[n][c]);
+        }
       }
     }
   };
   auto finish = [&]() __attribute__((always_inline)) {
     float* to = sums[parity][warp];
-    to[8 * g + 2 * t] = acc[0];
-    to[8 * g + 2 * t + 1] = acc[1];
-    to[64 + 8 * g + 2 * t] = acc[2];
-    to[64 + 8 * g + 2 * t + 1] = acc[3];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) acc[j] = 0;
+    for (int n = 0; n < N; ++n) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c)  // the parts of a row
+#pragma unroll
+        for (int m = 4 / P; m < 4; m *= 2) acc[n][c] += __shfl_xor_sync(0xffffffffu, acc[n][c], m);
+      const int r = n * kShare + 2 * t;
+      if (2 * t < kShare) {
+        to[8 * g + r] = acc[n][0];
+        to[8 * g + r + 1] = acc[n][1];
+        to[64 + 8 * g + r] = acc[n][2];
+        to[64 + 8 * g + r + 1] = acc[n][3];
+      }
+#pragma unroll
+      for (int c = 0; c < 4; ++c) acc[n][c] = 0;
+    }
     __syncthreads();
+    auto over_warps = [&](int at) __attribute__((always_inline)) {
+      float v = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) v += sums[parity][w][at];
+      return v;
+    };
+    float* shared_tile = a.partial + static_cast<int64_t>(tile) * a.splits * 128;
+    if (a.splits > 1) {
+      if (threadIdx.x < 128) shared_tile[part * 128 + threadIdx.x] = over_warps(threadIdx.x);
+      __threadfence();
+      __syncthreads();
+      if (threadIdx.x == 0) last = atomicInc(a.arrived + tile, static_cast<unsigned>(a.splits - 1)) == static_cast<unsigned>(a.splits - 1);
+      __syncthreads();
+      if (!last) return;
+      __threadfence();
+    }
     constexpr int kOut = Gated ? 8 : 16;
     const int r = threadIdx.x / kOut, i = threadIdx.x % kOut, n = tile * kOut + i;
+    float square = 0;
     if (r < a.rows && n < a.outputs) {
-      auto total = [&](int at, int weight_row) __attribute__((always_inline)) {
+      auto total = [&](int at, int row) __attribute__((always_inline)) {
         float v = 0;
-#pragma unroll
-        for (int w = 0; w < kWarps; ++w) v += sums[parity][w][8 * at + r];
-        if (a.norm.data && std::is_same_v<T, __nv_bfloat16>) v *= inverse[r];
-        if (kQuantised<D> && a.per_channel) v *= a.w.scales[weight_row];
+        if (a.splits > 1)
+          for (int p = 0; p < a.splits; ++p) v += __ldcg(shared_tile + p * 128 + 8 * at + r);
+        else
+          v = over_warps(8 * at + r);
+        if ((norm && kLate) || a.squares) v *= inverse[r];
+        if (kQuant && a.per_channel) v *= a.w.scales[row];
         return v;
       };
       float v = total(i, n) + a.bias(n);
       if constexpr (Gated) v = activate(a.activation, v) * (total(i + 8, n + a.outputs) + (a.bias.data ? a.bias(n + a.outputs) : 0.0f));
       if (a.residual) v += to_float(a.residual[r * a.residual_stride + n]);
-      if (a.wide) static_cast<float*>(a.y)[r * a.y_stride + n] = v;
-      else static_cast<T*>(a.y)[r * a.y_stride + n] = from_float<T>(v);
+      if (a.wide) {
+        static_cast<float*>(a.y)[r * a.y_stride + n] = v;
+      } else {
+        const T rounded = from_float<T>(v);
+        static_cast<T*>(a.y)[r * a.y_stride + n] = rounded;
+        if (a.next_squares) {
+          v = to_float(rounded);
+          a.scaled[r * a.scaled_stride + n] = from_float<T>(v * a.next_norm(n));
+          square = v * v;
+        }
+      }
     }
-    parity ^= 1;
+    if constexpr (!Gated)
+      if (a.next_squares) {
+#pragma unroll
+        for (int m = 1; m < 16; m *= 2) square += __shfl_xor_sync(0xffffffffu, square, m);
+        if (i == 0 && r < a.rows) a.next_squares[tile * kSkinnyRows + r] = square;
+      }
   };
-  auto turn = [&](Slot<D>& s) __attribute__((always_inline)) {
-    consume(s);
-    fetch(s);
-    ++piece;
-  };
-  // A chunk ends after a multiple of kHalf reads. False: the last tile is done.
-  auto border = [&]() __attribute__((always_inline)) {
-    if (piece < a.pieces) return true;
-    piece = 0;
-    if (++chunk == a.chunks) {
-      chunk = 0;
+  // ---- weights, running ahead ----------------------------------------------------------------------------------------------------
+  if constexpr (Ring) {
+    const int my_column = warp * kSteps * kStep;
+    // Of one copy of the warp, 512 bytes of four rows: this lane's row and 16 bytes of it.
+    const int my_row = lane / 8, my_piece = lane % 8, my_place = my_row * kRowBytes + 16 * (my_piece ^ (my_row & 1) << 2);
+    const int64_t row_bytes = bytes(a.w.k);
+    int f_tile = tile, f_column = my_column, f_left = 0;
+    const uint8_t* f_at[2] = {};  // lines 0 and 8 of the tile
+    auto enter = [&]() __attribute__((always_inline)) {
+      const int row = kTile * f_tile + my_row;
+      f_at[0] = a.w.values + row * row_bytes + bytes(from + my_column + E * my_piece);
+      f_at[1] = f_at[0] + (Gated ? a.outputs : 8) * row_bytes;
+      f_left = a.outputs - row;
+    };
+    enter();
+    auto fetch = [&](int s) __attribute__((always_inline)) {
+      if (f_tile < a.tiles && f_column < columns) {
+        char* to = ring + s * kStage + my_place;
+        const bool in = f_column + E * my_piece < columns;
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          copy_async_streaming(to + 512 * i, f_at[i / 2] + (i % 2 ? 4 * row_bytes : 0), in && f_left > (Gated ? i % 2 : i) * 4);
+        if (with_scales) {
+          float* scales = reinterpret_cast<float*>(ring + s * kStage + kRows * kRowBytes);
+#pragma unroll
+          for (int q = 0; q < P; ++q) {
+            const int i = 32 * q + lane, k = f_column + i % (P * kSteps) * kPiece;
+            copy_async_word(scales + i, a.w.scales + static_cast<int64_t>(weight_row(f_tile, i / (P * kSteps))) * a.groups + group_of(min(from + k, a.w.k - 1)),
+                            k < columns);
+          }
+        }
+      }
+      copies_commit();
+      f_column += kSpan;
+      f_at[0] += bytes(kSpan);
+      f_at[1] += bytes(kSpan);
+      if (f_column - my_column >= columns) {
+        f_column = my_column;
+        f_tile += walkers;
+        enter();
+      }
+    };
+    for (int s = 0; s < a.stages; ++s) fetch(s);
+    start_dependents();
+    wait_for_predecessor();
+    stage();
+    int column = my_column, slot = 0;
+    for (;;) {
+      if (column < columns) {
+        if (a.stages == 2) copies_wait<1>();
+        else copies_wait<3>();
+        __syncwarp();
+        const char* s = ring + slot * kStage + kRowBytes * g + 16 * t;
+#pragma unroll
+        for (int j = 0; j < kSteps; ++j) {
+          if (column + j * kStep >= columns) break;
+          const char* at = s + 64 * j + (j % 2 ? -64 : 64) * (g & 1);
+          multiply(*reinterpret_cast<const uint4*>(at), *reinterpret_cast<const uint4*>(at + 8 * kRowBytes), column + j * kStep,
+                   reinterpret_cast<const float*>(ring + slot * kStage + kRows * kRowBytes) + j * P + my_part);
+        }
+      }
+      __syncwarp();
+      fetch(slot);
+      slot = slot + 1 < a.stages ? slot + 1 : 0;
+      column += kSpan;
+      if (column - my_column < columns) continue;
+      column = my_column;
       finish();
-      tile += gridDim.x;
-      if (tile >= a.tiles) return false;
+      parity ^= 1;
+      tile += walkers;
+      if (tile >= a.tiles) return;
     }
-    if (a.chunks > 1) {
-      copies_done();
-      __syncthreads();  // the next chunk is here, and nobody reads the last one any more
-      stage_ahead(chunk + 1 < a.chunks ? chunk + 1 : 0, buffer);
-      buffer ^= 1;
+  } else {
+    // Rows g and g + 8 of a tile, 16 bytes of each in a read; eight reads under way, kHalf of them a half.
+    constexpr int kHalf = 4, kReach = kStep * kWarps;
+    const int pieces = ((columns + kReach - 1) / kReach + kHalf - 1) / kHalf * kHalf, my_column = warp * kStep + E * t;
+    int f_tile = tile, f_left = pieces, f_column = my_column;
+    const uint8_t* f_at[2];
+    auto enter = [&]() __attribute__((always_inline)) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) f_at[i] = a.w.values + bytes(static_cast<int64_t>(weight_row(f_tile, 8 * i + g)) * a.w.k + from + my_column);
+    };
+    enter();
+    struct Read {
+      uint4 w[2];
+    };
+    auto fetch = [&](Read& s, int j) __attribute__((always_inline)) {  // piece j of the half
+      if (f_tile < a.tiles && f_column + j * kReach < columns) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) s.w[i] = load_streaming(f_at[i] + bytes(j * kReach));
+      } else {
+        s.w[0] = s.w[1] = uint4{0, 0, 0, 0};
+      }
+    };
+    auto fetched = [&]() __attribute__((always_inline)) {  // a half
+      f_column += kHalf * kReach;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) f_at[i] += bytes(kHalf * kReach);
+      if ((f_left -= kHalf) == 0) {
+        f_left = pieces;
+        f_column = my_column;
+        f_tile += walkers;
+        enter();
+      }
+    };
+    Read s0, s1, s2, s3, s4, s5, s6, s7;  // not an array: nvcc would keep one in local memory
+    fetch(s0, 0);
+    fetch(s1, 1);
+    fetch(s2, 2);
+    fetch(s3, 3);
+    fetched();
+    fetch(s4, 0);
+    fetch(s5, 1);
+    fetch(s6, 2);
+    fetch(s7, 3);
+    fetched();
+    start_dependents();
+    wait_for_predecessor();
+    stage();
+    int column = 0, left = pieces;
+    auto turn = [&](Read& s, int j) __attribute__((always_inline)) {
+      const int k = column + j * kReach + warp * kStep;
+      if (k < columns) multiply(s.w[0], s.w[1], k, nullptr);
+      fetch(s, j);
+    };
+    // A tile ends after a multiple of kHalf reads. False: the last one is done.
+    auto border = [&]() __attribute__((always_inline)) {
+      fetched();
+      column += kHalf * kReach;
+      if ((left -= kHalf) > 0) return true;
+      left = pieces;
+      column = 0;
+      finish();
+      parity ^= 1;
+      tile += walkers;
+      return tile < a.tiles;
+    };
+    for (;;) {
+      turn(s0, 0);
+      turn(s1, 1);
+      turn(s2, 2);
+      turn(s3, 3);
+      if (!border()) return;
+      turn(s4, 0);
+      turn(s5, 1);
+      turn(s6, 2);
+      turn(s7, 3);
+      if (!border()) return;
     }
-    return true;
-  };
-  for (;;) {
-    turn(s0);
-    turn(s1);
-    turn(s2);
-    turn(s3);
-    if (!border()) return;
-    turn(s4);
-    turn(s5);
-    turn(s6);
-    turn(s7);
-    if (!border()) return;
   }
 }
 
-template <class T, DType D, bool Gated, bool Fine>
+template <class T, DType D, bool Gated, int P, int N, bool Ring>
 Status run(SkinnyArgs<T>& a, const LinearCall& c, Launch& l) {
-  constexpr int kStep = 4 * kElements<D>, kWhole = kStep * kWarps * kHalf;
-  constexpr int kOut = Gated ? 8 : 16;
+  constexpr int kStep = 4 * kElements<D>, kPiece = kStep / P, kSpan = kSteps * kStep * kWarps, kOut = Gated ? 8 : 16;
+  const bool want_sums = D == DType::kU4 || (kQuantised<D> && a.w.zeros);
+  auto bytes_of = [&](int chunk) {
+    return static_cast<size_t>(kWarps * a.stages * kStageBytes<D, P>) + static_cast<size_t>(c.rows) * static_cast<size_t>(chunk + kPad) * 2 + (P > 1 ? kStep * 2 : 0) +
+           (want_sums ? static_cast<size_t>(chunk / kPiece) * kSkinnyRows * 4 : 0);
+  };
   a.tiles = (a.outputs + kOut - 1) / kOut;
+  a.splits = 1;
   a.chunk = (a.w.k + kStep - 1) / kStep * kStep;
-  if ((a.chunk + kPad) * c.rows * 2 > kStageBytes) a.chunk = std::max(1, (kStageBytes / 4 / c.rows - kPad) / kWhole) * kWhole;
-  a.chunks = (a.w.k + a.chunk - 1) / a.chunk;
-  a.pieces = ((a.chunk / kStep + kWarps - 1) / kWarps + kHalf - 1) / kHalf * kHalf;
-  const size_t bytes = static_cast<size_t>(c.rows) * static_cast<size_t>(a.chunk + kPad) * (a.chunks > 1 ? 4 : 2);
-  static const cudaError_t raised = cudaFuncSetAttribute(skinny_kernel<T, D, Gated, Fine>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes);
+  const bool may_split = !a.norm.data && l.arrived && a.tiles <= kArrivedCounters;
+  a.stages = !Ring ? 0 : kQuantised<D> ? 2 : 4;  // measured
+  const size_t most = Ring ? kRingBytes : kPlainBytes;
+  if (Ring && bytes_of(a.chunk) > most) a.stages = 2;
+  for (int splits = 2; may_split && bytes_of(a.chunk) > most && splits < 64; ++splits) {
+    a.chunk = ((a.w.k + splits - 1) / splits + kSpan - 1) / kSpan * kSpan;
+    a.splits = (a.w.k + a.chunk - 1) / a.chunk;
+  }
+  const size_t bytes = bytes_of(a.chunk);
+  if (bytes > kMostBytes || static_cast<size_t>(a.tiles) * a.splits * 512 > l.scratch_bytes)
+    return Error(Code::kUnsupported, cat("cuda: a product of ", c.rows, " rows over ", a.w.k, " columns wants ", bytes, " bytes of shared memory, at most ", kMostBytes, " are used"));
+  a.partial = static_cast<float*>(l.scratch);
+  a.arrived = l.arrived;
+  static const cudaError_t raised = cudaFuncSetAttribute(skinny_kernel<T, D, Gated, P, N, Ring>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes);
   TRY(check(raised, "shared memory of the skinny kernel"));
   // Two blocks a multiprocessor: one reads while the other is at a border between tiles.
-  launch_dependent(skinny_kernel<T, D, Gated, Fine>, std::min(a.tiles, 2 * l.sm_count), kWarps * 32, bytes, l, a);
+  const int walkers = std::max(1, std::min(a.tiles, 2 * l.sm_count / a.splits));
+  launch_dependent(skinny_kernel<T, D, Gated, P, N, Ring>, walkers * a.splits, kWarps * 32, bytes, l, a);
   return launched("skinny linear kernel");
 }
 
 }  // namespace skinny_detail
 
-template <class T>
-Status skinny_as(const LinearCall& c, Launch& l) {
+// Weights of type D: one unit a type of activations and weights, compiled apart.
+template <class T, DType D>
+Status skinny_of(SkinnyArgs<T>& a, const LinearCall& c, Launch& l) {
   using namespace skinny_detail;
-  SkinnyArgs<T> a{};
-  a.w = weight_args(*c.weight, c.data);
-  a.x = c.x.as<T>();
-  a.x_stride = c.x.stride;
-  a.rows = c.rows;
-  a.outputs = static_cast<int>(c.gated ? c.weight->n / 2 : c.weight->n);
-  a.per_channel = a.w.group == a.w.k && !a.w.zeros;
-  a.groups = a.w.group ? a.w.k / a.w.group : 0;
-  a.shift = a.w.group > 0 && (a.w.group & (a.w.group - 1)) == 0 ? std::countr_zero(static_cast<unsigned>(a.w.group)) : -1;
-  a.activation = c.activation;
-  a.bias = {c.bias, c.bias_dtype};
-  a.norm = {c.norm, c.norm_dtype};
-  a.eps = c.eps;
-  a.y = c.y.data;
-  a.y_stride = c.y.stride;
-  a.wide = c.y.dtype == DType::kF32;
-  if (c.residual) {
-    a.residual = c.residual->as<T>();
-    a.residual_stride = c.residual->stride;
-  }
-  auto with = [&](auto d) -> Status {
-    constexpr DType kD = decltype(d)::value;
-    if constexpr (kQuantised<kD>)
-      if (a.w.group % (4 * kElements<kD>) != 0 && a.w.group != a.w.k) return c.gated ? run<T, kD, true, true>(a, c, l) : run<T, kD, false, true>(a, c, l);
-    return c.gated ? run<T, kD, true, false>(a, c, l) : run<T, kD, false, false>(a, c, l);
+  constexpr int kStep = 4 * kElements<D>;
+  auto with = [&](auto parts, auto passes, auto ring) -> Status {
+    constexpr int P = decltype(parts)::value, N = decltype(passes)::value;
+    constexpr bool kRing = decltype(ring)::value;
+    return c.gated ? run<T, D, true, P, N, kRing>(a, c, l) : run<T, D, false, P, N, kRing>(a, c, l);
   };
-  switch (static_cast<DType>(c.weight->dtype)) {
-    case DType::kI8: return with(std::integral_constant<DType, DType::kI8>());
-    case DType::kU4: return with(std::integral_constant<DType, DType::kU4>());
-    case DType::kF8E4M3: return with(std::integral_constant<DType, DType::kF8E4M3>());
-    default: return with(std::integral_constant<DType, std::is_same_v<T, __nv_bfloat16> ? DType::kBf16 : DType::kF16>());
+  constexpr std::integral_constant<int, 1> one;
+  constexpr std::true_type ring;
+  if constexpr (kQuantised<D>) {
+    constexpr std::integral_constant<int, 4> four;
+    if (a.w.group % kStep != 0 && a.w.group != a.w.k) {
+      if constexpr (D == DType::kU4) {
+        constexpr std::integral_constant<int, 2> two;
+        if (a.w.group % (kStep / 2) == 0) return c.rows <= 4 ? with(two, one, ring) : with(two, two, ring);
+      }
+      return c.rows <= 2 ? with(four, one, ring) : with(four, four, ring);
+    }
+    return with(one, one, ring);
+  } else {
+    return l.quantised ? with(one, one, ring) : with(one, one, std::false_type());
   }
 }
 

@@ -1,5 +1,5 @@
 #include "cuda/skinny.cuh"
 
 namespace ingot::cuda {
-template Status skinny_as<__nv_bfloat16>(const LinearCall& c, Launch& l);
+template Status skinny_of<__nv_bfloat16, DType::kBf16>(SkinnyArgs<__nv_bfloat16>& a, const LinearCall& c, Launch& l);
 }  // namespace ingot::cuda

@@ -1,5 +1,5 @@
 #include "cuda/skinny.cuh"
 
 namespace ingot::cuda {
-template Status skinny_as<__half>(const LinearCall& c, Launch& l);
+template Status skinny_of<__half, DType::kF16>(SkinnyArgs<__half>& a, const LinearCall& c, Launch& l);
 }  // namespace ingot::cuda

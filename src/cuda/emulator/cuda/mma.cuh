@@ -54,11 +54,18 @@ inline void copy_async(void* to_shared, const void* from, bool valid) {
   if (valid) std::memcpy(to_shared, from, 16);
   else std::memset(to_shared, 0, 16);
 }
+inline void copy_async_streaming(void* to_shared, const void* from, bool valid) { copy_async(to_shared, from, valid); }
+inline uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }
+inline void copy_async_word(void* to_shared, const void* from, bool valid) {
+  if (valid) std::memcpy(to_shared, from, 4);
+  else std::memset(to_shared, 0, 4);
+}
 inline void copies_commit() {}
 template <int N>
 void copies_wait() {}
 inline void copies_done() {}
 
+inline void prefetch_to_l2(const void*, int) {}
 inline uint4 load_streaming(const void* p) { return *static_cast<const uint4*>(p); }
 
 template <class T>

@@ -1,0 +1,5 @@
+#include "cuda/skinny.cuh"
+
+namespace ingot::cuda {
+template Status skinny_of<__half, DType::kI8>(SkinnyArgs<__half>& a, const LinearCall& c, Launch& l);
+}  // namespace ingot::cuda
