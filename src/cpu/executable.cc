@@ -50,6 +50,7 @@ Result<Region> Region::make(size_t bytes, const char* what) {
     char* end = aligned + bytes;
     if (end < at + ask) munmap(end, static_cast<size_t>(at + ask - end));
     at = aligned;
+    madvise(at, bytes, MADV_HUGEPAGE);  // the cache's pages and packed activations are walked in strides that 4 KiB pages punish
   }
   r.data_ = at;
 #else

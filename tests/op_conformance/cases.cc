@@ -1,4 +1,7 @@
 // The cases, with the reason of each number: shapes of real models cut small, tails of every tile, every weight format and regime.
+#include <cmath>
+#include <tuple>
+
 #include "chain.h"
 
 namespace ingot::conformance {
@@ -304,15 +307,17 @@ void attention_cases(std::vector<Chain>& out) {
       c.check(c.add(Op::kAttention, a, in, w));
       out.push_back(std::move(c));
     }
-  for (int window : {0, 300}) {  // over several chunks of the context
-    Chain c(cat("attention/long/window", window), {700}, ++seed);
+  for (auto [window, d, kv, nmse] : {std::tuple{0, 16, DType::kF32, 1e-11}, {300, 16, DType::kF32, 1e-11}, {0, 64, DType::kBf16, 3e-5}, {300, 64, DType::kBf16, 3e-5}}) {
+    Chain c(cat("attention/long/window", window, "/kv ", dtype_name(kv)), {700}, ++seed);  // over several chunks of the context
     Attrs a{};
     a.heads = 2;
     a.kv_heads = 1;
-    a.head_dim = 16;
-    a.scale = 0.5;
+    a.head_dim = d;
+    a.scale = 2.0 / std::sqrt(d);
     a.window = window;
-    const std::vector<int> in{c.input(32), c.input(16), c.input(16)};
+    c.kv_dtype = static_cast<int>(kv);
+    c.nmse = c.nmse_int8 = nmse;
+    const std::vector<int> in{c.input(2 * d), c.input(d), c.input(d)};
     c.check(c.add(Op::kAttention, a, in));
     out.push_back(std::move(c));
   }

@@ -13,6 +13,10 @@ constexpr int kKeyTile = 16;  // tokens whose keys are interleaved
 
 inline int padded_values(int v_head_dim) { return (v_head_dim + 15) / 16 * 16; }
 
+// bf16: inputs (of keys) and tokens (of values) lie in pairs, see KvLayer; an odd last input has a zero beside it.
+inline bool kv_pairs(int dtype) { return dtype == static_cast<int>(DType::kBf16); }
+inline int stored_keys(int dtype, int head_dim) { return kv_pairs(dtype) ? (head_dim + 1) / 2 * 2 : head_dim; }
+
 inline size_t kv_element_bytes(int dtype) {
   return dtype == static_cast<int>(DType::kF32) ? 4 : dtype == static_cast<int>(DType::kI8) || dtype == static_cast<int>(DType::kF8E4M3) ? 1 : 2;
 }
@@ -21,7 +25,7 @@ inline size_t kv_element_bytes(int dtype) {
 inline void lay_out_page(KvLayer& l, int dtype, int page_tokens) {
   const int64_t e = static_cast<int64_t>(kv_element_bytes(dtype)), p = page_tokens;
   const auto line = [](int64_t n) { return (n + 63) / 64 * 64; };
-  l.value_offset = line(l.kv_heads * p * l.head_dim * e);
+  l.value_offset = line(l.kv_heads * p * stored_keys(dtype, l.head_dim) * e);
   l.scale_offset = l.value_offset + line(l.kv_heads * p * padded_values(l.v_head_dim) * e);
   l.page_bytes = l.scale_offset + (dtype == static_cast<int>(DType::kI8) ? line(2 * l.kv_heads * p * 4) : 0);
 }

@@ -2,6 +2,6 @@
 
 namespace ingot::cpu::INGOT_SIMD {
 
-void attention_bf16(const Call& c, Thread& t) { attention<KvBf16>(c, t); }
+void attention_bf16(const Call& c, Thread& t) { attention<VectorWork<KvBf16>>(c, t); }
 
 }  // namespace ingot::cpu::INGOT_SIMD

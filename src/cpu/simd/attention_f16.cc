@@ -2,6 +2,6 @@
 
 namespace ingot::cpu::INGOT_SIMD {
 
-void attention_f16(const Call& c, Thread& t) { attention<KvF16>(c, t); }
+void attention_f16(const Call& c, Thread& t) { attention<VectorWork<KvF16>>(c, t); }
 
 }  // namespace ingot::cpu::INGOT_SIMD

@@ -2,6 +2,6 @@
 
 namespace ingot::cpu::INGOT_SIMD {
 
-void attention_f32(const Call& c, Thread& t) { attention<KvF32>(c, t); }
+void attention_f32(const Call& c, Thread& t) { attention<VectorWork<KvF32>>(c, t); }
 
 }  // namespace ingot::cpu::INGOT_SIMD

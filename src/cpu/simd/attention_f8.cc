@@ -2,6 +2,6 @@
 
 namespace ingot::cpu::INGOT_SIMD {
 
-void attention_f8(const Call& c, Thread& t) { attention<KvF8>(c, t); }
+void attention_f8(const Call& c, Thread& t) { attention<VectorWork<KvF8>>(c, t); }
 
 }  // namespace ingot::cpu::INGOT_SIMD

@@ -2,6 +2,6 @@
 
 namespace ingot::cpu::INGOT_SIMD {
 
-void attention_i8(const Call& c, Thread& t) { attention<KvI8>(c, t); }
+void attention_i8(const Call& c, Thread& t) { attention<VectorWork<KvI8>>(c, t); }
 
 }  // namespace ingot::cpu::INGOT_SIMD

@@ -16,11 +16,11 @@ std::span<const Kernel> tile_bf16_kernels() { return {}; }
 
 #else
 
+#include "cpu/simd/tile.h"
+
 namespace ingot::cpu::INGOT_SIMD {
 namespace {
 
-constexpr int kTileRows = 16, kTileInputs = 32;
-constexpr int kTileBytes = 1024;
 constexpr int kStepBytes = 2 * kTileBytes;   // of a block of rows for 32 inputs: high parts, low parts
 constexpr int kPanelStep = 2048;             // bytes of 32 columns x 32 inputs
 constexpr int kSliceSteps = 8;               // 256 inputs: 32 KiB of 32 rows' activations, 16 KiB of a panel
@@ -28,51 +28,18 @@ constexpr int kGroupPanels = 8;              // 128 KiB of weights a slice
 constexpr int kPassRows = 512;               // of which the sums of a group of panels take 512 KiB
 constexpr int kOwnRows = 2;                  // so few rows each thread packs for itself: cheaper than meeting
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
-// Tiles 0..3 sums, 4, 5 activations, 6, 7 weights.
-void configure(int rows) {
-  TileConfig c;
-  for (int t = 0; t < 8; ++t) {
-    c.rows[t] = static_cast<uint8_t>(t < 6 ? rows : 16);
-    c.row_bytes[t] = 64;
-  }
-  __asm__ volatile("ldtilecfg %0" ::"m"(c));
-}
-
-// bf16 bits in the high halves, to nearest even. NaN stays one, infinity too.
-inline __m512i round_bf16(__m512 x) {
-  const __m512i u = _mm512_castps_si512(x), high = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u));
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  const __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  return _mm512_and_si512(_mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x00400000)), high);
-}
-
-// 16 activations to their high and low parts.
-inline void split(F x, char* high, char* low) {
-  const __m512i h = round_bf16(x.v);
-  __m512 rest = _mm512_sub_ps(x.v, _mm512_castsi512_ps(h));
-  const __mmask16 finite = _mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q);  // infinity minus itself is none
-  rest = _mm512_maskz_mov_ps(finite, rest);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), _mm512_cvtepi32_epi16(_mm512_srli_epi32(h, 16)));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(low), _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_bf16(rest), 16)));
-}
-
 // Packed activations: blocks of 16 rows, each [K / 32][high, low][16][32].
 inline char* block_of(char* packed, int64_t k, int64_t block) { return packed + block * (k / kTileInputs) * kStepBytes; }
 
-void pack_row_parts(char* packed, int64_t k, int64_t row, const float* x) {  // x null: a row of zeros
-  char* out = block_of(packed, k, row / kTileRows) + row % kTileRows * 64;
+// Rows [begin, end) of block `block`, side by side so that lines are written one after another; past the last row, zeros.
+void pack_rows(char* packed, const Call& c, int64_t k, int64_t block, int64_t begin, int64_t end) {
+  const float* x[kTileRows];
+  for (int64_t r = begin; r < end; ++r) x[r] = block * kTileRows + r < c.rows ? c.in[0].f(block * kTileRows + r) : nullptr;
+  char* out = block_of(packed, k, block);
   for (int64_t i = 0; i < k; i += kTileInputs, out += kStepBytes)
-    for (int half = 0; half < 2; ++half) {
-      const F v = x ? load(x + i + 16 * half) : zero();
-      split(v, out + 32 * half, out + kTileBytes + 32 * half);
-    }
+    for (int64_t r = begin; r < end; ++r)
+      for (int half = 0; half < 2; ++half)
+        split(x[r] ? load(x[r] + i + 16 * half) : zero(), out + r * 64 + 32 * half, out + kTileBytes + r * 64 + 32 * half);
 }
 
 // `steps` x 32 inputs of a panel times one block of rows (two: kTwo) in order; `fetch` is called with each step's number.
@@ -159,7 +126,7 @@ struct Job {
 
 void few_rows(const Job& j) {
   const int blocks = static_cast<int>(blocks_of(j.call.rows)), steps = j.panels.k / kTileInputs;
-  configure(blocks == 1 ? j.call.rows : kTileRows);
+  configure_tiles(blocks == 1 ? j.call.rows : kTileRows);
   const char* a1 = block_of(j.packed, j.panels.k, blocks - 1);
   for (int64_t i = j.mine.begin; i < j.mine.end; ++i) {
     (blocks == 1 ? stream_panel<false> : stream_panel<true>)(j.panels.panel(i), j.packed, a1, steps, j.sums);
@@ -171,15 +138,17 @@ void few_rows(const Job& j) {
 void group_of_panels(const Job& j, int64_t begin, int64_t end, int64_t first, int64_t last) {
   const Panels& p = j.panels;
   const int steps = p.k / kTileInputs;
+  const int64_t block_bytes = static_cast<int64_t>(steps) * kStepBytes;
   const int64_t pairs = (end - begin + 1) / 2, row_floats = 32 * kTileRows * (end - begin);
   const int fetch_lines = static_cast<int>((kPanelStep / 64 + pairs - 1) / pairs);  // of the next slice's step, while a pair passes
   for (int at = 0; at < steps; at += kSliceSteps) {
     const int n = steps - at < kSliceSteps ? steps - at : kSliceSteps;
+    const char* first_rows = block_of(j.packed, p.k, begin) + static_cast<int64_t>(at) * kStepBytes;
     for (int64_t pair = 0; pair < pairs; ++pair) {
       const int64_t block = begin + 2 * pair;
       const bool two = block + 1 < end;
-      const char* a0 = block_of(j.packed, p.k, block) + static_cast<int64_t>(at) * kStepBytes;
-      const char* a1 = a0 + static_cast<int64_t>(steps) * kStepBytes;
+      const char* a0 = first_rows + 2 * pair * block_bytes;
+      const char* a1 = a0 + block_bytes;
       for (int64_t i = first; i < last; ++i) {
         const uint8_t* w = p.panel(i) + static_cast<int64_t>(at) * kPanelStep;
         float* y = j.sums + (i - first) * row_floats + pair * 1024;
@@ -200,11 +169,14 @@ void group_of_panels(const Job& j, int64_t begin, int64_t end, int64_t first, in
     }
   }
   const int row = static_cast<int>(begin) * kTileRows, left = j.call.rows - row, m = static_cast<int>(end - begin) * kTileRows;
-  for (int64_t i = first; i < last; ++i) finish(j.call, p, j.bias, static_cast<int>(i), row, left < m ? left : m, j.sums + (i - first) * row_floats);
+  constexpr int kStrip = 8;  // rows finished for all panels at once: neighbouring columns are then written together
+  for (int at = 0; at < m && at < left; at += kStrip)
+    for (int64_t i = first; i < last; ++i)
+      finish(j.call, p, j.bias, static_cast<int>(i), row + at, left - at < kStrip ? left - at : kStrip, j.sums + (i - first) * row_floats + at * 32);
 }
 
 void many_rows(const Job& j) {
-  configure(kTileRows);
+  configure_tiles(kTileRows);
   const int64_t blocks = blocks_of(j.call.rows), pass = kPassRows / kTileRows;
   for (int64_t begin = 0; begin < blocks; begin += pass) {
     const int64_t end = begin + pass < blocks ? begin + pass : blocks;
@@ -220,18 +192,22 @@ void launch(const Call& c, Thread& t) {
   char* own = c.scratch + packed_bytes(c.rows, p.k) + own_bytes(c.rows, p.k) * static_cast<size_t>(t.rank);
   char* packed = c.rows <= kOwnRows ? own : c.scratch;
   if (c.rows <= kOwnRows) {
-    for (int row = 0; row < c.rows; ++row) pack_row_parts(packed, p.k, row, c.in[0].f(row));
+    pack_rows(packed, c, p.k, 0, 0, c.rows);
   } else {
-    const int64_t rows = c.rows <= kTileRows ? c.rows : blocks_of(c.rows) * kTileRows;
-    const Range mine = share(rows, t);
-    for (int64_t row = mine.begin; row < mine.end; ++row) pack_row_parts(packed, p.k, row, row < c.rows ? c.in[0].f(row) : nullptr);
+    if (c.rows <= kTileRows) {
+      const Range mine = share(c.rows, t);
+      pack_rows(packed, c, p.k, 0, mine.begin, mine.end);
+    } else {
+      const Range mine = share(blocks_of(c.rows), t);
+      for (int64_t block = mine.begin; block < mine.end; ++block) pack_rows(packed, c, p.k, block, 0, kTileRows);
+    }
     t.sync();
   }
   const float* bias = !kGated && c.desc().weights > 1 ? static_cast<const float*>(c.step->weight[1]) : nullptr;
   const Job job{c, p, bias, packed, reinterpret_cast<float*>(own + packed_bytes(kOwnRows, p.k)), share(p.panels, t)};
   if (c.rows <= 2 * kTileRows) few_rows(job);
   else many_rows(job);
-  __asm__ volatile("tilerelease" ::);
+  release_tiles();
 }
 
 template <bool kGated>

@@ -1,0 +1,51 @@
+// AMX tiles of bf16: their configuration, and f32 values as sums of two bf16 ones. Included by AVX-512 sources alone.
+//
+//   configure_tiles(rows);  ... tdpbf16ps ...;  release_tiles();
+//
+// Of use in one way only: tiles 0..3 are f32 sums, 4 and 5 their left factors, both of `rows` rows, 6 and 7 right factors of 16 pairs of
+// inputs. `tdpbf16ps` sums the even and the odd inputs of a tile apart and adds both to the sum, for each row by itself, so a row's
+// bits do not depend on the other rows. Thread rule: the configuration is the thread's own.
+#pragma once
+
+#include "cpu/simd/simd.h"
+
+namespace ingot::cpu::INGOT_SIMD {
+
+constexpr int kTileRows = 16, kTileInputs = 32, kTileBytes = 1024;
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+inline void configure_tiles(int rows) {
+  TileConfig c;
+  for (int t = 0; t < 8; ++t) {
+    c.rows[t] = static_cast<uint8_t>(t < 6 ? rows : kTileRows);
+    c.row_bytes[t] = 64;
+  }
+  __asm__ volatile("ldtilecfg %0" ::"m"(c));
+}
+inline void release_tiles() { __asm__ volatile("tilerelease" ::); }
+
+// bf16 bits in the high halves, to nearest even. NaN stays one, infinity too.
+inline __m512i round_bf16(__m512 x) {
+  const __m512i u = _mm512_castps_si512(x), high = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u));
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  const __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  return _mm512_and_si512(_mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x00400000)), high);
+}
+
+// 16 values x = high + low, to 17 bits of the mantissa.
+inline void split(F x, char* high, char* low) {
+  const __m512i h = round_bf16(x.v);
+  __m512 rest = _mm512_sub_ps(x.v, _mm512_castsi512_ps(h));
+  const __mmask16 finite = _mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q);  // infinity minus itself is none
+  rest = _mm512_maskz_mov_ps(finite, rest);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), _mm512_cvtepi32_epi16(_mm512_srli_epi32(h, 16)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(low), _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_bf16(rest), 16)));
+}
+
+}  // namespace ingot::cpu::INGOT_SIMD
