@@ -19,6 +19,7 @@ namespace ingot::golden {
 namespace {
 
 constexpr double kExact = 1e-10;  // f32 weights, f32 arithmetic, against float64
+constexpr double kSplit = 2e-9;   // bf16 weights, f32 arithmetic or activations of two bf16 parts (17 bits), against float64
 constexpr double kBf16Kv = 1e-4;  // bf16 weights and KV cache, against the same weights in float64
 
 // A router chooses by comparing: where two experts are nearly equal, any rounding of the cache flips the choice, and the logits jump. In these
@@ -119,14 +120,14 @@ class EngineGolden : public testing::Test {
     const Fixture f = TRY(read_fixture(directory_));
     Scratch scratch;
     TRY(build_fixture(f, scratch, stored_));
-    // bf16 weights are exact in f32 arithmetic; what the cache in bf16 adds is bounded below.
+    // bf16 weights are nearly exact in f32 arithmetic; what the cache in bf16 adds is bounded below.
     runtime::RuntimeOptions options;
     options.kv_cache_dtype = "float32";
     auto rt = TRY(load(scratch, options));
     const bool exact = stored_ == DType::kF32;
     // Conversion rounds what it computes once more to bf16: the normalised head of Baichuan 2.
     const bool rounded_again = !exact && f.name.rfind("baichuan2", 0) == 0;
-    const double bar = rounded_again ? 1e-4 : kExact;
+    const double bar = exact ? kExact : rounded_again ? 1e-4 : kSplit;
     if (!exact) {
       auto with_bf16_cache = TRY(load(scratch));
       EXPECT_EQ(with_bf16_cache->memory().kv_dtype, DType::kBf16);
@@ -137,7 +138,7 @@ class EngineGolden : public testing::Test {
       const Prompt& p = f.prompts[i];
       const std::vector<float> logits = TRY(rt->logits(p.ids));
       const double e = difference(logits, exact ? p.logits : p.bf16_logits);
-      EXPECT_LE(e, bar) << "prompt " << i << ": logits; first differing layer: " << (exact && !(e <= bar) ? TRY(first_differing_layer(*rt, p, bar)) : "");
+      EXPECT_LE(e, !exact && routes_on_an_edge(f.name, p) ? kFlippedExpert : bar) << "prompt " << i << ": logits; first differing layer: " << (exact && !(e <= bar) ? TRY(first_differing_layer(*rt, p, bar)) : "");
       if (!exact) continue;
       EXPECT_EQ(TRY(rt->generate_greedy(p.ids, static_cast<int>(p.greedy.size()))), p.greedy) << "prompt " << i;
       if (p.growing_rope) continue;

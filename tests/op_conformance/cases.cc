@@ -38,9 +38,9 @@ void linear_cases(std::vector<Chain>& out) {
         c.check(c.add(Op::kLinear, {}, {x}, weights));
         out.push_back(std::move(c));
       }
-  {
-    Chain c("linear/bf16/many rows", {530}, ++seed);  // more than kernels keep sums of at once, in rows, columns and inputs
-    const int x = c.input(288), w = c.matrix(DType::kBf16, 290, 288, 0, false);
+  for (DType d : {DType::kBf16, DType::kF16}) {  // more than kernels keep sums of at once, in rows, columns and inputs
+    Chain c(cat("linear/", dtype_name(d), "/many rows"), {530}, ++seed);
+    const int x = c.input(288), w = c.matrix(d, 290, 288, 0, false);
     c.check(c.add(Op::kLinear, {}, {x}, {w}));
     out.push_back(std::move(c));
   }

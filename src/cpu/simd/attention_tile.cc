@@ -46,8 +46,22 @@ struct TileWork {
   float* score;
   char* weights;
   T* gathered;
-  int configured = 0;
+  int configured = 0, last_base = 0;
 };
+
+// Right factors for two of the four sums, or one: two take turns, so that a sum seldom waits for its own product.
+#define INGOT_TWO_PRODUCTS(sum0, sum1, p0, p1, stride)                                                                            \
+  __asm__ volatile("tileloadd (%0,%2,1), %%tmm6\ntileloadd (%1,%2,1), %%tmm7\n"                                                   \
+                   "tdpbf16ps %%tmm6, %%tmm4, %%tmm" #sum0 "\ntdpbf16ps %%tmm7, %%tmm4, %%tmm" #sum1 "\n"                         \
+                   "tdpbf16ps %%tmm6, %%tmm5, %%tmm" #sum0 "\ntdpbf16ps %%tmm7, %%tmm5, %%tmm" #sum1 "\n" ::"r"(p0), "r"(p1), "r"(stride) : "memory")
+#define INGOT_ONE_PRODUCT(sum, p, stride)                                                                                         \
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm6\ntdpbf16ps %%tmm6, %%tmm4, %%tmm" #sum "\ntdpbf16ps %%tmm6, %%tmm5, %%tmm" #sum "\n" ::"r"(p), "r"(stride) : "memory")
+
+// Left factors: high and low parts, 16 rows of 64 bytes each.
+inline void load_parts(const char* from) {
+  const int64_t line = 64;
+  __asm__ volatile("tileloadd (%0,%2,1), %%tmm4\ntileloadd (%1,%2,1), %%tmm5\n" ::"r"(from), "r"(from + kTileBytes), "r"(line) : "memory");
+}
 
 // The queries' products with N tiles of keys, to scores 16 positions apart.
 template <int N>
@@ -57,16 +71,13 @@ inline void multiply_keys(const char* queries, const uint16_t* const (&keys)[4],
   if (N == 4) __asm__ volatile("tilezero %%tmm1\ntilezero %%tmm2\ntilezero %%tmm3\n" ::: "memory");
   for (int b = 0; b < blocks; ++b, queries += 2 * kTileBytes) {
     const int at = b * kTileBytes / 2;
-    __asm__ volatile("tileloadd (%0,%2,1), %%tmm4\ntileloadd (%1,%2,1), %%tmm5\n" ::"r"(queries), "r"(queries + kTileBytes), "r"(line) : "memory");
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm6\ntdpbf16ps %%tmm6, %%tmm4, %%tmm0\ntdpbf16ps %%tmm6, %%tmm5, %%tmm0\n" ::"r"(keys[0] + at), "r"(line)
-                     : "memory");
-    if (N < 4) continue;
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm7\ntdpbf16ps %%tmm7, %%tmm4, %%tmm1\ntdpbf16ps %%tmm7, %%tmm5, %%tmm1\n" ::"r"(keys[1] + at), "r"(line)
-                     : "memory");
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm6\ntdpbf16ps %%tmm6, %%tmm4, %%tmm2\ntdpbf16ps %%tmm6, %%tmm5, %%tmm2\n" ::"r"(keys[2] + at), "r"(line)
-                     : "memory");
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm7\ntdpbf16ps %%tmm7, %%tmm4, %%tmm3\ntdpbf16ps %%tmm7, %%tmm5, %%tmm3\n" ::"r"(keys[3] + at), "r"(line)
-                     : "memory");
+    load_parts(queries);
+    if (N == 4) {
+      INGOT_TWO_PRODUCTS(0, 1, keys[0] + at, keys[1] + at, line);
+      INGOT_TWO_PRODUCTS(2, 3, keys[2] + at, keys[3] + at, line);
+    } else {
+      INGOT_ONE_PRODUCT(0, keys[0] + at, line);
+    }
   }
   __asm__ volatile("tilestored %%tmm0, (%0,%1,1)\n" ::"r"(score), "r"(row) : "memory");
   if (N < 4) return;
@@ -78,20 +89,11 @@ inline void multiply_keys(const char* queries, const uint16_t* const (&keys)[4],
 // Adds the weights' products with 32 positions of N x 16 columns of values; `stride`: bytes from one pair of positions to the next.
 template <int N>
 inline void multiply_values(const char* weights, const uint16_t* v, int64_t stride) {
-  const int64_t line = 64;
-  __asm__ volatile("tileloadd (%0,%3,1), %%tmm4\ntileloadd (%1,%3,1), %%tmm5\ntileloadd (%2,%4,1), %%tmm6\n"
-                   "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\ntdpbf16ps %%tmm6, %%tmm5, %%tmm0\n" ::"r"(weights), "r"(weights + kTileBytes), "r"(v), "r"(line),
-                   "r"(stride)
-                   : "memory");
-  if (N > 1)
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm7\ntdpbf16ps %%tmm7, %%tmm4, %%tmm1\ntdpbf16ps %%tmm7, %%tmm5, %%tmm1\n" ::"r"(v + 32), "r"(stride)
-                     : "memory");
-  if (N > 2)
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm6\ntdpbf16ps %%tmm6, %%tmm4, %%tmm2\ntdpbf16ps %%tmm6, %%tmm5, %%tmm2\n" ::"r"(v + 64), "r"(stride)
-                     : "memory");
-  if (N > 3)
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm7\ntdpbf16ps %%tmm7, %%tmm4, %%tmm3\ntdpbf16ps %%tmm7, %%tmm5, %%tmm3\n" ::"r"(v + 96), "r"(stride)
-                     : "memory");
+  load_parts(weights);
+  if (N > 1) INGOT_TWO_PRODUCTS(0, 1, v, v + 32, stride);
+  else INGOT_ONE_PRODUCT(0, v, stride);
+  if (N > 3) INGOT_TWO_PRODUCTS(2, 3, v + 64, v + 96, stride);
+  else if (N > 2) INGOT_ONE_PRODUCT(2, v + 64, stride);
 }
 
 // Where pages of a kv head hold the pair of positions of `t`, from `column` on.
@@ -133,6 +135,38 @@ void results(const TileWork& w, const Values& values, int base, int from, int en
   if (N > 3) __asm__ volatile("tilestored %%tmm3, (%0,%1,1)\n" ::"r"(y + 48), "r"(row) : "memory");
 }
 
+inline int round_up(int t) { return (t + kKeyTile - 1) / kKeyTile * kKeyTile; }
+
+inline void prefetch_bytes(const void* from, int bytes) {
+  for (int i = 0; i < bytes; i += 64) prefetch2(static_cast<const char*>(from) + i);
+}
+
+// 2^x for x of at most 0 (a rounding above it does no harm), the weights' exponentials: relative error below 5e-7; 0 below -150.
+inline F exp2_weight(F x) {
+  x = max(x, set1(-160.f));
+  const F n = round(x), r = x - n;
+  F p = set1(0.001112550768f);
+  p = fma(p, r, set1(0.009666282525f));
+  p = fma(p, r, set1(0.05557400473f));
+  p = fma(p, r, set1(0.2402235065f));
+  p = fma(p, r, set1(0.6931428306f));
+  return scale2(fma(p, r, set1(1.f)), n);
+}
+
+// 32 weights, which lie in [0, 1], to their two parts: the upper half of the bits, and the rounded rest.
+inline void split_weights(F a, F b, char* out) {
+  const __m512i high = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u)), half = _mm512_set1_epi32(0x8000);
+  alignas(64) static constexpr uint16_t kUpper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                                      33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+  const __m512i upper = _mm512_load_si512(kUpper), x = _mm512_castps_si512(a.v), y = _mm512_castps_si512(b.v);
+  const auto rest = [&](F v) {
+    const __m512 r = _mm512_sub_ps(v.v, _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v.v), high)));
+    return _mm512_add_epi32(_mm512_castps_si512(r), half);
+  };
+  _mm512_store_si512(out, _mm512_permutex2var_epi16(x, upper, y));
+  _mm512_store_si512(out + kTileBytes, _mm512_permutex2var_epi16(rest(a), upper, rest(b)));
+}
+
 void TileWork::chunk(int count, const AttentionShape& s, const int32_t* pages, int kv_head, const Query* query, int begin, int end, float* y,
                      float* top, float* total) {
   const int p = s.page_tokens, base = begin / kChunk * kChunk, from = begin / kBlock * kBlock, to = (end + kBlock - 1) / kBlock * kBlock;
@@ -140,8 +174,15 @@ void TileWork::chunk(int count, const AttentionShape& s, const int32_t* pages, i
     const char* page = s.layer->base + pages[t / p] * s.layer->page_bytes;
     return reinterpret_cast<const T*>(page) + (static_cast<int64_t>(kv_head) * p + t % p) * s.d_stored;
   };
+  const Values values{s, pages, kv_head};
+  // One row reads every page once, from memory: its values are fetched while keys are multiplied, the keys of the chunk that this thread
+  // will probably take next (as far ahead as this one is from the last) during the exponentials. Many rows find the pages in the cache.
+  const bool streams = query[0].row == query[count - 1].row;
+  const int step = base > last_base ? base - last_base : kChunk, next = base + step, limit = query[0].position + 1;
+  last_base = base;
   for (int t = from; t < end;) {
     const T* keys[4] = {keys_at(t)};
+    const int here = t;
     if (t + 3 * kKeyTile < end) {
       for (int i = 1; i < 4; ++i) keys[i] = keys_at(t + i * kKeyTile);
       multiply_keys<4>(queries, keys, s.d / kTileInputs, score + (t - base));
@@ -150,30 +191,52 @@ void TileWork::chunk(int count, const AttentionShape& s, const int32_t* pages, i
       multiply_keys<1>(queries, keys, s.d / kTileInputs, score + (t - base));
       t += kKeyTile;
     }
+    if (streams)
+      for (int i = here; i < t && i < end; i += kKeyTile) prefetch_bytes(values.at(i, 0), kKeyTile * s.dv_padded * 2);
   }
-  const bool plain = s.softcap <= 0 && !s.slopes;
+  const bool plain = s.softcap <= 0 && !s.slopes && s.scale > 0;
+  constexpr float kLog2e = 1.44269504088896341f;
+  const float by = plain ? s.scale * kLog2e : kLog2e;  // from stored scores to exponents of 2
   for (int j = 0; j < count; ++j) {
     float* scores = score + j * kChunk - base;
+    // Tiles that the query sees whole, as products come: [whole, seen).
+    const int whole = plain ? round_up(query[j].first > from ? query[j].first : from) : end, visible = (query[j].position + 1) / kKeyTile * kKeyTile;
+    const int seen = visible < end ? visible : end / kKeyTile * kKeyTile;
     F most = set1(kNothing);
     for (int t = from; t < end; t += kKeyTile) {
-      F x = load(scores + t) * set1(s.scale);
-      if (!plain || t + kKeyTile > query[j].position + 1 || query[j].first > t) x = shape_scores(s, query[j], t, x);
+      if (t == whole && t < seen) {
+        F more = set1(kNothing);
+        for (; t + kKeyTile < seen; t += 2 * kKeyTile) {
+          most = max(load(scores + t), most);
+          more = max(load(scores + t + kKeyTile), more);
+        }
+        for (; t < seen; t += kKeyTile) most = max(load(scores + t), most);
+        most = max(most, more);
+        if (t >= end) break;
+      }
+      const F x = shape_scores(s, query[j], t, plain ? load(scores + t) : load(scores + t) * set1(s.scale));
       most = max(x, most);
       store(scores + t, x);
     }
-    top[j] = largest(most);
-    const F m = set1(top[j] == kNothing ? 0.f : top[j]);
-    F sums = zero();
+    const float highest = largest(most);
+    top[j] = highest == kNothing || !plain ? highest : highest * s.scale;
+    const F scale = set1(by), m = set1(highest == kNothing ? 0.f : -highest * by);
+    F sums[2] = {zero(), zero()};
     char* out = weights + (from - base) / kBlock * 2 * kTileBytes + j * 64;
     for (int t = from; t < to; t += kBlock, out += 2 * kTileBytes) {
-      const F a = exp(load(scores + t) - m), b = t + kKeyTile < end ? exp(load(scores + t + kKeyTile) - m) : zero();
-      sums = sums + a + b;
-      split(a, out, out + kTileBytes);
-      split(b, out + 32, out + kTileBytes + 32);
+      const F a = exp2_weight(fma(load(scores + t), scale, m));
+      const F b = t + kKeyTile < end ? exp2_weight(fma(load(scores + t + kKeyTile), scale, m)) : zero();
+      sums[0] = sums[0] + a;
+      sums[1] = sums[1] + b;
+      split_weights(a, b, out);
     }
-    total[j] = sum(sums);
+    total[j] = sum(sums[0] + sums[1]);
+    if (streams && next < limit) {  // this query's share of the next keys
+      const int tiles = kChunk / kKeyTile, end_tile = (j + 1) * tiles / count;
+      for (int i = j * tiles / count; i < end_tile && next + i * kKeyTile < limit; ++i)
+        prefetch_bytes(keys_at(next + i * kKeyTile), kKeyTile * s.d_stored * 2);
+    }
   }
-  const Values values{s, pages, kv_head};
   for (int column = 0; column < s.dv_padded; column += 64) {
     switch ((s.dv_padded - column) / 16) {
       case 1: results<1>(*this, values, base, from, end, column, y); break;

@@ -1,5 +1,6 @@
-// linear and gated_linear with bf16 weights on AMX tiles, exact to 16 bits of the activations' mantissas: an activation is split into
-// two bf16 parts, x = high + low, and a product adds first the high, then the low part of every 32 inputs to the same f32 sum. Tiles
+// linear and gated_linear with bf16 and f16 weights on AMX tiles, exact to 17 bits of the activations' mantissas: an activation is split
+// into two bf16 parts, x = high + low, and a product adds first the high, then the low part of every 32 inputs to the same f32 sum. A f16
+// weight is the exact sum of two bf16 parts as well, made as its panel passes; its low part meets the activation's high part alone. Tiles
 // serve every number of rows, one included: a row's sums never meet another row's, so its bits do not depend on them; between slices
 // of inputs the sums rest in memory as f32, unchanged.
 //
@@ -22,7 +23,8 @@ namespace ingot::cpu::INGOT_SIMD {
 namespace {
 
 constexpr int kStepBytes = 2 * kTileBytes;   // of a block of rows for 32 inputs: high parts, low parts
-constexpr int kPanelStep = 2048;             // bytes of 32 columns x 32 inputs
+constexpr int kPanelStep = 2048;             // bytes of 32 columns x 32 inputs, of either format
+constexpr int kWideStep = 2 * kPanelStep;    // of f16: high parts, low parts
 constexpr int kSliceSteps = 8;               // 256 inputs: 32 KiB of 32 rows' activations, 16 KiB of a panel
 constexpr int kGroupPanels = 8;              // 128 KiB of weights a slice
 constexpr int kPassRows = 512;               // of which the sums of a group of panels take 512 KiB
@@ -42,11 +44,33 @@ void pack_rows(char* packed, const Call& c, int64_t k, int64_t block, int64_t be
         split(x[r] ? load(x[r] + i + 16 * half) : zero(), out + r * 64 + 32 * half, out + kTileBytes + r * 64 + 32 * half);
 }
 
+// f16 weights to bf16 parts in pairs of inputs, as bf16 panels have them; 11 bits are 8 and 3.
+void widen(const uint8_t* w, int steps, uint8_t* out) {
+  const __m512i high = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u));
+  // Masked forms: gcc 12 warns of the undefined operand in its own unmasked ones.
+  const auto down = [](__m512i x) { return _mm512_maskz_srli_epi32(0xffff, x, 16); };
+  const auto as_f32 = [](const uint8_t* at) { return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))); };
+  for (int step = 0; step < steps; ++step, out += kPanelStep)
+    for (int pair = 0; pair < kTileInputs / 2; ++pair, w += 128, out += 128) {
+      prefetch_line(w);
+      prefetch_line(w + 64);
+      INGOT_UNROLL for (int j = 0; j < 2; ++j) {
+        const __m512 even = as_f32(w + 32 * j), odd = as_f32(w + 64 + 32 * j);
+        const __m512i e = _mm512_and_si512(_mm512_castps_si512(even), high), o = _mm512_and_si512(_mm512_castps_si512(odd), high);
+        const __m512i re = _mm512_castps_si512(_mm512_sub_ps(even, _mm512_castsi512_ps(e)));
+        const __m512i ro = _mm512_castps_si512(_mm512_sub_ps(odd, _mm512_castsi512_ps(o)));
+        _mm512_store_si512(out + 64 * j, _mm512_or_si512(down(e), o));
+        _mm512_store_si512(out + kPanelStep + 64 * j, _mm512_or_si512(down(re), ro));
+      }
+    }
+}
+
 // `steps` x 32 inputs of a panel times one block of rows (two: kTwo) in order; `fetch` is called with each step's number.
-template <bool kTwo, class Fetch>
+template <Format kFormat, bool kTwo, class Fetch>
 inline void multiply_steps(const uint8_t* w, const char* a0, const char* a1, int steps, Fetch fetch) {
+  constexpr int kStride = kFormat == Format::kF16 ? kWideStep : kPanelStep;
   const int64_t w_stride = 128, a_stride = 64;
-  for (int i = 0; i < steps; ++i, w += kPanelStep, a0 += kStepBytes, a1 += kStepBytes) {
+  for (int i = 0; i < steps; ++i, w += kStride, a0 += kStepBytes, a1 += kStepBytes) {
     fetch(i);
     __asm__ volatile("tileloadd (%0,%3,1), %%tmm6\ntileloadd (%2,%4,1), %%tmm4\ntileloadd (%1,%3,1), %%tmm7\n"
                      "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\ntdpbf16ps %%tmm7, %%tmm4, %%tmm1\n" ::"r"(w), "r"(w + 64), "r"(a0), "r"(w_stride),
@@ -61,6 +85,15 @@ inline void multiply_steps(const uint8_t* w, const char* a0, const char* a1, int
     if (kTwo)
       __asm__ volatile("tileloadd (%0,%1,1), %%tmm5\ntdpbf16ps %%tmm6, %%tmm5, %%tmm2\ntdpbf16ps %%tmm7, %%tmm5, %%tmm3\n" ::"r"(a1 + kTileBytes),
                        "r"(a_stride)
+                       : "memory");
+    if (kFormat != Format::kF16) continue;
+    const uint8_t* low = w + kPanelStep;
+    __asm__ volatile("tileloadd (%0,%3,1), %%tmm6\ntileloadd (%2,%4,1), %%tmm4\ntileloadd (%1,%3,1), %%tmm7\n"
+                     "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\ntdpbf16ps %%tmm7, %%tmm4, %%tmm1\n" ::"r"(low), "r"(low + 64), "r"(a0), "r"(w_stride),
+                     "r"(a_stride)
+                     : "memory");
+    if (kTwo)
+      __asm__ volatile("tileloadd (%0,%1,1), %%tmm5\ntdpbf16ps %%tmm6, %%tmm5, %%tmm2\ntdpbf16ps %%tmm7, %%tmm5, %%tmm3\n" ::"r"(a1), "r"(a_stride)
                        : "memory");
   }
 }
@@ -85,13 +118,22 @@ inline void store_sums(float* y) {
 }
 
 // One or two blocks of rows by a whole panel, as the weights stream by.
-template <bool kTwo>
-void stream_panel(const uint8_t* w, const char* a0, const char* a1, int steps, float* y) {
+template <Format kFormat, bool kTwo>
+void stream_panel(const uint8_t* w, const char* a0, const char* a1, int steps, uint8_t* wide, float* y) {
   zero_sums<kTwo>();
-  multiply_steps<kTwo>(w, a0, a1, steps, [&](int i) {
-    const uint8_t* at = w + static_cast<int64_t>(i) * kPanelStep;
-    INGOT_UNROLL for (int line = 0; line < kPanelStep; line += 64) prefetch_line(at + line);
-  });
+  if (kFormat == Format::kF16) {
+    for (int at = 0; at < steps; at += kSliceSteps / 2) {  // what is widened stays in the first cache
+      const int n = steps - at < kSliceSteps / 2 ? steps - at : kSliceSteps / 2;
+      const int64_t done = static_cast<int64_t>(at) * kStepBytes;
+      widen(w + static_cast<int64_t>(at) * kPanelStep, n, wide);
+      multiply_steps<kFormat, kTwo>(wide, a0 + done, a1 + done, n, [](int) {});
+    }
+  } else {
+    multiply_steps<kFormat, kTwo>(w, a0, a1, steps, [&](int i) {
+      const uint8_t* at = w + static_cast<int64_t>(i) * kPanelStep;
+      INGOT_UNROLL for (int line = 0; line < kPanelStep; line += 64) prefetch_line(at + line);
+    });
+  }
   store_sums<kTwo>(y);
 }
 
@@ -101,18 +143,19 @@ size_t sums_bytes(int64_t rows) {  // of one thread
   const int64_t padded = blocks_of(rows) * kTileRows, pass = padded < kPassRows ? padded : kPassRows;
   return static_cast<size_t>(kGroupPanels * pass * 128);
 }
-size_t own_bytes(int64_t rows, int64_t k) { return packed_bytes(kOwnRows, k) + sums_bytes(rows); }
+constexpr size_t kWideBytes = static_cast<size_t>(kGroupPanels) * kSliceSteps * kWideStep;
+size_t own_bytes(int64_t rows, int64_t k, Format f) { return packed_bytes(kOwnRows, k) + sums_bytes(rows) + (f == Format::kF16 ? kWideBytes : 0); }
 
-template <bool kGated>
+template <Format kFormat, bool kGated>
 bool accepts(const ingot_op_desc& d) {
-  if (weight_dtype(d, 0) != DType::kBf16 || d.weight[0].experts != 0 || !has_panel_layout(d.weight[0], kGated)) return false;
+  if (weight_dtype(d, 0) != (kFormat == Format::kF16 ? DType::kF16 : DType::kBf16) || d.weight[0].experts != 0 || !has_panel_layout(d.weight[0], kGated)) return false;
   if (d.in_dtype[0] != 0 || d.out_dtype[0] != 0 || d.weight[0].k % kTileInputs) return false;
   return d.weights < 2 || weight_dtype(d, 1) == DType::kF32;
 }
 
-template <bool kGated>
+template <Format kFormat>
 size_t scratch(const ingot_op_desc& d, const Bounds& b) {
-  return packed_bytes(b.rows, d.weight[0].k) + own_bytes(b.rows, d.weight[0].k) * static_cast<size_t>(b.threads);
+  return packed_bytes(b.rows, d.weight[0].k) + own_bytes(b.rows, d.weight[0].k, kFormat) * static_cast<size_t>(b.threads);
 }
 
 struct Job {
@@ -121,20 +164,23 @@ struct Job {
   const float* bias;
   char* packed;
   float* sums;
+  uint8_t* wide;
   Range mine;
 };
 
+template <Format kFormat>
 void few_rows(const Job& j) {
   const int blocks = static_cast<int>(blocks_of(j.call.rows)), steps = j.panels.k / kTileInputs;
   configure_tiles(blocks == 1 ? j.call.rows : kTileRows);
   const char* a1 = block_of(j.packed, j.panels.k, blocks - 1);
   for (int64_t i = j.mine.begin; i < j.mine.end; ++i) {
-    (blocks == 1 ? stream_panel<false> : stream_panel<true>)(j.panels.panel(i), j.packed, a1, steps, j.sums);
+    (blocks == 1 ? stream_panel<kFormat, false> : stream_panel<kFormat, true>)(j.panels.panel(i), j.packed, a1, steps, j.wide, j.sums);
     finish(j.call, j.panels, j.bias, static_cast<int>(i), 0, j.call.rows, j.sums);
   }
 }
 
 // The blocks [begin, end) of rows (an even number) by panels [first, last), at most kGroupPanels of them.
+template <Format kFormat>
 void group_of_panels(const Job& j, int64_t begin, int64_t end, int64_t first, int64_t last) {
   const Panels& p = j.panels;
   const int steps = p.k / kTileInputs;
@@ -143,6 +189,9 @@ void group_of_panels(const Job& j, int64_t begin, int64_t end, int64_t first, in
   const int fetch_lines = static_cast<int>((kPanelStep / 64 + pairs - 1) / pairs);  // of the next slice's step, while a pair passes
   for (int at = 0; at < steps; at += kSliceSteps) {
     const int n = steps - at < kSliceSteps ? steps - at : kSliceSteps;
+    if (kFormat == Format::kF16)
+      for (int64_t i = first; i < last; ++i)
+        widen(p.panel(i) + static_cast<int64_t>(at) * kPanelStep, n, j.wide + (i - first) * kSliceSteps * kWideStep);
     const char* first_rows = block_of(j.packed, p.k, begin) + static_cast<int64_t>(at) * kStepBytes;
     for (int64_t pair = 0; pair < pairs; ++pair) {
       const int64_t block = begin + 2 * pair;
@@ -156,13 +205,14 @@ void group_of_panels(const Job& j, int64_t begin, int64_t end, int64_t first, in
         const auto fetch = [&](int step) {
           for (int line = 0; line < fetch_lines; ++line) prefetch2(next + static_cast<int64_t>(step) * kPanelStep + line * 64);
         };
+        const uint8_t* values = kFormat == Format::kF16 ? j.wide + (i - first) * kSliceSteps * kWideStep : w;
         if (two) {
           at ? load_sums<true>(y) : zero_sums<true>();
-          multiply_steps<true>(w, a0, a1, n, fetch);
+          multiply_steps<kFormat, true>(values, a0, a1, n, fetch);
           store_sums<true>(y);
         } else {
           at ? load_sums<false>(y) : zero_sums<false>();
-          multiply_steps<false>(w, a0, a0, n, fetch);
+          multiply_steps<kFormat, false>(values, a0, a0, n, fetch);
           store_sums<false>(y);
         }
       }
@@ -175,21 +225,22 @@ void group_of_panels(const Job& j, int64_t begin, int64_t end, int64_t first, in
       finish(j.call, p, j.bias, static_cast<int>(i), row + at, left - at < kStrip ? left - at : kStrip, j.sums + (i - first) * row_floats + at * 32);
 }
 
+template <Format kFormat>
 void many_rows(const Job& j) {
   configure_tiles(kTileRows);
   const int64_t blocks = blocks_of(j.call.rows), pass = kPassRows / kTileRows;
   for (int64_t begin = 0; begin < blocks; begin += pass) {
     const int64_t end = begin + pass < blocks ? begin + pass : blocks;
     for (int64_t first = j.mine.begin; first < j.mine.end; first += kGroupPanels)
-      group_of_panels(j, begin, end, first, first + kGroupPanels < j.mine.end ? first + kGroupPanels : j.mine.end);
+      group_of_panels<kFormat>(j, begin, end, first, first + kGroupPanels < j.mine.end ? first + kGroupPanels : j.mine.end);
   }
 }
 
-template <bool kGated>
+template <Format kFormat, bool kGated>
 void launch(const Call& c, Thread& t) {
   if (c.rows == 0) return;
   const Panels p = read_panels(c.desc().weight[0], kGated, c.step->weight[0]);
-  char* own = c.scratch + packed_bytes(c.rows, p.k) + own_bytes(c.rows, p.k) * static_cast<size_t>(t.rank);
+  char* own = c.scratch + packed_bytes(c.rows, p.k) + own_bytes(c.rows, p.k, kFormat) * static_cast<size_t>(t.rank);
   char* packed = c.rows <= kOwnRows ? own : c.scratch;
   if (c.rows <= kOwnRows) {
     pack_rows(packed, c, p.k, 0, 0, c.rows);
@@ -204,19 +255,25 @@ void launch(const Call& c, Thread& t) {
     t.sync();
   }
   const float* bias = !kGated && c.desc().weights > 1 ? static_cast<const float*>(c.step->weight[1]) : nullptr;
-  const Job job{c, p, bias, packed, reinterpret_cast<float*>(own + packed_bytes(kOwnRows, p.k)), share(p.panels, t)};
-  if (c.rows <= 2 * kTileRows) few_rows(job);
-  else many_rows(job);
+  char* sums = own + packed_bytes(kOwnRows, p.k);
+  const Job job{c, p, bias, packed, reinterpret_cast<float*>(sums), reinterpret_cast<uint8_t*>(sums + sums_bytes(c.rows)), share(p.panels, t)};
+  if (c.rows <= 2 * kTileRows) few_rows<kFormat>(job);
+  else many_rows<kFormat>(job);
   release_tiles();
 }
 
-template <bool kGated>
+template <Format kFormat, bool kGated>
 constexpr Kernel row(const char* name) {
-  return {kGated ? op::Op::kGatedLinear : op::Op::kLinear, name, Isa::kAmx, accepts<kGated>, launch<kGated>, scratch<kGated>,
+  return {kGated ? op::Op::kGatedLinear : op::Op::kLinear, name, Isa::kAmx, accepts<kFormat, kGated>, launch<kFormat, kGated>, scratch<kFormat>,
           kGated ? Packing::kGatedPanel : Packing::kPanel};
 }
 
-constexpr Kernel kKernels[] = {row<false>("linear.amx.bf16"), row<true>("gated_linear.amx.bf16")};
+constexpr Kernel kKernels[] = {
+    row<Format::kBf16, false>("linear.amx.bf16"),
+    row<Format::kF16, false>("linear.amx.f16"),
+    row<Format::kBf16, true>("gated_linear.amx.bf16"),
+    row<Format::kF16, true>("gated_linear.amx.f16"),
+};
 
 }  // namespace
 
