@@ -109,6 +109,8 @@ measure() {  # SHAPE ALGORITHM BATCHES...
   start=$(date +%s%N)
   "$ingot" bench offline "$engine/e" --device "$plugin" --batch 1 --input-len 16 --output-len 2 --prefill-len 0 --runs 1 > /dev/null 2>&1
   row "$name: weights made, loaded, one token" "$((($(date +%s%N) - start) / 1000000)) ms"
+  INGOT_CUDA_TIMES=1 timeout 60 "$ingot" bench offline "$engine/e" --device "$plugin" --batch 1 --input-len 16 --output-len 100 --prefill-len 0 --runs 1 2>&1 |
+    grep 'idle between' >> "$table"
   time_engine "$name" --batch "$@" --input-len 16 --output-len 300 --prefill-len 2048 --runs 2
 }
 if [ -n "$ingot" ]; then

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "cuda/attention.h"
@@ -171,10 +173,10 @@ Status Executable::allocate(const ingot_program& p) {
   at_row_slice_ = place(T);
   at_begin_ = place(S + 1);
   at_kv_ = place(S);
-  at_table_ = place(S * static_cast<size_t>(max_pages_));
   at_state_ = place(S);
   at_logits_ = place(R);
   sample_offset_ = place(R * sizeof(SampleRow) / 4);
+  at_table_ = place(S * static_cast<size_t>(max_pages_));
   pool_offset_ = at;
   // History, bans and masks of all rows; a longer one is an error of run().
   pool_words_ = R * (static_cast<size_t>(max_pages_) * static_cast<size_t>(p.page_tokens) / 2 + static_cast<size_t>(vocab_) / 32 + 4096);
@@ -214,6 +216,10 @@ Status Executable::allocate(const ingot_program& p) {
   TRY(array(&counts_, R * static_cast<size_t>(vocab_), "sampling"));
   TRY(array(&keys_, 2 * R, "sampling"));
   if (keys_) TRY(check(cudaMemset(keys_, 0, R * sizeof *keys_), "clear sampling keys"));
+  times_ = std::getenv("INGOT_CUDA_TIMES") != nullptr;
+  if (times_)
+    for (Replay& r : replays_)
+      for (cudaEvent_t* e : {&r.begin, &r.end}) TRY(check(cudaEventCreate(e), "create event"));
   scratch_bytes_ = kScratchBytes;
   return device_alloc(&scratch_, scratch_bytes_, "scratch");
 }
@@ -225,6 +231,12 @@ Executable::~Executable() {
     if (f.begin) cudaEventDestroy(f.begin);
     if (f.end) cudaEventDestroy(f.end);
   }
+  for (Replay& r : replays_)
+    for (cudaEvent_t e : {r.begin, r.end})
+      if (e) cudaEventDestroy(e);
+  if (gaps_ > 0)
+    std::fprintf(stderr, "cuda: %lld decode steps of %.3f ms, idle between them %.2f us, %.2f %%\n", static_cast<long long>(replayed_),
+                 busy_ms_ / static_cast<double>(replayed_), 1e3 * idle_ms_ / static_cast<double>(gaps_), 100 * idle_ms_ / (idle_ms_ + busy_ms_));
   for (void* p : pinned_) cudaFreeHost(p);
   for (void* p : owned_) cudaFree(p);
   if (embedding_rows_) cudaFree(embedding_rows_);
@@ -389,7 +401,7 @@ Status Executable::copies(const int32_t* pages, int n_pages, const int32_t* stat
   return {};
 }
 
-// Writes the rows' sampling requests and their lists; returns the bytes of the input block that matter.
+// Writes the rows' sampling requests and their lists; returns the bytes of the lists.
 Result<size_t> Executable::pack_sampling(Flight& f, const ingot_bindings& b, int previous_rows) {
   SampleRow* rows = reinterpret_cast<SampleRow*>(f.host + sample_offset_);
   int32_t* pool = reinterpret_cast<int32_t*>(f.host + pool_offset_);
@@ -435,7 +447,7 @@ Result<size_t> Executable::pack_sampling(Flight& f, const ingot_bindings& b, int
     rows[r] = row;
   }
   if (full) return Error(Code::kUnavailable, cat("cuda: the sampling lists of one step are longer than ", pool_words_, " words"));
-  return pool_offset_ + used * 4;
+  return used * 4;
 }
 
 // Copies a whole buffer out, widened to f32. Its memory may serve another buffer later, so this follows its last writer.
@@ -577,12 +589,16 @@ Status Executable::run(const ingot_bindings& b, uint64_t* ticket) {
   if (R) std::memcpy(f.host + at_logits_, b.logits_row, R * 4);
   int32_t* row_slice = reinterpret_cast<int32_t*>(f.host + at_row_slice_);
   for (int s = 0; s < b.slices; ++s) std::fill(row_slice + b.slice_begin[s], row_slice + b.slice_begin[s + 1], s);
-  size_t bytes = sample_offset_;
-  if (b.sampling && R) bytes = TRY(pack_sampling(f, b, previous_rows));
+  size_t pool_bytes = 0;
+  if (b.sampling && R) pool_bytes = TRY(pack_sampling(f, b, previous_rows));
 
   TRY(check(cudaEventRecord(f.begin, stream_), "record event"));
   TRY(copies(b.copy_pages, b.n_copy_pages, b.copy_states, b.n_copy_states, b.clear_states, b.n_clear_states));
-  TRY(check(cudaMemcpyAsync(f.device, f.host, bytes, cudaMemcpyHostToDevice, stream_), "copy step inputs"));
+  // Only what this step has: of the four arrays of rows at the beginning, of the rest up to its last page table, and of the lists.
+  if (T) TRY(check(cudaMemcpy2DAsync(f.device, at_positions_, f.host, at_positions_, T * 4, 4, cudaMemcpyHostToDevice, stream_), "copy step inputs"));
+  const size_t others = at_table_ - at_begin_ + S * static_cast<size_t>(max_pages_) * 4;
+  TRY(check(cudaMemcpyAsync(f.device + at_begin_, f.host + at_begin_, others, cudaMemcpyHostToDevice, stream_), "copy step inputs"));
+  if (pool_bytes) TRY(check(cudaMemcpyAsync(f.device + pool_offset_, f.host + pool_offset_, pool_bytes, cudaMemcpyHostToDevice, stream_), "copy step inputs"));
   const bool rows_given = b.embedding_rows && b.n_embedding_rows > 0;
   if (rows_given) {
     int width = 0;
@@ -626,9 +642,13 @@ Status Executable::run(const ingot_bindings& b, uint64_t* ticket) {
     TRY(check(made, "instantiate graph"));
     graph = f.graphs.emplace(key, exec).first;
   }
+  Replay& replay = replays_[next_ticket_ % std::size(replays_)];
+  replay.done = times_ && graph != f.graphs.end();
+  if (replay.done) TRY(check(cudaEventRecord(replay.begin, stream_), "record event"));
   if (graph != f.graphs.end()) TRY(check(cudaGraphLaunch(graph->second, stream_), "launch graph"));
   else if (T > 0) TRY(enqueue(f, b, dump_step, false));
 
+  if (replay.done) TRY(check(cudaEventRecord(replay.end, stream_), "record event"));
   const size_t parity = static_cast<size_t>(&f - flights_);
   f.sampled = b.sampling && R;
   f.logits = b.logits;
@@ -658,6 +678,23 @@ Status Executable::run(const ingot_bindings& b, uint64_t* ticket) {
   return {};
 }
 
+// A step of a batch that its predecessor had too follows at once: what lies between the two graphs is the copies of ids and inputs.
+Status Executable::add_times(uint64_t ticket) {
+  const Replay &now = replays_[ticket % std::size(replays_)], &before = replays_[(ticket - 1) % std::size(replays_)];
+  if (!now.done) return {};
+  float ms = 0;
+  TRY(check(cudaEventElapsedTime(&ms, now.begin, now.end), "time a step"));
+  busy_ms_ += ms;
+  ++replayed_;
+  if (!before.done) return {};
+  TRY(check(cudaEventElapsedTime(&ms, before.end, now.begin), "time a gap"));
+  if (ms < 1.0f) {  // longer ones wait for requests
+    idle_ms_ += ms;
+    ++gaps_;
+  }
+  return {};
+}
+
 Status Executable::wait(uint64_t ticket, ingot_results* out) {
   Flight& f = flights_[ticket % kFlights];
   if (!f.busy || f.ticket != ticket) return Error(Code::kInvalidArgument, cat("cuda: ticket ", ticket, " is not in flight"));
@@ -665,6 +702,7 @@ Status Executable::wait(uint64_t ticket, ingot_results* out) {
   TRY(check(cudaEventSynchronize(f.end), "a step"));
   float ms = 0;
   TRY(check(cudaEventElapsedTime(&ms, f.begin, f.end), "time a step"));
+  if (times_) TRY(add_times(ticket));
   *out = {};
   out->struct_bytes = sizeof(ingot_results);
   if (f.sampled) {

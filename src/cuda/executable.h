@@ -1,6 +1,6 @@
 // Executable: one prepared step list with its buffers, KV pool and state on one GPU.
 //
-// A step: bindings are packed into one pinned block, copied in one transfer, unpacked by address (all arrays have fixed places in it);
+// A step: bindings are packed into one pinned block, copied in two or three transfers to fixed places;
 // the step list runs as plain launches, or as a captured graph for decode steps of a shape seen before; ids come back in one transfer.
 #pragma once
 
@@ -90,6 +90,17 @@ class Executable {
   cudaStream_t stream_ = nullptr;
   Flight flights_[kFlights];
   uint64_t next_ticket_ = 1;
+
+  // With INGOT_CUDA_TIMES in the environment: when graphs of decode steps begin and end, and at last a line about the gaps.
+  struct Replay {
+    cudaEvent_t begin = nullptr, end = nullptr;
+    bool done = false;
+  };
+  Status add_times(uint64_t ticket);
+  bool times_ = false;
+  Replay replays_[4];  // by ticket; a step's predecessor stays while two are in flight
+  int64_t replayed_ = 0, gaps_ = 0;
+  double busy_ms_ = 0, idle_ms_ = 0;
 };
 
 }  // namespace ingot::cuda
