@@ -119,6 +119,7 @@ if [ -n "$ingot" ]; then
   measure llama3-8b W4A16_AWQ 1 8 64
   if [ -z "$quick" ]; then
     time_engine "llama3-8b/W4A16_AWQ" --batch 256 --input-len 16 --output-len 300 --prefill-len 0 --runs 1
+    measure llama3-8b fp8 1 8 64 256
     measure llama3-8b int8 1 8 64
     measure "$engine/yuan2-2b-llama.json" "" 1 8 64 256
     measure yuan2-2b "" 1 4 8 16 32 64
