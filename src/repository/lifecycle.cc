@@ -124,12 +124,22 @@ void Lifecycle::poll() {
     seen = now;
     changed.push_back(name);
   }
+  std::vector<std::string> gone;
+  std::erase_if(seen_, [&](const auto& entry) {
+    if (std::find(names.begin(), names.end(), entry.first) != names.end()) return false;
+    if (Status s = registry_.unload(entry.first, false); !s.ok()) INGOT_LOG(kError, s.error().message());
+    if (entry.first.find('/') != std::string::npos) gone.push_back(entry.first);  // another namespace may have one of that name
+    return true;
+  });
   // An ensemble that went with a member comes back with it.
-  const auto has_changed = [&](const std::string& name) { return std::find(changed.begin(), changed.end(), name) != changed.end(); };
-  for (bool again = !changed.empty(); again;) {
+  const auto has = [](const std::vector<std::string>& list, const std::string& name) {
+    return std::any_of(list.begin(), list.end(), [&](const std::string& n) { return n == name || n.ends_with("/" + name); });
+  };
+  const auto has_changed = [&](const std::string& name) { return has(changed, name) || has(gone, name); };
+  for (bool again = !changed.empty() || !gone.empty(); again;) {
     again = false;
     for (const std::string& name : names) {
-      if (has_changed(name) || !registry_.ready_versions(name).empty()) continue;
+      if (has(changed, name) || !registry_.ready_versions(name).empty()) continue;
       auto d = repository_->read(name);
       if (!d.ok() || !d->parsed.config.ensemble_scheduling) continue;
       const auto& steps = d->parsed.config.ensemble_scheduling->step;
@@ -138,11 +148,6 @@ void Lifecycle::poll() {
       again = true;
     }
   }
-  std::erase_if(seen_, [&](const auto& entry) {
-    if (std::find(names.begin(), names.end(), entry.first) != names.end()) return false;
-    if (Status s = registry_.unload(entry.first, false); !s.ok()) INGOT_LOG(kError, s.error().message());
-    return true;
-  });
   (void)load_all(changed);  // logged there; a failed model is tried again when its files change
 }
 

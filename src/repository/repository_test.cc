@@ -318,7 +318,7 @@ TEST_F(RepositoryTest, NamespacesTellEqualNamesApart) {
   registry.set_namespacing(true);
   auto l = Lifecycle::start(registry, *Repository::open(o), {});
   ASSERT_TRUE(l.ok()) << l.error().message();
-  EXPECT_NE(registry.find("m", -1).error().message().find("'m' is not unique"), std::string::npos) << registry.find("m", -1).error().message();
+  EXPECT_NE(registry.find("m", -1).error().message().find("ambiguity, 'm' is the name of"), std::string::npos) << registry.find("m", -1).error().message();
   EXPECT_EQ(registry.find("gone", -1).error().code(), Code::kInvalidArgument);
   EXPECT_EQ((*registry.find(root_ + "/b/m", -1))->version, 5);
   EXPECT_TRUE(registry.find("single", -1).ok() && registry.find("uses_m", -1).ok());
@@ -329,8 +329,36 @@ TEST_F(RepositoryTest, NamespacesTellEqualNamesApart) {
   EXPECT_NE(server_.metrics().text().find(cat("namespace=\"", root_, "/b\"")), std::string::npos);
   ASSERT_TRUE(registry.unload(root_ + "/a/m", false).ok());
   EXPECT_TRUE(registry.ready("uses_m", -1).value_or(false));
+  EXPECT_EQ((*registry.find("m", -1))->version, 5);  // the only one that is loaded
   ASSERT_TRUE(registry.unload(root_ + "/b/m", false).ok());
   EXPECT_FALSE(registry.ready("uses_m", -1).value_or(true));
+  ASSERT_TRUE(registry.load_by_name("m", {}).ok());  // both
+  EXPECT_FALSE(registry.find("m", -1).ok());
+  EXPECT_TRUE(registry.find(root_ + "/a/m", -1).ok() && registry.find(root_ + "/b/m", -1).ok());
+}
+
+TEST_F(RepositoryTest, EnsemblesFindTheirStepsAnewInOtherNamespaces) {
+  for (const char* folder : {"a", "b"}) {
+    write(cat(folder, "/e_", folder, "/config.pbtxt"),
+          "platform: \"ensemble\" input { name: \"x\" data_type: TYPE_FP32 dims: 1 } output { name: \"y\" data_type: TYPE_FP32 dims: 1 } "
+          "ensemble_scheduling { step { model_name: \"m\" model_version: -1 input_map { key: \"x\" value: \"x\" } output_map { key: \"y\" value: \"y\" } } }");
+    ASSERT_TRUE(make_directories(join_path(root_, cat(folder, "/e_", folder, "/1"))).ok());
+    model(cat(folder, "/m"), "output { name: \"y\" data_type: TYPE_FP32 dims: 1 }", {1});
+  }
+  server::ModelRegistry& registry = server_.registry();
+  registry.set_namespacing(true);
+  auto l = Lifecycle::start(registry, *Repository::open({.directories = {root_ + "/a", root_ + "/b"}, .namespacing = true}), {.mode = Lifecycle::Mode::kPoll, .poll_secs = 0});
+  ASSERT_TRUE(l.ok()) << l.error().message();
+  EXPECT_EQ(registry.step_name(root_ + "/a", "m"), root_ + "/a/m");
+  std::filesystem::rename(root_ + "/a/m", root_ + "/m_away");
+  (*l)->poll();
+  EXPECT_EQ(registry.step_name(root_ + "/a", "m"), root_ + "/b/m");
+  EXPECT_TRUE(registry.find("e_a", -1).ok() && registry.find("e_b", -1).ok() && registry.find("m", -1).ok());
+  std::filesystem::rename(root_ + "/m_away", root_ + "/a/m");
+  (*l)->poll();
+  EXPECT_EQ(registry.step_name(root_ + "/a", "m"), root_ + "/a/m");
+  EXPECT_TRUE(registry.find("e_a", -1).ok() && registry.find("e_b", -1).ok());
+  EXPECT_FALSE(registry.find("m", -1).ok());
 }
 
 TEST(TextTable, FramesAndSplitsCells) {

@@ -56,6 +56,18 @@ std::string exact(const std::string& name_space, const std::string& name) { retu
 // A model's own name has no '/'.
 std::string own_name(const std::string& exact_name) { return exact_name.substr(exact_name.rfind('/') + 1); }
 
+constexpr auto has_loaded = [](const auto& entry) {
+  return std::any_of(entry.versions.begin(), entry.versions.end(), [](const auto& v) { return v.second.state == ModelState::kReady && v.second.loaded; });
+};
+
+// Models of this plain name that a source with namespaces knows, by their exact names.
+std::vector<std::string> named(ModelSource& source, const std::string& name) {
+  std::vector<std::string> out;
+  for (std::string& exact_name : source.names())
+    if (exact_name != name && own_name(exact_name) == name) out.push_back(std::move(exact_name));
+  return out;
+}
+
 }  // namespace
 
 const char* state_name(ModelState state) {
@@ -185,20 +197,24 @@ void ModelRegistry::set_namespacing(bool on) {
 Result<std::string> ModelRegistry::exact_name(const std::string& name) const {
   if (auto it = entries_.find(name); it != entries_.end()) return it->second->unreadable ? Result<std::string>(unknown_model(name)) : Result<std::string>(name);
   if (!namespacing_) return unknown_model(name);
-  std::string found;
+  std::vector<std::string> all, loaded;  // what is loaded counts before what was
   for (const auto& [key, e] : entries_) {
     if (own_name(key) != name) continue;
-    if (!found.empty())
-      return Error(Code::kInvalidArgument, cat("Request for unknown model: '", name, "' is not unique, there are ", found, " and ", key));
-    found = key;
+    all.push_back(key);
+    if (has_loaded(*e)) loaded.push_back(key);
   }
+  const std::vector<std::string>& found = loaded.empty() ? all : loaded;
   if (found.empty()) return unknown_model(name, Code::kInvalidArgument);
-  return found;
+  if (found.size() > 1)
+    return Error(Code::kInvalidArgument, cat("Request for unknown model: ambiguity, '", name, "' is the name of ", found[0], " and ", found[1]));
+  return found[0];
 }
 
 std::string ModelRegistry::step_name_locked(const std::string& name_space, const std::string& step) const {
   const std::string near = exact(name_space, step);
-  return entries_.count(near) != 0 ? near : exact_name(step).value_or(step);
+  auto it = entries_.find(near);
+  if (it != entries_.end() && (name_space.empty() || has_loaded(*it->second))) return near;
+  return exact_name(step).value_or(near);
 }
 
 std::string ModelRegistry::step_name(const std::string& name_space, const std::string& step) const {
@@ -423,14 +439,18 @@ Status ModelRegistry::load_members(const ModelSpec& spec, bool retry_members) {
   if (const std::string last = closes_circle(*source, name, spec.config, seen); !last.empty())
     return Error(Code::kInvalidArgument, cat("circular dependency between ensembles: ", name, " -> ... -> ", last, " -> ", name));
   for (const auto& step : spec.config.ensemble_scheduling->step) {
-    if (!ready_versions(step_name(spec.name_space, step.model_name)).empty()) continue;
-    std::optional<std::string> failure = retry_members ? std::nullopt : failure_of(step_name(spec.name_space, step.model_name));
+    // In its own namespace first, loaded or not.
+    std::string exact_step = exact(spec.name_space, step.model_name);
+    if (!spec.name_space.empty() && ready_versions(exact_step).empty() && !source->describe(exact_step, {}).ok())
+      exact_step = step_name(spec.name_space, step.model_name);
+    if (!ready_versions(exact_step).empty()) continue;
+    std::optional<std::string> failure = retry_members ? std::nullopt : failure_of(exact_step);
     if (!failure) {
-      Result<ModelSpec> member = source->describe(exact(spec.name_space, step.model_name), {});
+      Result<ModelSpec> member = source->describe(exact_step, {});
       if (!member.ok() && !spec.name_space.empty()) member = source->describe(step.model_name, {});
       Status s = member.ok() ? load_spec(std::move(member).value(), true, retry_members) : Status(member.error());
       if (s.ok()) continue;
-      failure = failure_of(step_name(spec.name_space, step.model_name)).value_or(s.error().message());
+      failure = failure_of(exact_step).value_or(s.error().message());
     }
     return Error(Code::kInvalidArgument, cat("ensemble '", name, "' depends on '", step.model_name, "' which has no loaded version. Model '", step.model_name,
                                              "' loading failed with error: ", *failure));
@@ -542,6 +562,10 @@ Status ModelRegistry::load_by_name(const std::string& name, const LoadParameters
     source = source_;
   }
   if (!source) return Error(Code::kUnavailable, "explicit model load / unload is not allowed without a model repository");
+  if (const std::vector<std::string> all = named(*source, name); all.size() > 1) {  // each namespace has one
+    for (const std::string& one : all) TRY(load_by_name(one, parameters));
+    return {};
+  }
   Result<ModelSpec> spec = source->describe(name, parameters);
   if (!spec.ok()) {
     if (spec.error().code() == Code::kNotFound)
@@ -582,28 +606,28 @@ Status ModelRegistry::unload_one(const std::string& name) {
 }
 
 Status ModelRegistry::unload(const std::string& any_name, bool dependents) {
-  Result<std::string> known = std::string();
+  std::vector<std::string> names;
   {
     std::lock_guard lock(mutex_);
-    known = exact_name(any_name);
-    if (!known.ok() && (!namespacing_ || known.error().message().ends_with("is not found"))) return {};  // Triton answers success for a name that it does not know
+    const Result<std::string> known = exact_name(any_name);
+    if (known.ok()) names.push_back(*known);
+    else if (namespacing_)
+      for (const auto& [key, e] : entries_)
+        if (own_name(key) == any_name) names.push_back(key);
   }
-  const std::string name = TRY(std::move(known));
-  std::vector<std::string> members;
-  for (const auto& m : loaded(name))
-    if (dependents && m->config.ensemble_scheduling)
-      for (const auto& step : m->config.ensemble_scheduling->step) members.push_back(step_name(m->name_space, step.model_name));
-  for (const std::string& ensemble : ensembles_of(name)) TRY(unload(ensemble, false));
-  TRY(unload_one(name));
-  for (const std::string& member : members) {
-    // A member that another loaded ensemble still uses stays.
-    bool used = false;
-    for (const auto& m : loaded())
-      if (m->config.ensemble_scheduling)
-        for (const auto& step : m->config.ensemble_scheduling->step) used |= step_name(m->name_space, step.model_name) == member;
-    if (!used) TRY(unload_one(member));
+  for (const std::string& name : names) {
+    std::vector<std::string> members;
+    for (const auto& m : loaded(name))
+      if (dependents && m->config.ensemble_scheduling)
+        for (const auto& step : m->config.ensemble_scheduling->step) members.push_back(step_name(m->name_space, step.model_name));
+    for (const std::string& ensemble : ensembles_of(name)) TRY(unload(ensemble, false));
+    TRY(unload_one(name));
+    for (const std::string& member : members) {
+      // A member that another loaded ensemble still uses stays.
+      if (ensembles_of(member).empty()) TRY(unload_one(member));
+    }
   }
-  return {};
+  return {};  // also for a name that it does not know, as Triton
 }
 
 void ModelRegistry::unload_all(std::chrono::steady_clock::time_point deadline) {
