@@ -57,7 +57,7 @@ bool skinny_accepts(const LinearCall& c) {
   return (reinterpret_cast<uintptr_t>(c.x.data) | reinterpret_cast<uintptr_t>(c.data) | static_cast<uintptr_t>(c.x.stride) * 2) % 16 == 0;
 }
 
-bool skinny_takes_norm(int rows, int64_t k) { return rows <= kSkinnyRows && rows * (k + 160) * 2 + 2 * k <= 160 << 10; }
+bool skinny_takes_norm(int rows, int64_t k) { return rows <= kSkinnyRows && rows * (k + 160) * 2 + 2 * k <= 112 << 10; }
 
 Status skinny(const LinearCall& c, Launch& l) { return c.x.dtype == DType::kBf16 ? skinny_as<__nv_bfloat16>(c, l) : skinny_as<__half>(c, l); }
 
