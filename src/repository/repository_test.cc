@@ -172,6 +172,11 @@ TEST_F(RepositoryTest, ErrorsEndTheStartUnlessTheyMayNot) {
   const std::string table = model_table(server_.registry());
   EXPECT_NE(table.find("| empty | -       | Not loaded: No model version was found"), std::string::npos) << table;
   EXPECT_NE(table.find("| good  | 1       | READY"), std::string::npos) << table;
+  EXPECT_EQ(server_.registry().find("bad", -1).error().message(), "Request for unknown model: 'bad' is not found");
+  EXPECT_EQ(server_.registry().find("empty", -1).error().message(), "Request for unknown model: 'empty' has no available versions");
+  write("bad/config.pbtxt", "backend: \"nothing\"");
+  EXPECT_TRUE(server_.registry().load_by_name("bad", {}).ok());
+  EXPECT_TRUE(server_.registry().find("bad", -1).ok());
 }
 
 TEST_F(RepositoryTest, PollFollowsTheFiles) {

@@ -491,6 +491,10 @@ Status ModelRegistry::load_spec(ModelSpec spec, bool only_if_missing, bool retry
   if (spec.config.name.empty()) return Error(Code::kInvalidArgument, "model configuration must specify 'name'");
   const std::string name = exact(spec.name_space, spec.config.name);
   std::shared_ptr<Entry> e = entry(name);
+  {
+    std::lock_guard lock(mutex_);
+    e->unreadable = false;
+  }
   if (Status members = load_members(spec, retry_members); !members.ok()) {
     for (int64_t version : spec.versions) {
       bool was_ready = false;
@@ -504,10 +508,6 @@ Status ModelRegistry::load_spec(ModelSpec spec, bool only_if_missing, bool retry
   }
   std::lock_guard loading(e->loading);
   if (only_if_missing && !ready_versions(name).empty()) return {};
-  {
-    std::lock_guard lock(mutex_);
-    e->unreadable = false;
-  }
   if (spec.versions.empty()) {
     std::lock_guard lock(mutex_);
     e->reason = "Not loaded: No model version was found";
