@@ -102,6 +102,20 @@ def start(all_records):
     return table(["case", "median", "goal, at most"], rows) + source(records, "ingot bench start")
 
 
+def quality(all_records):
+    records = all_records.get("quality", [])
+    if not records:
+        return "not measured yet\n"
+    latest = {r["case"]: r for r in records}  # each engine is a run of its own
+    rows = []
+    for name in dict.fromkeys(c.rsplit("/", 2)[0] for c in latest):
+        of = lambda what: latest[f"{name}/quality/{what}"]
+        rows.append([name.replace("/", ", "), f"{of('perplexity, f32 activations')['value']:.3f}", f"{of('perplexity, int8 activations')['value']:.3f}", f"{of('rise')['value']:+.2f} %",
+                     f"{of('mean KL')['value']:.5f}", f"{of('same greedy token')['value']:.1f} %"])
+    first = records[-1]
+    return table(["weights", "f32 activations", "int8 activations", "rise", "mean KL, nats", "same greedy token"], rows) + f"\n{first['device']}, {first['run']}; {first['n']} tokens; `ingot bench quality`\n"
+
+
 def soak(all_records):
     records = newest(all_records.get("soak", []), "")
     if not records:
@@ -139,7 +153,7 @@ def readme(r):
     return text.rstrip("\n") + "\n" if text else "not measured yet\n"
 
 
-BLOCKS = {"1.1b": one_b, "demo": demo, "avx2": avx2, "depth": depth, "load": load, "start": start, "soak": soak, "cuda": cuda, "readme": readme}
+BLOCKS = {"1.1b": one_b, "demo": demo, "avx2": avx2, "depth": depth, "load": load, "start": start, "soak": soak, "quality": quality, "cuda": cuda, "readme": readme}
 
 
 def fill(text, records, where):

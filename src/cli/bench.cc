@@ -1,4 +1,4 @@
-// ingot bench offline ENGINE | compare | load | start: measures an engine beside the machine's limits, or beside its peers.
+// ingot bench offline ENGINE | quality MODEL | compare | load | start: measures an engine beside the machine's limits, or beside its peers.
 #include <unistd.h>
 
 #include <cstdio>
@@ -7,6 +7,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "bench/offline.h"
+#include "bench/quality.h"
 #include "bench/record.h"
 #include "cli/commands.h"
 
@@ -15,6 +16,7 @@ namespace {
 
 constexpr const char* kUsage =
     "usage: ingot bench offline ENGINE_OR_MODEL [flags]   prefill and decode rates\n"
+    "       ingot bench quality MODEL [flags]             perplexity and divergence of int8 activations against f32 ones\n"
     "       ingot bench manager [flags]                   gptManagerBenchmark: a dataset file as a stream of arrivals\n"
     "       ingot bench dataset [flags]                   prepare_dataset.py: makes the dataset file\n"
     "       ingot bench compare [flags]                   beside llama.cpp, OpenVINO GenAI and CTranslate2\n"
@@ -74,6 +76,48 @@ int offline(const Args& args) {
   return 0;
 }
 
+Status quality(const std::string& model, const bench::QualityOptions& o, const backends::LlmOptions& llm, const CompileOptions& compile) {
+  if (o.text.empty()) return Error(Code::kInvalidArgument, "--text is missing: the file that is scored");
+  const std::string text = TRY(read_file(o.text));
+  backends::LlmOptions exact = llm;
+  exact.runtime.activations = "exact";
+  auto reference = TRY(backends::LlmService::load(TRY(engine_of(model, compile, exact.runtime)), exact, linked_devices()));
+  auto tested = TRY(backends::LlmService::load(TRY(engine_of(model, compile, llm.runtime)), llm, linked_devices()));
+  if (!tested->shared_tokenizer()) return Error(Code::kUnsupported, cat(model, " has no tokenizer sealed in"));
+  const std::vector<int32_t> ids = TRY(tested->tokenizer().encode(text, false));
+  const bench::Quality q = TRY(bench::measure_quality(*reference, *tested, ids, o.window));
+  const double rise = (q.perplexity() / q.reference_perplexity() - 1) * 100, agreement = q.mean(static_cast<double>(q.agreed)) * 100;
+  const std::string name = cat(o.name.empty() ? base_name(model) : o.name, "/quality");
+  std::printf("%s on %s: %lld tokens predicted in windows of %d\nperplexity %.4f, with f32 activations %.4f (%+.3f %%)\nmean KL %.6f nats, same greedy token at %.2f %%\n",
+              name.c_str(), tested->device_name().c_str(), static_cast<long long>(q.predicted), o.window, q.perplexity(), q.reference_perplexity(), rise, q.mean(q.kl), agreement);
+  auto records = TRY(bench::RecordWriter::open(o.records, version(), tested->device_name()));
+  const int n = static_cast<int>(q.predicted);
+  TRY(records.add({.system = "ingot", .name = cat(name, "/perplexity, f32 activations"), .value = q.reference_perplexity(), .unit = "", .n = n}));
+  TRY(records.add({.system = "ingot", .name = cat(name, "/perplexity, int8 activations"), .value = q.perplexity(), .unit = "", .n = n}));
+  TRY(records.add({.system = "ingot", .name = cat(name, "/rise"), .value = rise, .unit = "%", .n = n, .ceiling = o.limit}));
+  TRY(records.add({.system = "ingot", .name = cat(name, "/mean KL"), .value = q.mean(q.kl), .unit = "nats", .n = n}));
+  TRY(records.add({.system = "ingot", .name = cat(name, "/same greedy token"), .value = agreement, .unit = "%", .n = n}));
+  if (o.limit > 0 && rise > o.limit) return Error(Code::kInternal, cat("the perplexity rises by ", rise, " %, want at most ", o.limit));
+  return {};
+}
+
+int quality(const Args& args) {
+  bench::QualityOptions options;
+  backends::LlmOptions llm;
+  CompileOptions compile;
+  OptionTable table("ingot bench quality MODEL", "What int8 activations cost: the same weights and text with them and with f32 activations.");
+  table.add(options);
+  table.add(llm, "engine");
+  table.add(compile, "compiling a raw model");
+  std::vector<std::string> rest;
+  int code = 0;
+  if (!read_flags(table, "bench quality", args, rest, code)) return code;
+  if (rest.size() != 1) return fail("bench quality", Error(Code::kUnsupported, "want one path: an engine or a model"));
+  set_log_level(LogLevel::kWarning);
+  const Status s = quality(rest[0], options, llm, compile);
+  return s.ok() ? 0 : fail("bench quality", s.error());
+}
+
 // The peers are Python packages, so what meets them is a script of the source tree; it calls `ingot bench offline` or `ingot serve` in turn with them.
 int script(const std::string& name, const Args& args) {
   const std::string what = cat("bench ", name);
@@ -96,6 +140,7 @@ int run_bench(const Args& args) {
   const std::string what = args.empty() ? "" : args[0];
   const Args rest(args.begin() + (args.empty() ? 0 : 1), args.end());
   if (what == "offline") return offline(rest);
+  if (what == "quality") return quality(rest);
   if (what == "manager") return run_bench_manager(rest);
   if (what == "dataset") return run_bench_dataset(rest);
   if (what == "compare" || what == "load" || what == "start") return script(what, rest);
@@ -103,7 +148,7 @@ int run_bench(const Args& args) {
     std::fputs(kUsage, stdout);
     return 0;
   }
-  std::fprintf(stderr, "ingot bench: want offline, manager, dataset, compare, load or start%s\n%s", what.empty() ? "" : cat(", found '", what, "'").c_str(), kUsage);
+  std::fprintf(stderr, "ingot bench: want offline, quality, manager, dataset, compare, load or start%s\n%s", what.empty() ? "" : cat(", found '", what, "'").c_str(), kUsage);
   return 2;
 }
 

@@ -19,7 +19,7 @@ std::span<const Command> commands() {
       {"launch", "start the server on a repository, as launch_triton_server.py", run_launch},
       {"client", "ask a running server over gRPC or HTTP, as the old client scripts", run_client},
       {"summarize", "summaries of a local data set and their ROUGE, as summarize.py", run_summarize},
-      {"bench", "measure: offline, manager, dataset, compare, load, start", run_bench},
+      {"bench", "measure: offline, quality, manager, dataset, compare, load, start", run_bench},
       {"inspect", "print what is in a checkpoint or an engine, the memory plan included", run_inspect},
       {"models", "list the model families", run_models},
       {"doctor", "say what this machine can run and what is missing", run_doctor},

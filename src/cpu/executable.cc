@@ -143,6 +143,14 @@ Status Executable::plan(const ingot_program& p, const DeviceOptions& options) {
                                              isa_name(options.isa)));
       if (!planned.kernel->accepts(d))
         return Error(Code::kUnsupported, cat("cpu: kernel '", planned.step.tactic, "' does not accept step ", i, " (", name, ")"));
+      if (options.exact && planned.kernel->int8_activations) {  // the same packed bytes serve f32 activations
+        const Packing packing = planned.kernel->packing;
+        const std::vector<const Kernel*> rows = accepting(d, options);
+        const auto same = std::find_if(rows.begin(), rows.end(), [&](const Kernel* k) { return k->packing == packing; });
+        if (same == rows.end())
+          return Error(Code::kUnsupported, cat("cpu: step ", i, " (", name, ") has '", planned.step.tactic, "' with int8 activations; none with f32 activations reads its weights"));
+        planned.kernel = *same;
+      }
     } else {
       const std::vector<const Kernel*> rows = accepting(d, options);
       if (rows.empty()) return Error(Code::kUnsupported, cat("cpu: no kernel accepts step ", i, " (", name, ")"));
