@@ -44,6 +44,15 @@ void linear_cases(std::vector<Chain>& out) {
     c.check(c.add(Op::kLinear, {}, {x}, {w}));
     out.push_back(std::move(c));
   }
+  for (const Format& f : {Format{DType::kI8, -1, false}, Format{DType::kU4, -1, true}})
+    for (int rows : {2, 13, 37}) {  // one scale over so many inputs that int8 activations have two terms
+      const int n = 40, k = 1120;
+      Chain c(cat("linear/", text(f), "/T", rows, "/", n, "x", k), {rows}, ++seed);
+      c.nmse_int8 = 1e-8;
+      const int x = c.input(k), w = c.matrix(f.dtype, n, k, k, f.zero);
+      c.check(c.add(Op::kLinear, {}, {x}, {w}));
+      out.push_back(std::move(c));
+    }
   for (const Format& f : {Format{DType::kBf16, 0, false}, Format{DType::kI8, -1, false}, Format{DType::kU4, -1, false}}) {
     Chain c(cat("linear/", text(f), "/odd inputs"), {5}, ++seed);  // inputs that fill no line
     const int k = f.dtype == DType::kU4 ? 46 : 51, x = c.input(k), w = c.matrix(f.dtype, 33, k, f.group < 0 ? k : 0, false);

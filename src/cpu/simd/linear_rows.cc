@@ -33,16 +33,16 @@ void quantise(const Rows& rows, const Home& h, const float* x, int k) {
   const int m = h.size;
   int8_t* out = reinterpret_cast<int8_t*>(rows.data) + h.first * rows.padded_k + 4 * h.at;
   quantise_row(
-      x, k, static_cast<int>(rows.group), static_cast<int>(rows.groups),
-      [&](int i, const int8_t* codes, int fours) {
+      x, k, static_cast<int>(rows.group), static_cast<int>(rows.groups), rows.terms,
+      [&](int term, int i, const int8_t* codes, int fours) {
         if (m == 1) {
           std::memcpy(out + i, codes, static_cast<size_t>(fours) * 4);
           return;
         }
-        for (int j = 0; j < fours; ++j) std::memcpy(out + static_cast<int64_t>(i + 4 * j) * m, codes + 4 * j, 4);
+        for (int j = 0; j < fours; ++j) std::memcpy(out + static_cast<int64_t>(i + 4 * j) * m + 4 * term, codes + 4 * j, 4);
       },
-      [&](int g, float scale, float sum_codes) {
-        const int64_t at = h.first * rows.groups + g * m + h.at;
+      [&](int term, int g, float scale, float sum_codes) {
+        const int64_t at = h.first * rows.groups + g * m + h.at + term;
         rows.sum[at] = static_cast<int32_t>(sum_codes);
         rows.scale[at] = scale;
         rows.scaled_sum[at] = scale * sum_codes;
@@ -52,7 +52,7 @@ void quantise(const Rows& rows, const Home& h, const float* x, int k) {
 }  // namespace
 
 void pack_row(const Rows& rows, int index, const float* x, int k) {
-  const Home h = home(rows.rows, index);
+  const Home h = home(rows.rows, index * rows.terms);
   if (rows.int8) quantise(rows, h, x, k);
   else pack_floats(rows, h, x, k);
 }

@@ -1,6 +1,9 @@
 // linear and gated_linear with int8 activations on AMX tiles: 32 rows by 32 columns at once, 64 inputs (32 in small groups) a step.
-// The int32 sums are exact and the f32 results are folded group by group as in linear_dot.cc, so both give the same bits; few rows go
-// there. A panel is widened to signed bytes a slice of groups at a time, and the slice serves all rows from the first cache.
+// The int32 sums are exact and the f32 results are folded group by group as in linear_dot.cc, so all ways give the same bits:
+//   a row or two      the dot kernels of linear_dot.cc
+//   up to 32 (few)    weights pass once, as unsigned bytes; while tiles multiply one piece, the next is widened and the last folded
+//   more              a slice of a panel is widened to signed bytes and serves all rows from the first cache
+// "Rows" here are packed ones: two for each row where it has two terms (see linear.h).
 #include "cpu/simd/linear.h"
 #include "cpu/simd/tables.h"
 
@@ -16,7 +19,8 @@ namespace ingot::cpu::INGOT_SIMD {
 namespace {
 
 constexpr int kTileRows = 16;
-constexpr int kFewRows = 8;  // below: the dot kernels
+constexpr int kDotRows = 4;   // below: the dot kernels
+constexpr int kFewRows = 32;  // up to two blocks
 
 // Registers: 0..3 sums (row tile x column tile), 4, 5 activations, 6, 7 weights.
 struct alignas(64) TileConfig {
@@ -25,10 +29,11 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
-void configure(int chunk) {
+// first, second: rows of the two blocks.
+void configure(int chunk, int first = kTileRows, int second = kTileRows) {
   TileConfig c;
   for (int t = 0; t < 8; ++t) {
-    c.rows[t] = 16;
+    c.rows[t] = static_cast<uint8_t>(t == 2 || t == 3 || t == 5 ? second : first);
     c.row_bytes[t] = 64;
   }
   c.row_bytes[4] = c.row_bytes[5] = static_cast<uint16_t>(chunk);
@@ -38,44 +43,49 @@ void configure(int chunk) {
 
 int chunk_of(int group) { return group % 64 == 0 ? 64 : 32; }
 
-// Blocks of 16 rows. Codes [K / chunk][16][chunk]; sum, scale, scaled_sum [groups][16] of each block.
+// Blocks of 16 rows. Codes [K / chunk][16][chunk]; centred_sum (what the centre of unsigned weights adds to a sum), scale, scaled_sum
+// [groups][16] of each block.
 struct TileRowsLayout {
   int64_t k, groups, blocks;
+  int terms;
   int8_t* codes;
-  int32_t* sum;
+  int32_t* centred_sum;
   float *scale, *scaled_sum;
-  static size_t bytes(int64_t rows, int64_t k, int64_t groups) {
+  static size_t bytes(int64_t outer_rows, int64_t k, int64_t groups) {
+    const int64_t rows = outer_rows * terms_of(true, k, groups);
     const size_t padded = static_cast<size_t>((rows + kTileRows - 1) / kTileRows * kTileRows);
     return align64(padded * static_cast<size_t>(k)) + 3 * align64(padded * static_cast<size_t>(groups) * 4);
   }
-  TileRowsLayout(const Panels& p, int64_t rows, char* memory) : k(p.padded_k), groups(p.groups), blocks((rows + kTileRows - 1) / kTileRows) {
+  TileRowsLayout(const Panels& p, int64_t outer_rows, char* memory) : k(p.padded_k), groups(p.groups), terms(terms_of(true, k, groups)) {
+    blocks = (outer_rows * terms + kTileRows - 1) / kTileRows;
     const size_t padded = static_cast<size_t>(blocks * kTileRows), step = align64(padded * static_cast<size_t>(groups) * 4);
     codes = reinterpret_cast<int8_t*>(memory);
     memory += align64(padded * static_cast<size_t>(k));
-    sum = reinterpret_cast<int32_t*>(memory);
+    centred_sum = reinterpret_cast<int32_t*>(memory);
     scale = reinterpret_cast<float*>(memory + step);
     scaled_sum = reinterpret_cast<float*>(memory + 2 * step);
   }
 };
 
-void pack_tile_row(const TileRowsLayout& l, const Panels& p, int64_t row, const float* x) {  // x null: a row of zeros
+// `row`: of the first term; x null: a packed row of zeros.
+void pack_tile_row(const TileRowsLayout& l, const Panels& p, int64_t row, const float* x) {
   const int64_t block = row / kTileRows, r = row % kTileRows;
-  const int chunk = chunk_of(p.group);
+  const int chunk = chunk_of(p.group), centre = p.format == Format::kI8 ? 128 : 8;
   int8_t* out = l.codes + block * l.k * kTileRows + r * chunk;
-  const auto fold = [&](int g, float scale, float sum_codes) {
-    const int64_t at = (block * l.groups + g) * kTileRows + r;
-    l.sum[at] = static_cast<int32_t>(sum_codes);
+  const auto fold = [&](int term, int g, float scale, float sum_codes) {
+    const int64_t at = (block * l.groups + g) * kTileRows + r + term;
+    l.centred_sum[at] = centre * static_cast<int32_t>(sum_codes);
     l.scale[at] = scale;
     l.scaled_sum[at] = scale * sum_codes;
   };
   if (!x) {
     for (int i = 0; i < p.padded_k; i += chunk) std::memset(out + static_cast<int64_t>(i) * kTileRows, 0, static_cast<size_t>(chunk));
-    for (int g = 0; g < p.groups; ++g) fold(g, 0.f, 0.f);
+    for (int g = 0; g < p.groups; ++g) fold(0, g, 0.f, 0.f);
     return;
   }
-  quantise_row(x, p.k, p.group, p.groups,
-               [&](int i, const int8_t* codes, int fours) {
-                 std::memcpy(out + static_cast<int64_t>(i / chunk) * chunk * kTileRows + i % chunk, codes, static_cast<size_t>(fours) * 4);
+  quantise_row(x, p.k, p.group, p.groups, l.terms,
+               [&](int term, int i, const int8_t* codes, int fours) {
+                 std::memcpy(out + static_cast<int64_t>(i / chunk) * chunk * kTileRows + i % chunk + term * chunk, codes, static_cast<size_t>(fours) * 4);
                },
                fold);
 }
@@ -84,6 +94,7 @@ void pack_tile_row(const TileRowsLayout& l, const Panels& p, int64_t row, const 
 // written once for all of them.
 constexpr int kFold = 4;
 constexpr int kSliceInputs = 256;  // of a slice in small groups: 8 KiB of codes, which stay in the first cache for all rows
+constexpr int kPartInputs = 512;   // a larger group passes in parts: 16 KiB of codes, and as much of two blocks of rows
 constexpr int kPassRows = 512;     // rows whose results (64 KiB) and codes stay in the second cache while a panel passes
 
 int groups_of_slice(const Panels& p) {
@@ -98,40 +109,51 @@ struct Slice {
   GroupScales scales[kFold];
 };
 
+// `inputs` inputs of one group to signed bytes.
 template <Format kFormat>
-const uint8_t* widen(const Panels& p, const uint8_t* w, int groups, Slice& s) {
+const uint8_t* widen_inputs(const uint8_t* w, int inputs, int8_t* out) {
   const __m512i low = _mm512_set1_epi8(15), eight = _mm512_set1_epi8(8), flip = _mm512_set1_epi8(static_cast<char>(0x80));
-  int8_t* out = s.codes;
-  for (int g = 0; g < groups; ++g) {
-    w = read_scales(p, w, kFormat == Format::kI8 ? 128 : 8, s.scales[g]);
-    if (kFormat == Format::kI8) {
-      for (int i = 0; i < p.group; i += 4, w += 128, out += 128) {
-        prefetch_line(w);
-        prefetch_line(w + 64);
-        _mm512_store_si512(out, _mm512_xor_si512(_mm512_loadu_si512(w), flip));
-        _mm512_store_si512(out + 64, _mm512_xor_si512(_mm512_loadu_si512(w + 64), flip));
-      }
-    } else {
-      for (int i = 0; i < p.group; i += 8, w += 128, out += 256) {
-        prefetch_line(w);
-        prefetch_line(w + 64);
-        const __m512i a = _mm512_loadu_si512(w), b = _mm512_loadu_si512(w + 64);
-        _mm512_store_si512(out, _mm512_sub_epi8(_mm512_and_si512(a, low), eight));
-        _mm512_store_si512(out + 64, _mm512_sub_epi8(_mm512_and_si512(b, low), eight));
-        _mm512_store_si512(out + 128, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(a, 4), low), eight));
-        _mm512_store_si512(out + 192, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(b, 4), low), eight));
-      }
+  if (kFormat == Format::kI8) {
+    for (int i = 0; i < inputs; i += 4, w += 128, out += 128) {
+      prefetch_line(w);
+      prefetch_line(w + 64);
+      _mm512_store_si512(out, _mm512_xor_si512(_mm512_loadu_si512(w), flip));
+      _mm512_store_si512(out + 64, _mm512_xor_si512(_mm512_loadu_si512(w + 64), flip));
+    }
+  } else {
+    for (int i = 0; i < inputs; i += 8, w += 128, out += 256) {
+      prefetch_line(w);
+      prefetch_line(w + 64);
+      const __m512i a = _mm512_loadu_si512(w), b = _mm512_loadu_si512(w + 64);
+      _mm512_store_si512(out, _mm512_sub_epi8(_mm512_and_si512(a, low), eight));
+      _mm512_store_si512(out + 64, _mm512_sub_epi8(_mm512_and_si512(b, low), eight));
+      _mm512_store_si512(out + 128, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(a, 4), low), eight));
+      _mm512_store_si512(out + 192, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(b, 4), low), eight));
     }
   }
   return w;
 }
 
-// The int32 sums of one group, into tiles 0, 1 and for two blocks of rows 2, 3.
+template <Format kFormat>
+const uint8_t* widen(const Panels& p, const uint8_t* w, int groups, Slice& s) {
+  for (int g = 0; g < groups; ++g) {
+    w = read_scales(p, w, kFormat == Format::kI8 ? 128 : 8, s.scales[g]);
+    w = widen_inputs<kFormat>(w, p.group, s.codes + static_cast<int64_t>(g) * p.group * 32);
+  }
+  return w;
+}
+
+// Sums are in tiles 0, 1 and for two blocks of rows 2, 3.
 template <bool kTwo>
-inline void multiply_group(const int8_t* w, const int8_t* a0, const int8_t* a1, int inputs, int chunk) {
-  const int64_t w_stride = 128, a_stride = chunk;
+inline void zero_sums() {
   __asm__ volatile("tilezero %%tmm0\ntilezero %%tmm1\n" ::: "memory");
   if (kTwo) __asm__ volatile("tilezero %%tmm2\ntilezero %%tmm3\n" ::: "memory");
+}
+
+// Adds the products of signed weights to the sums.
+template <bool kTwo>
+inline void multiply_inputs(const int8_t* w, const int8_t* a0, const int8_t* a1, int inputs, int chunk) {
+  const int64_t w_stride = 128, a_stride = chunk;
   for (int i = 0; i < inputs; i += chunk, w += 32 * chunk, a0 += 16 * chunk, a1 += 16 * chunk) {
     __asm__ volatile("tileloadd (%0,%3,1), %%tmm6\ntileloadd (%2,%4,1), %%tmm4\ntileloadd (%1,%3,1), %%tmm7\n"
                      "tdpbssd %%tmm6, %%tmm4, %%tmm0\ntdpbssd %%tmm7, %%tmm4, %%tmm1\n" ::"r"(w), "r"(w + 64), "r"(a0), "r"(w_stride),
@@ -143,7 +165,34 @@ inline void multiply_group(const int8_t* w, const int8_t* a0, const int8_t* a1, 
   }
 }
 
-// To sums [row tile][column tile][16][16].
+template <bool kTwo>
+inline void multiply_group(const int8_t* w, const int8_t* a0, const int8_t* a1, int inputs, int chunk) {
+  zero_sums<kTwo>();
+  multiply_inputs<kTwo>(w, a0, a1, inputs, chunk);
+}
+
+// The same with weights of unsigned bytes.
+template <bool kTwo>
+inline void multiply_unsigned(const uint8_t* w, const int8_t* a0, const int8_t* a1, int inputs, int chunk) {
+  const int64_t w_stride = 128, a_stride = chunk;
+  for (int i = 0; i < inputs; i += chunk, w += 32 * chunk, a0 += 16 * chunk, a1 += 16 * chunk) {
+    __asm__ volatile("tileloadd (%0,%3,1), %%tmm6\ntileloadd (%2,%4,1), %%tmm4\ntileloadd (%1,%3,1), %%tmm7\n"
+                     "tdpbsud %%tmm6, %%tmm4, %%tmm0\ntdpbsud %%tmm7, %%tmm4, %%tmm1\n" ::"r"(w), "r"(w + 64), "r"(a0), "r"(w_stride),
+                     "r"(a_stride)
+                     : "memory");
+    if (kTwo)
+      __asm__ volatile("tileloadd (%0,%1,1), %%tmm5\ntdpbsud %%tmm6, %%tmm5, %%tmm2\ntdpbsud %%tmm7, %%tmm5, %%tmm3\n" ::"r"(a1), "r"(a_stride)
+                       : "memory");
+  }
+}
+
+// From and to sums [row tile][column tile][16][16].
+template <bool kTwo>
+inline void load_group(const int32_t* sums) {
+  const int64_t stride = 64;
+  __asm__ volatile("tileloadd (%0,%2,1), %%tmm0\ntileloadd (%1,%2,1), %%tmm1\n" ::"r"(sums), "r"(sums + 256), "r"(stride) : "memory");
+  if (kTwo) __asm__ volatile("tileloadd (%0,%2,1), %%tmm2\ntileloadd (%1,%2,1), %%tmm3\n" ::"r"(sums + 512), "r"(sums + 768), "r"(stride) : "memory");
+}
 template <bool kTwo>
 inline void store_group(int32_t* sums) {
   const int64_t stride = 64;
@@ -202,10 +251,46 @@ void slice_of_rows(const Panels& p, const Slice& s, const TileRowsLayout& l, int
   }
 }
 
+// One group larger than a part: `sums` [pair of blocks][1024] keep what the parts before have added up to.
 template <Format kFormat, bool kOffset>
-void tile_panel(const Panels& p, const uint8_t* w, const TileRowsLayout& l, int64_t begin, int64_t end, Slice& s, float* y) {
+const uint8_t* large_group(const Panels& p, const uint8_t* w, const TileRowsLayout& l, int g, int64_t begin, int64_t end, Slice& s, int32_t* sums, float* y) {
+  const int chunk = chunk_of(p.group);
+  w = read_scales(p, w, kFormat == Format::kI8 ? 128 : 8, s.scales[0]);
+  for (int from = 0; from < p.group; from += kPartInputs) {
+    const int inputs = p.group - from < kPartInputs ? p.group - from : kPartInputs;
+    w = widen_inputs<kFormat>(w, inputs, s.codes);
+    int32_t* at = sums;
+    for (int64_t block = begin; block < end; block += 2, at += 1024) {
+      const int8_t* a0 = l.codes + (block * l.k + static_cast<int64_t>(g) * p.group + from) * kTileRows;
+      const int8_t* a1 = a0 + l.k * kTileRows;
+      if (block + 1 < end) {
+        if (from) load_group<true>(at);
+        else zero_sums<true>();
+        multiply_inputs<true>(s.codes, a0, a1, inputs, chunk);
+        store_group<true>(at);
+      } else {
+        if (from) load_group<false>(at);
+        else zero_sums<false>();
+        multiply_inputs<false>(s.codes, a0, a1, inputs, chunk);
+        store_group<false>(at);
+      }
+    }
+  }
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t at = (block * l.groups + g) * kTileRows;
+    fold<1, kOffset>(sums + (block - begin) * 512, s, l.scale + at, l.scaled_sum + at, y + (block - begin) * kTileRows * 32, kTileRows);
+  }
+  return w;
+}
+
+template <Format kFormat, bool kOffset>
+void tile_panel(const Panels& p, const uint8_t* w, const TileRowsLayout& l, int64_t begin, int64_t end, Slice& s, int32_t* sums, float* y) {
   const int most = groups_of_slice(p);
   std::memset(y, 0, static_cast<size_t>(end - begin) * kTileRows * 32 * 4);
+  if (p.group > kPartInputs) {
+    for (int g = 0; g < p.groups; ++g) w = large_group<kFormat, kOffset>(p, w, l, g, begin, end, s, sums, y);
+    return;
+  }
   for (int g = 0; g < p.groups;) {
     int n = most;
     while (n > p.groups - g) n /= 2;
@@ -217,11 +302,108 @@ void tile_panel(const Panels& p, const uint8_t* w, const TileRowsLayout& l, int6
   }
 }
 
-// Of one thread: results of a pass and the codes of a slice.
-size_t own_bytes(int64_t rows, int64_t group, int64_t groups) {
+// As prefetch_line, for kernels that read in bursts: farther.
+inline void prefetch_far(const uint8_t* w) {
+  prefetch1(w + 2048);
+  prefetch2(w + 12288);
+}
+
+// `inputs` inputs of one group to unsigned bytes; i8 is that already.
+inline const uint8_t* widen_unsigned(const uint8_t* w, int inputs, uint8_t* out) {
+  const __m512i low = _mm512_set1_epi8(15);
+  for (int i = 0; i < inputs; i += 8, w += 128, out += 256) {
+    prefetch_far(w);
+    prefetch_far(w + 64);
+    const __m512i a = _mm512_loadu_si512(w), b = _mm512_loadu_si512(w + 64);
+    _mm512_store_si512(out, _mm512_and_si512(a, low));
+    _mm512_store_si512(out + 64, _mm512_and_si512(b, low));
+    _mm512_store_si512(out + 128, _mm512_and_si512(_mm512_srli_epi16(a, 4), low));
+    _mm512_store_si512(out + 192, _mm512_and_si512(_mm512_srli_epi16(b, 4), low));
+  }
+  return w;
+}
+
+// The sums of one group over unsigned weights into the results y [rows][32] of one block.
+template <bool kOffset>
+inline void fold_unsigned(const int32_t* sums, const GroupScales& s, const int32_t* centred_sum, const float* scale, const float* scaled_sum, float* y, int rows) {
+  for (int r = 0; r < rows; ++r, sums += 16, y += 32) {
+    const F rs = set1(scale[r]);
+    const I centre = set1i(centred_sum[r]);
+    INGOT_UNROLL for (int j = 0; j < 2; ++j) {
+      F t = fma(to_f(loadi(sums + j * 256) - centre), s.scale[j] * rs, load(y + 16 * j));
+      if (kOffset) t = fma(s.add[j], set1(scaled_sum[r]), t);
+      store(y + 16 * j, t);
+    }
+  }
+}
+
+constexpr int kPiece = 64;  // inputs between two turns from tiles to vectors: 2 KiB of codes
+constexpr int kPieces = 2;  // the one multiplied and the one made ready: together 4 KiB, so that no load meets a store at its address modulo 4096
+
+// One panel for one block of rows, or two. `codes`: kPieces pieces.
+template <Format kFormat, bool kTwo, bool kOffset>
+void few_panel(const Panels& p, const uint8_t* w, const TileRowsLayout& l, int rows, uint8_t* codes, float* y) {
+  alignas(64) int32_t sums[2][1024];
+  GroupScales scales[3];  // of the groups that are folded, multiplied and made ready
+  const int chunk = chunk_of(p.group), first = rows < kTileRows ? rows : kTileRows, second = rows - first;
+  std::memset(y, 0, static_cast<size_t>(rows) * 32 * 4);
+  const auto finish_group = [&](int g) {
+    const int64_t at = static_cast<int64_t>(g) * kTileRows;
+    const GroupScales& s = scales[g % 3];
+    fold_unsigned<kOffset>(sums[g % 2], s, l.centred_sum + at, l.scale + at, l.scaled_sum + at, y, first);
+    const int64_t next = at + l.groups * kTileRows;
+    if (kTwo) fold_unsigned<kOffset>(sums[g % 2] + 512, s, l.centred_sum + next, l.scale + next, l.scaled_sum + next, y + kTileRows * 32, second);
+  };
+  const auto piece_inputs = [&](int from) { return p.group - from < kPiece ? p.group - from : kPiece; };
+  const uint8_t* ready[kPieces];
+  unsigned made = 0, used = 0;
+  int group = 0, from = 0;
+  const auto prepare = [&] {
+    if (group == p.groups) return;
+    if (from == 0) w = read_scales(p, w, kFormat == Format::kI8 ? 128 : 8, scales[group % 3]);
+    const int inputs = piece_inputs(from);
+    const uint8_t*& piece = ready[made++ % kPieces];
+    if (kFormat == Format::kI8) {
+      piece = w;
+      for (int i = 0; i < inputs; i += 4, w += 128) {
+        prefetch_far(w);
+        prefetch_far(w + 64);
+      }
+    } else {
+      uint8_t* out = codes + (made % kPieces) * kPiece * 32;
+      piece = out;
+      w = widen_unsigned(w, inputs, out);
+    }
+    from += inputs;
+    if (from == p.group) {
+      from = 0;
+      ++group;
+    }
+  };
+  const int8_t* a0 = l.codes;
+  const int8_t* a1 = a0 + l.k * kTileRows;
+  prepare();
+  for (int g = 0; g < p.groups; ++g) {
+    zero_sums<kTwo>();
+    for (int at = 0; at < p.group; at += kPiece) {
+      const int inputs = piece_inputs(at);
+      multiply_unsigned<kTwo>(ready[used++ % kPieces], a0, a1, inputs, chunk);
+      a0 += static_cast<int64_t>(inputs) * kTileRows;
+      a1 += static_cast<int64_t>(inputs) * kTileRows;
+      prepare();
+    }
+    if (g > 0) finish_group(g - 1);
+    store_group<kTwo>(sums[g % 2]);
+  }
+  finish_group(p.groups - 1);
+}
+
+// Of one thread: results of a pass, the codes of a slice, the sums of large groups.
+size_t own_bytes(int64_t rows, const Panels& p) {
   const int64_t padded = (rows + kTileRows - 1) / kTileRows * kTileRows, pass = padded < kPassRows ? padded : kPassRows;
-  const int64_t inputs = groups > 1 && group < kSliceInputs ? kSliceInputs : group;
-  return static_cast<size_t>(pass * 128 + inputs * 32);
+  const int64_t inputs = p.group > kPartInputs ? kPartInputs : p.groups > 1 && p.group < kSliceInputs ? kSliceInputs : p.group;
+  const int64_t codes = inputs > kPieces * kPiece ? inputs * 32 : kPieces * kPiece * 32;
+  return static_cast<size_t>(pass * 128 + codes + (p.group > kPartInputs ? (pass + kTileRows) * 128 : 0));
 }
 
 template <Format kFormat, bool kGated>
@@ -233,33 +415,58 @@ template <Format kFormat, bool kGated>
 size_t scratch(const ingot_op_desc& d, const Bounds& b) {
   const size_t few = dot_kernel(kFormat, kGated).scratch(d, b);
   const PanelLayout l = panel_layout(d.weight[0], kGated);
-  const size_t many = TileRowsLayout::bytes(b.rows, l.padded_k, l.groups) + own_bytes(b.rows, l.group, l.groups) * static_cast<size_t>(b.threads);
+  Panels p;
+  p.group = static_cast<int>(l.group);
+  p.groups = static_cast<int>(l.groups);
+  const int64_t rows = static_cast<int64_t>(b.rows) * terms_of(true, l.padded_k, l.groups);
+  const size_t many = TileRowsLayout::bytes(b.rows, l.padded_k, l.groups) + own_bytes(rows, p) * static_cast<size_t>(b.threads);
   return few > many ? few : many;
 }
 
 template <Format kFormat, bool kGated>
 void launch(const Call& c, Thread& t) {
-  if (c.rows < kFewRows) return dot_kernel(kFormat, kGated).launch(c, t);
+  if (c.rows < kDotRows) return dot_kernel(kFormat, kGated).launch(c, t);
   const Panels p = read_panels(c.desc().weight[0], kGated, c.step->weight[0]);
   const TileRowsLayout l(p, c.rows, c.scratch);
-  const Range mine = share(l.blocks * kTileRows, t);
-  for (int64_t row = mine.begin; row < mine.end; ++row) pack_tile_row(l, p, row, row < c.rows ? c.in[0].f(row) : nullptr);
+  const int rows = c.rows * l.terms;
+  const Range mine = share(l.blocks * kTileRows / l.terms, t);
+  for (int64_t row = mine.begin; row < mine.end; ++row)
+    for (int term = 0; term < (row < c.rows ? 1 : l.terms); ++term)
+      pack_tile_row(l, p, row * l.terms + term, row < c.rows ? c.in[0].f(row) : nullptr);
   t.sync();
-  char* own = c.scratch + TileRowsLayout::bytes(c.rows, p.padded_k, p.groups) + own_bytes(c.rows, p.group, p.groups) * static_cast<size_t>(t.rank);
+  char* own = c.scratch + TileRowsLayout::bytes(c.rows, p.padded_k, p.groups) + own_bytes(rows, p) * static_cast<size_t>(t.rank);
   const float* bias = !kGated && c.desc().weights > 1 ? static_cast<const float*>(c.step->weight[1]) : nullptr;
   const bool offset = p.offsets != OffsetKind::kNone;
   const int64_t pass = l.blocks < kPassRows / kTileRows ? l.blocks : kPassRows / kTileRows;
   float* y = reinterpret_cast<float*>(own);
-  Slice slice;
-  slice.codes = reinterpret_cast<int8_t*>(own + pass * kTileRows * 128);
-  configure(chunk_of(p.group));
+  char* codes = own + pass * kTileRows * 128;
   const Range panels = share(p.panels, t);
+  if (rows <= kFewRows) {
+    const bool two = rows > kTileRows;
+    configure(chunk_of(p.group), two ? kTileRows : rows, two ? rows - kTileRows : kTileRows);
+    const auto multiply_panel = two ? (offset ? few_panel<kFormat, true, true> : few_panel<kFormat, true, false>)
+                                    : (offset ? few_panel<kFormat, false, true> : few_panel<kFormat, false, false>);
+    for (int64_t i = panels.begin; i < panels.end; ++i) {
+      multiply_panel(p, p.panel(i), l, rows, reinterpret_cast<uint8_t*>(codes), y);
+      if (l.terms == 2) add_terms(y, c.rows);
+      finish(c, p, bias, static_cast<int>(i), 0, c.rows, y);
+    }
+    __asm__ volatile("tilerelease" ::);
+    return;
+  }
+  Slice slice;
+  slice.codes = reinterpret_cast<int8_t*>(codes);
+  const size_t room = own_bytes(rows, p) - static_cast<size_t>(p.group > kPartInputs ? (pass + 1) * kTileRows * 128 : 0);
+  int32_t* sums = reinterpret_cast<int32_t*>(own + room);
+  configure(chunk_of(p.group));
   for (int64_t begin = 0; begin < l.blocks; begin += pass) {
     const int64_t end = begin + pass < l.blocks ? begin + pass : l.blocks;
-    const int first = static_cast<int>(begin) * kTileRows, left = c.rows - first, m = static_cast<int>(end - begin) * kTileRows;
+    const int first = static_cast<int>(begin) * kTileRows / l.terms, left = c.rows - first, m = static_cast<int>(end - begin) * kTileRows / l.terms;
+    const int count = left < m ? left : m;
     for (int64_t i = panels.begin; i < panels.end; ++i) {
-      (offset ? tile_panel<kFormat, true> : tile_panel<kFormat, false>)(p, p.panel(i), l, begin, end, slice, y);
-      finish(c, p, bias, static_cast<int>(i), first, left < m ? left : m, y);
+      (offset ? tile_panel<kFormat, true> : tile_panel<kFormat, false>)(p, p.panel(i), l, begin, end, slice, sums, y);
+      if (l.terms == 2) add_terms(y, count);
+      finish(c, p, bias, static_cast<int>(i), first, count, y);
     }
   }
   __asm__ volatile("tilerelease" ::);

@@ -82,7 +82,7 @@ inline I operator&(I a, I b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline I operator-(I a, I b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 template <int N> I shift_left(I a) { return {_mm512_slli_epi32(a.v, N)}; }
 template <int N> I shift_right(I a) { return {_mm512_srli_epi32(a.v, N)}; }
-inline F to_f(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline F to_f(I a) { return {_mm512_maskz_cvtepi32_ps(0xffff, a.v)}; }  // unmasked, GCC 12 takes its own header for an error
 inline F as_f(I a) { return {_mm512_castsi512_ps(a.v)}; }
 
 #elif defined(INGOT_SIMD_AVX2)
