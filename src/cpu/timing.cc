@@ -143,8 +143,7 @@ Result<double> time_kernel(const DeviceOptions& options, const char* tactic, con
       if (call.rows < 0) break;
     }
   });
-  std::nth_element(samples.begin(), samples.begin() + static_cast<ptrdiff_t>(samples.size() / 2), samples.end());
-  return samples[samples.size() / 2];
+  return *std::min_element(samples.begin(), samples.end());
 }
 
 }  // namespace ingot::cpu

@@ -9,8 +9,9 @@
 
 namespace ingot::cpu {
 
-// Median of several launches. Weights are copied until they exceed the second-level caches, and launches walk the copies, so that a
-// single row is timed as in a model, where a weight is read once a step. Attention and ops with state are refused as unsupported.
+// Best of several launches: what else the machine does only ever makes one slower. Weights are copied until they exceed the second-level
+// caches, and launches walk the copies, so that a single row is timed as in a model, where a weight is read once a step. Attention and
+// ops with state are refused as unsupported.
 Result<double> time_kernel(const DeviceOptions& options, const char* tactic, const ingot_op_desc& desc, int rows);
 
 // Asks for huge pages where the system has them.
