@@ -424,7 +424,7 @@ TEST(Build, SpreadsWeightsOverRanks) {
 TEST(Synthetic, SaysWhatItKnows) {
   const std::string message = synthetic_config("llama3-8", "", "").error().message();
   EXPECT_NE(message.find("did you mean llama3-8b?"), std::string::npos) << message;
-  EXPECT_NE(synthetic_config("llama3-8b", "FP8", "").error().message().find("quant_algo FP8 is not made here"), std::string::npos);
+  EXPECT_NE(synthetic_config("llama3-8b", "NVFP4", "").error().message().find("quant_algo NVFP4 is not made here"), std::string::npos);
   for (const std::string& name : synthetic_shapes()) {
     auto c = synthetic_config(name, "int8", "float16");
     if (!c.ok()) {  // a family may be missing from this build

@@ -160,10 +160,14 @@ Result<checkpoint::CheckpointConfig> synthetic_config(const std::string& shape, 
     if (quant_algo == "int8" || quant_algo == "int4") {
       q.quant_algo = quant_algo == "int8" ? checkpoint::QuantAlgo::kW8A16 : checkpoint::QuantAlgo::kW4A16Awq;
       q.group_size = 64;
+    } else if (quant_algo == "fp8") {
+      q.quant_algo = checkpoint::QuantAlgo::kFp8PerChannelPerToken;
     } else {
       q.quant_algo = TRY(checkpoint::parse_quant_algo(quant_algo));
-      if (q.quant_algo != checkpoint::QuantAlgo::kNone && !checkpoint::is_weight_only(q.quant_algo))
-        return Error(Code::kUnsupported, cat("synthetic: quant_algo ", quant_algo, " is not made here, want int4, int8, W8A16, W4A16, W4A16_AWQ, W8A16_GPTQ or W4A16_GPTQ"));
+      const bool fp8 = q.quant_algo == checkpoint::QuantAlgo::kFp8 || q.quant_algo == checkpoint::QuantAlgo::kFp8PerChannelPerToken;
+      if (q.quant_algo != checkpoint::QuantAlgo::kNone && !checkpoint::is_weight_only(q.quant_algo) && !fp8)
+        return Error(Code::kUnsupported, cat("synthetic: quant_algo ", quant_algo, " is not made here, want int4, int8, fp8, W8A16, W4A16, W4A16_AWQ, W8A16_GPTQ, "
+                                             "W4A16_GPTQ, FP8 or FP8_PER_CHANNEL_PER_TOKEN"));
       q.has_zero_point = q.quant_algo == checkpoint::QuantAlgo::kW4A16Gptq;
     }
     q.exclude_modules = {"lm_head", "*router*"};

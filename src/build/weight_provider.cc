@@ -59,6 +59,8 @@ class CheckpointWeights : public WeightProvider {
     std::vector<WeightFormat> list;
     if (all_quantised(w)) {
       if (const auto kind = common_kind(w)) list.push_back({desc_of(kind->bits == 8 ? DType::kI8 : DType::kU4, kind->group, kind->zeros, w), true, {}});
+    } else if (role == Role::kLinear && w.shape.experts == 0 && all_fp8(w)) {
+      list.push_back({desc_of(DType::kF8E4M3, w.shape.k, false, w), true, {}});
     } else if (const quant::QuantScheme s = rounding(role, quantised_model(), options_, w.shape.k); s.bits) {
       list.push_back({desc_of(s.bits == 8 ? DType::kI8 : DType::kU4, scheme_group(s, w.shape.k), false, w), false, {}});
     }
@@ -73,7 +75,7 @@ class CheckpointWeights : public WeightProvider {
       CHECK(dtype == DType::kF32);
       return copy_padded(std::as_bytes(std::span(w.constant)), raw);
     }
-    Status s = format.desc.group ? read_quantised(w, format, raw) : read_dense(w, dtype, raw);
+    Status s = dtype == DType::kF8E4M3 ? read_fp8(w, format, raw) : format.desc.group ? read_quantised(w, format, raw) : read_dense(w, dtype, raw);
     if (!s.ok()) return s.error().in(cat("weight '", w.name, "'"));
     return {};
   }
@@ -97,6 +99,10 @@ class CheckpointWeights : public WeightProvider {
   bool is_fp8(const std::string& tensor) const {
     const formats::TensorInfo* info = tensors_.info(tensor);
     return info && info->dtype == DType::kF8E4M3;
+  }
+
+  bool all_fp8(const Weight& w) const {
+    return std::all_of(w.parts.begin(), w.parts.end(), [&](const graph::WeightPart& p) { return is_fp8(p.tensor); });
   }
 
   bool all_quantised(const Weight& w) const {
@@ -297,16 +303,39 @@ class CheckpointWeights : public WeightProvider {
     return {};
   }
 
-  Status apply_fp8_scale(const std::string& layer, int64_t n, int64_t k, std::vector<float>& values) const {
+  // One scale for a tensor, or one for each of its n rows.
+  Result<std::vector<float>> fp8_scales(const std::string& layer, int64_t n) const {
     const std::string name = tensors_.info(layer + ".per_channel_scale") ? layer + ".per_channel_scale" : layer + ".weights_scaling_factor";
     const View v = TRY(tensors_.find(name));
     std::vector<float> scales(static_cast<size_t>(v.shape.elements()));
     TRY(to_float(v, scales));
     if (scales.size() != 1 && static_cast<int64_t>(scales.size()) != n)
       return Error(Code::kInvalidArgument, cat("tensor '", name, "' in ", tensors_.path(), " has shape ", str(v.shape), ", want [1] or [", n, "]"));
-    for (int64_t r = 0; r < n; ++r) {
-      const float s = scales[scales.size() == 1 ? 0 : static_cast<size_t>(r)];
-      for (int64_t c = 0; c < k; ++c) values[static_cast<size_t>(r * k + c)] *= s;
+    if (scales.size() == 1) scales.resize(static_cast<size_t>(n), scales[0]);
+    return scales;
+  }
+
+  Status apply_fp8_scale(const std::string& layer, int64_t n, int64_t k, std::vector<float>& values) const {
+    const std::vector<float> scales = TRY(fp8_scales(layer, n));
+    for (int64_t r = 0; r < n; ++r)
+      for (int64_t c = 0; c < k; ++c) values[static_cast<size_t>(r * k + c)] *= scales[static_cast<size_t>(r)];
+    return {};
+  }
+
+  // As stored: bytes, and a scale for each row.
+  Status read_fp8(const Weight& w, const WeightFormat& format, std::span<std::byte> raw) const {
+    const op::RawSizes sizes = op::raw_sizes(format.desc);
+    std::fill(raw.begin(), raw.end(), std::byte{});
+    size_t value_at = 0, scale_at = sizes.values;
+    for (const graph::WeightPart& p : w.parts) {
+      const Rows r = TRY(rows_of(p, w));
+      const std::vector<float> scales = TRY(fp8_scales(layer_of(p.tensor), r.n));
+      const size_t bytes = static_cast<size_t>(p.rows * r.k), scale_bytes = static_cast<size_t>(p.rows) * sizeof(float);
+      CHECK(value_at + bytes <= sizes.values && scale_at + scale_bytes <= sizes.values + sizes.scales, w.name);
+      std::memcpy(raw.data() + value_at, r.view.bytes.data() + p.begin * r.k, bytes);
+      std::memcpy(raw.data() + scale_at, scales.data() + p.begin, scale_bytes);
+      value_at += bytes;
+      scale_at += scale_bytes;
     }
     return {};
   }
@@ -329,7 +358,9 @@ class SyntheticWeights : public WeightProvider {
     const QuantAlgo algo = config_.quantization.quant_algo;
     std::vector<WeightFormat> list;
     const bool layer = role == Role::kLinear && !checkpoint::is_excluded(config_.quantization, layer_of(w.parts[0].tensor));
-    if (layer && algo != QuantAlgo::kNone) {
+    if (layer && (algo == QuantAlgo::kFp8 || algo == QuantAlgo::kFp8PerChannelPerToken)) {
+      if (w.shape.experts == 0) list.push_back({desc_of(DType::kF8E4M3, w.shape.k, false, w), true, matrix});
+    } else if (layer && algo != QuantAlgo::kNone) {
       const int bits = checkpoint::weight_bits(algo);
       const bool per_channel = algo == QuantAlgo::kW8A16 || algo == QuantAlgo::kW4A16;
       const int64_t group = per_channel ? w.shape.k : quant::fitting_group(w.shape.k, config_.quantization.group_size);

@@ -30,7 +30,7 @@ struct BuildFlags {
     v("output-dir", o.output_dir, "Folder of the engine.");
     v("synthetic", o.synthetic, "Make an engine of a shape with generated weights: a name (help lists them) or a config.json.");
     v("layers", o.layers, "Of --synthetic: layers, in place of the shape's; 0: as many as it has.", 0, 1000);
-    v("quant-algo", o.quant_algo, "Of --synthetic: int8, int4, W8A16, W4A16, W4A16_AWQ, ...");
+    v("quant-algo", o.quant_algo, "Of --synthetic: int8, int4, fp8, W8A16, W4A16, W4A16_AWQ, ...");
     v("dtype", o.dtype, "Of --synthetic or of a published model: float32, float16 or bfloat16; empty: the model's own.");
     v("use-weight-only", o.use_weight_only, "Of a published model: round the weights of linear layers.");
     v("weight-only-precision", o.weight_only_precision, "Of --use-weight-only: int8 or int4.");

@@ -7,15 +7,19 @@
 #include <tuple>
 #include <vector>
 
+#include "cuda/linear.h"
+
 namespace ingot::cuda {
 namespace {
 
-constexpr int kCandidates = 10, kRounds = 3;
+constexpr int kCandidates = 16, kRounds = 4;
 constexpr size_t kWorkspace = size_t{64} << 20;
 
 struct Blas {
   cublasLtHandle_t handle = nullptr;
   void* workspace = nullptr;
+  unsigned* counters = nullptr;
+  RoundedRows rounded;
   cudaEvent_t begin = nullptr, end = nullptr;
   // By types, row bucket, n, k, strides, with an addend or not.
   std::map<std::tuple<int, int, int, int, int64_t, int64_t, bool>, cublasLtMatmulAlgo_t> chosen;
@@ -26,7 +30,14 @@ Status blas_check(cublasStatus_t code, const char* doing) {
   return Error(Code::kInternal, cat("cuda: ", doing, ": ", cublasLtGetStatusString(code)));
 }
 
-cudaDataType_t blas_type(DType d) { return d == DType::kF32 ? CUDA_R_32F : d == DType::kBf16 ? CUDA_R_16BF : CUDA_R_16F; }
+cudaDataType_t blas_type(DType d) {
+  switch (d) {
+    case DType::kF32: return CUDA_R_32F;
+    case DType::kBf16: return CUDA_R_16BF;
+    case DType::kF8E4M3: return CUDA_R_8F_E4M3;
+    default: return CUDA_R_16F;
+  }
+}
 
 // Steps of about a third up to 512 rows, then powers of two: shapes of one bucket share an algorithm.
 int bucket_of(int rows) {
@@ -50,6 +61,18 @@ struct Problem {
     const cublasOperation_t transposed = CUBLAS_OP_T;
     TRY(blas_check(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate"));
     TRY(blas_check(cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed), "transpose"));
+    if (g.dtype == DType::kF8E4M3) {
+      const cublasLtMatmulMatrixScale_t vectors = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+      const int8_t fast = 1;  // sums of fewer bits within a step of 128 inputs, as every engine of fp8 has them
+      const auto set = [&](cublasLtMatmulDescAttributes_t which, const auto& value) -> Status {
+        return blas_check(cublasLtMatmulDescSetAttribute(desc, which, &value, sizeof value), "scales of fp8");
+      };
+      TRY(set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, vectors));
+      TRY(set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, vectors));
+      TRY(set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, g.w_scales));
+      TRY(set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, g.x_scales));
+      TRY(set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, fast));
+    }
     const uint64_t rows = static_cast<uint64_t>(g.rows), n = static_cast<uint64_t>(g.n), k = static_cast<uint64_t>(g.k);
     TRY(blas_check(cublasLtMatrixLayoutCreate(&w, type, k, n, g.k), "layout of the weights"));
     TRY(blas_check(cublasLtMatrixLayoutCreate(&x, type, k, rows, g.x_stride), "layout of the activations"));
@@ -66,7 +89,8 @@ struct Problem {
     if (status.ok())
       status = blas_check(cublasLtMatmulAlgoGetHeuristic(handle, desc, w, x, c, y, preference, kCandidates, list.data(), &count), "cublasLt heuristic");
     cublasLtMatmulPreferenceDestroy(preference);
-    TRY(status);
+    if (!status.ok() && g.dtype == DType::kF8E4M3) count = 0;
+    else TRY(status);
     list.resize(static_cast<size_t>(count));
     if (count == 0) return Error(Code::kUnsupported, cat("cuda: cuBLASLt has no algorithm for ", g.rows, " x ", g.n, " x ", g.k));
     return {};
@@ -127,10 +151,16 @@ Status gemm(const GemmCall& g, Launch& l) {
   return blas_check(p.run(b, g, list[0].algo, l.stream), "cublasLtMatmul");
 }
 
+RoundedRows& rounded_rows(const Launch& l) { return static_cast<Blas*>(l.blas)->rounded; }
+
+unsigned* tile_counters(const Launch& l) { return static_cast<Blas*>(l.blas)->counters; }
+
 void* make_blas(std::string* error) {
   Blas* blas = new Blas;
   Status status = blas_check(cublasLtCreate(&blas->handle), "cublasLtCreate");
   if (status.ok()) status = check(cudaMalloc(&blas->workspace, kWorkspace), "cuBLASLt workspace");
+  if (status.ok()) status = check(cudaMalloc(&blas->counters, kTileCounters * sizeof(unsigned)), "counters of tiles");
+  if (status.ok()) status = check(cudaMemset(blas->counters, 0, kTileCounters * sizeof(unsigned)), "counters of tiles");
   if (status.ok()) status = check(cudaEventCreate(&blas->begin), "create event");
   if (status.ok()) status = check(cudaEventCreate(&blas->end), "create event");
   if (status.ok()) return blas;
@@ -144,6 +174,7 @@ void free_blas(void* p) {
   if (!blas) return;
   if (blas->handle) cublasLtDestroy(blas->handle);
   if (blas->workspace) cudaFree(blas->workspace);
+  if (blas->counters) cudaFree(blas->counters);
   if (blas->begin) cudaEventDestroy(blas->begin);
   if (blas->end) cudaEventDestroy(blas->end);
   delete blas;

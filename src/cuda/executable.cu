@@ -294,12 +294,14 @@ Status Executable::step(int index, const Flight& f, Launch& l) {
   s.rows = rows_of(step.out[0], l);
   enter(index, l);
   const Kernel& kernel = *kernels_[static_cast<size_t>(index)];
+  if (kernel.op != op::Op::kLinear) rounded_rows(l) = {};
   if (Status status = kernel.launch(s, l); !status.ok()) return status.error().in(cat("step ", index, " (", kernel.name, ")"));
   return {};
 }
 
 Status Executable::act(const Action& action, const Flight& f, Launch& l) {
   const ingot_step& step = steps_[static_cast<size_t>(action.step)];
+  if (action.kind != Action::kLinear) rounded_rows(l) = {};
   switch (action.kind) {
     case Action::kStep: return this->step(action.step, f, l);
     case Action::kNorm:

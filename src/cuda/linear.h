@@ -3,7 +3,8 @@
 //   LinearCall c; c.weight = &desc; c.data = weights; c.x = x; c.y = y; c.rows = 3;
 //   TRY(linear(c, launch));     // y = f(norm(x) w^T + bias) + residual
 //
-// Up to kSkinnyRows rows of 16-bit activations stream the weights once (skinny.cu); more go to cuBLASLt.
+// Up to kSkinnyRows rows of 16-bit activations stream the weights once (skinny.cu); up to kMixedRows on quantised weights likewise
+// (mixed.cu); more, and more than a few on plain weights, go to cuBLASLt.
 #pragma once
 
 #include "cuda/cuda.h"
@@ -11,6 +12,7 @@
 namespace ingot::cuda {
 
 constexpr int kSkinnyRows = 8;
+constexpr int kMixedRows = 256, kMixedPlainRows = 64;  // the most that mixed() takes, of quantised and of plain weights
 
 struct LinearCall {
   const ingot_weight_desc* weight = nullptr;
@@ -37,10 +39,23 @@ struct LinearCall {
 
 Status linear(const LinearCall& c, Launch& l);
 
+// Rows of fp8 e4m3, each with a scale: what a product left of its result beside it, for a product that follows it directly. Anything else
+// that runs between forgets it.
+struct RoundedRows {
+  const void* of = nullptr;  // the result
+  const uint8_t* values = nullptr;
+  const float* scales = nullptr;
+  int rows = 0, width = 0;
+};
+RoundedRows& rounded_rows(const Launch& l);
+
 bool skinny_accepts(const LinearCall& c);
 bool skinny_takes_norm(int rows, int64_t k);
 inline bool skinny_passes_norm(DType activation) { return activation == DType::kBf16; }
 inline int squares_parts(int64_t n) { return static_cast<int>((n + 15) / 16); }
 Status skinny(const LinearCall& c, Launch& l);
+
+bool mixed_accepts(const LinearCall& c);
+Status mixed(const LinearCall& c, Launch& l);
 
 }  // namespace ingot::cuda

@@ -69,7 +69,7 @@ int Chain::matrix(DType dtype, int64_t n, int64_t k, int group, bool zero, int e
     uint8_t* codes = section<uint8_t>(w.raw, 0);
     const int kind = static_cast<int>(mix(state_) % 3);  // how scales and zeros are stored differs: f16 exact, integers, any
     for (int64_t g = 0; g < stack * n * (k / group); ++g) {
-      const float s = scale * (nibbles ? 0.2f : 0.012f) * (1.2f + next());
+      const float s = scale * (nibbles ? 0.2f : dtype == DType::kF8E4M3 ? 1.2f : 0.012f) * (1.2f + next());
       scales[g] = kind == 2 ? s : f16_to_float(float_to_f16(s));
       if (!zero) continue;
       if (kind == 0) {  // as Q4_1: an f16 offset
@@ -81,6 +81,11 @@ int Chain::matrix(DType dtype, int64_t n, int64_t k, int group, bool zero, int e
     }
     for (int64_t i = 0; i < count; ++i) {
       const int64_t g = i / group;  // group divides k, so groups run on over rows
+      if (dtype == DType::kF8E4M3) {
+        codes[i] = static_cast<uint8_t>(mix(state_) & 0xbf);  // magnitudes below 2: no NaN
+        w.values.v[static_cast<size_t>(i)] = static_cast<double>(f8e4m3_to_float(codes[i])) * scales[g];
+        continue;
+      }
       const int code = nibbles ? static_cast<int>(mix(state_) % 16) : static_cast<int>(mix(state_) % 256) - 128;
       if (nibbles) codes[i / 2] = static_cast<uint8_t>(i % 2 ? (codes[i / 2] & 15) | code << 4 : code);
       else codes[i] = static_cast<uint8_t>(code);

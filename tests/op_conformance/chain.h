@@ -48,6 +48,7 @@ struct Chain {
   int kv_dtype = 0;
   int activation = -1;            // dtype of activations; -1: as the device prefers
   double nmse = 1e-11, nmse_int8 = 4e-4, nmse_bf16 = 2e-4;  // f32 activations; int8 dot products; bf16 activations
+  bool optional = false;          // a device may lack the format
   bool batched = true;            // also run cut into single rows
 
   explicit Chain(std::string case_name, std::vector<int> sequence_lengths, uint64_t seed);

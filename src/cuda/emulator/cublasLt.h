@@ -1,4 +1,4 @@
-// The few cuBLASLt calls of the plugin on the host: column-major C = alpha op(A) op(B) + beta C, sums in f32. See cuda_runtime.h here.
+// The few cuBLASLt calls of the plugin on the host: column-major D = alpha scales op(A) op(B) + beta C, sums in f32. See cuda_runtime.h here.
 #pragma once
 
 #include <cstddef>
@@ -9,12 +9,22 @@
 enum cublasStatus_t { CUBLAS_STATUS_SUCCESS = 0, CUBLAS_STATUS_INVALID_VALUE = 7, CUBLAS_STATUS_NOT_SUPPORTED = 15 };
 enum cublasOperation_t { CUBLAS_OP_N, CUBLAS_OP_T };
 enum cublasComputeType_t { CUBLAS_COMPUTE_32F };
-enum cudaDataType_t { CUDA_R_32F = 0, CUDA_R_16F = 2, CUDA_R_16BF = 14 };
-enum cublasLtMatmulDescAttributes_t { CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB };
+enum cudaDataType_t { CUDA_R_32F = 0, CUDA_R_16F = 2, CUDA_R_16BF = 14, CUDA_R_8F_E4M3 = 28 };
+enum cublasLtMatmulDescAttributes_t {
+  CUBLASLT_MATMUL_DESC_TRANSA,
+  CUBLASLT_MATMUL_DESC_TRANSB,
+  CUBLASLT_MATMUL_DESC_A_SCALE_POINTER,
+  CUBLASLT_MATMUL_DESC_B_SCALE_POINTER,
+  CUBLASLT_MATMUL_DESC_A_SCALE_MODE,
+  CUBLASLT_MATMUL_DESC_B_SCALE_MODE,
+  CUBLASLT_MATMUL_DESC_FAST_ACCUM,
+};
+enum cublasLtMatmulMatrixScale_t { CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F = 0, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F = 3 };
 enum cublasLtMatmulPreferenceAttributes_t { CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES };
 struct EmulatedBlas {};
 struct EmulatedMatmul {
   cublasOperation_t a, b;
+  const float *a_scales, *b_scales;  // one for each row of a result, for each column
 };
 struct EmulatedLayout {
   cudaDataType_t type;

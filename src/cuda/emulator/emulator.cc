@@ -7,6 +7,7 @@
 #include "cublasLt.h"
 #include "cuda_bf16.h"
 #include "cuda_fp16.h"
+#include "cuda_fp8.h"
 #include "cuda_runtime.h"
 
 #if !defined(__x86_64__)
@@ -354,7 +355,7 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* out, cublasComputeType_t, cudaDataType_t) {
-  *out = new EmulatedMatmul{CUBLAS_OP_N, CUBLAS_OP_N};
+  *out = new EmulatedMatmul{CUBLAS_OP_N, CUBLAS_OP_N, nullptr, nullptr};
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
@@ -362,11 +363,21 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t which, const void* value, size_t bytes) {
-  cublasOperation_t op;
-  if (bytes != sizeof op) return CUBLAS_STATUS_INVALID_VALUE;
-  std::memcpy(&op, value, bytes);
-  (which == CUBLASLT_MATMUL_DESC_TRANSA ? desc->a : desc->b) = op;
-  return CUBLAS_STATUS_SUCCESS;
+  const auto take = [&](auto& to) {
+    if (bytes != sizeof to) return CUBLAS_STATUS_INVALID_VALUE;
+    std::memcpy(&to, value, bytes);
+    return CUBLAS_STATUS_SUCCESS;
+  };
+  cublasLtMatmulMatrixScale_t mode;
+  int8_t fast;
+  switch (which) {
+    case CUBLASLT_MATMUL_DESC_TRANSA: return take(desc->a);
+    case CUBLASLT_MATMUL_DESC_TRANSB: return take(desc->b);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER: return take(desc->a_scales);
+    case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER: return take(desc->b_scales);
+    case CUBLASLT_MATMUL_DESC_FAST_ACCUM: return take(fast);
+    default: return take(mode) == CUBLAS_STATUS_SUCCESS && mode == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+  }
 }
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* out, cudaDataType_t type, uint64_t rows, uint64_t columns, int64_t stride) {
   if (stride < static_cast<int64_t>(rows)) return CUBLAS_STATUS_INVALID_VALUE;
@@ -396,6 +407,7 @@ float read(const void* data, cudaDataType_t type, int64_t i) {
   switch (type) {
     case CUDA_R_32F: return static_cast<const float*>(data)[i];
     case CUDA_R_16BF: return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[i]);
+    case CUDA_R_8F_E4M3: return static_cast<float>(static_cast<const __nv_fp8_e4m3*>(data)[i]);
     default: return __half2float(static_cast<const __half*>(data)[i]);
   }
 }
@@ -418,6 +430,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
   if (k != k2 || d_layout->rows != m || d_layout->columns != n || c_layout->rows != m || c_layout->columns != n) return CUBLAS_STATUS_INVALID_VALUE;
   const EmulatedLayout la = *a_layout, lb = *b_layout, lc = *c_layout, ld = *d_layout;
   const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
+  const float *a_scales = desc->a_scales, *b_scales = desc->b_scales;
+  if ((la.type == CUDA_R_8F_E4M3) != (a_scales && b_scales)) return CUBLAS_STATUS_NOT_SUPPORTED;
   submit(stream, [=] {
     for (uint64_t j = 0; j < n; ++j)
       for (uint64_t i = 0; i < m; ++i) {
@@ -425,6 +439,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
         for (uint64_t t = 0; t < k; ++t)
           sum += read(a, la.type, static_cast<int64_t>(ta ? i : t) * la.stride + static_cast<int64_t>(ta ? t : i)) *
                  read(b, lb.type, static_cast<int64_t>(tb ? t : j) * lb.stride + static_cast<int64_t>(tb ? j : t));
+        if (a_scales) sum *= a_scales[i] * b_scales[j];
         const int64_t at = static_cast<int64_t>(j) * lc.stride + static_cast<int64_t>(i);
         write(d, ld.type, static_cast<int64_t>(j) * ld.stride + static_cast<int64_t>(i), scale * sum + (keep != 0 ? keep * read(c, lc.type, at) : 0.0f));
       }

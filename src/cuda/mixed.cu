@@ -1,0 +1,24 @@
+#include "cuda/linear.h"
+
+namespace ingot::cuda {
+
+template <class T>
+Status mixed_as(const LinearCall& c, Launch& l);
+
+bool mixed_accepts(const LinearCall& c) {
+  const DType x = c.x.dtype, w = static_cast<DType>(c.weight->dtype);
+  const int64_t group = c.weight->group, k = c.weight->k;
+  if ((x != DType::kBf16 && x != DType::kF16) || c.rows < 1 || c.norm || c.weight->experts > 0) return false;
+  if ((reinterpret_cast<uintptr_t>(c.x.data) | reinterpret_cast<uintptr_t>(c.data) | static_cast<uintptr_t>(c.x.stride) * 2) % 16 != 0) return false;
+  // Rows of weights begin at multiples of 16 bytes; a group holds whole halves of a stage.
+  switch (w) {
+    case DType::kU4: return c.rows <= kMixedRows && k % 32 == 0 && group > 0 && group % 32 == 0;
+    case DType::kI8: return c.rows <= kMixedRows && k % 16 == 0 && group > 0 && (group % 32 == 0 || group == k);
+    case DType::kF8E4M3: return c.rows <= kMixedRows && k % 16 == 0 && group == k && !c.weight->has_zero;
+    default: return w == x && c.rows <= kMixedPlainRows && k % 8 == 0;
+  }
+}
+
+Status mixed(const LinearCall& c, Launch& l) { return c.x.dtype == DType::kBf16 ? mixed_as<__nv_bfloat16>(c, l) : mixed_as<__half>(c, l); }
+
+}  // namespace ingot::cuda
