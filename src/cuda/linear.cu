@@ -523,8 +523,8 @@ Status fp8(const LinearCall& c, const RoundedRows& ready, Launch& l) {
 int mixed_rows(DType weights, bool blas) {
   if (!blas) return kMixedRows;
   switch (weights) {
-    case DType::kU4:
-    case DType::kI8: return kMixedRows;
+    case DType::kU4: return kMixedRows;
+    case DType::kI8: return 128;
     case DType::kF8E4M3: return 64;
     default: return 0;
   }

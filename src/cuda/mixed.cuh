@@ -79,7 +79,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks) mixed_kernel(const MixedArg
   const int first_row = blockIdx.x * N, rows = min(N, a.rows - first_row);
   const int stages = (a.w.k + kInputs - 1) / kInputs;
   const int begin = static_cast<int>(static_cast<int64_t>(stages) * blockIdx.z / gridDim.z);
-  const int end = static_cast<int>(static_cast<int64_t>(stages) * (blockIdx.z + 1) / gridDim.z);
+  const int count = static_cast<int>(static_cast<int64_t>(stages) * (blockIdx.z + 1) / gridDim.z) - begin;
+  // Blocks begin at different stages: all would read the same lines of x at once otherwise, from few parts of the cache.
+  const int shift = static_cast<int>(blockIdx.y * 5 % static_cast<unsigned>(max(count, 1)));
 
   // Row r of the block's 128 rows of weights: gated, eight gates and their eight partners in turn, so that one thread holds both.
   auto weight_row = [&](int r) __attribute__((always_inline)) -> int64_t {
@@ -96,15 +98,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks) mixed_kernel(const MixedArg
     weight_from[i] = a.w.values + weight_row(copy / kPieces) * a.w.k * kElementBits / 8 + copy % kPieces * 16;
   }
   [[maybe_unused]] const int64_t scale_row = Grouped ? weight_row(thread / 2) * a.groups : 0;
-  auto fetch_weights = [&](int stage) __attribute__((always_inline)) {
-    if (stage >= end) return;
-    char* to = shared + stage % S * kStage;
+  auto stage_of = [&](int i) __attribute__((always_inline)) { return begin + (i + shift < count ? i + shift : i + shift - count); };
+  auto fetch_weights = [&](char* to, int stage) __attribute__((always_inline)) {
     const int k = stage * kInputs;
 #pragma unroll
-    for (int i = 0; i < kWeightCopies; ++i) {
-      const int copy = thread + i * kThreads, piece = copy % kPieces;
+    for (int j = 0; j < kWeightCopies; ++j) {
+      const int copy = thread + j * kThreads, piece = copy % kPieces;
       const bool valid = k + piece * 128 / kElementBits < a.w.k;
-      copy_async(to + kWeights + copy / kPieces * kRowPitch<D> + piece * 16, weight_from[i] + (valid ? static_cast<int64_t>(stage) * kRowBytes<D> : -piece * 16),
+      copy_async(to + kWeights + copy / kPieces * kRowPitch<D> + piece * 16, weight_from[j] + (valid ? static_cast<int64_t>(stage) * kRowBytes<D> : -piece * 16),
                  valid);
     }
     if constexpr (Grouped) {
@@ -114,26 +115,31 @@ __global__ void __launch_bounds__(kThreads, kBlocks) mixed_kernel(const MixedArg
       if (a.w.zeros) copy_async_word(to + kZeros + 4 * thread, a.w.zeros + at, true);
     }
   };
-  auto fetch_x = [&](int stage) __attribute__((always_inline)) {
-    if (stage < end) {
-      char* to = shared + stage % S * kStage;
-      const int k = stage * kInputs;
-      for (int copy = thread; copy < rows * 8; copy += kThreads) {
-        const int r = copy / 8, piece = copy & 7;
-        const bool valid = k + 8 * piece < a.w.k;
-        copy_async(to + tile_byte(r, piece), a.x + (valid ? (first_row + r) * a.x_stride + k + 8 * piece : 0), valid);
-      }
-    }
-    copies_commit();
+  // Eight numbers of x a copy, 32 rows apart.
+  constexpr int kXCopies = (N * 8 + kThreads - 1) / kThreads;
+  const int x_row = thread / 8, x_piece = thread & 7;
+  const T* x_from = a.x + (first_row + min(x_row, rows - 1)) * a.x_stride + 8 * x_piece;
+  const int64_t x_step = 32 * a.x_stride;
+  const int x_to = tile_byte(x_row, x_piece);
+  auto fetch_x = [&](char* to, int stage) __attribute__((always_inline)) {
+    const int k = stage * kInputs;
+    const bool valid = k + 8 * x_piece < a.w.k;
+    const T* from = x_from + (valid ? k : 0);
+#pragma unroll
+    for (int j = 0; j < kXCopies; ++j)
+      if (x_row + 32 * j < rows) copy_async(to + x_to + j * 32 * 128, from + j * x_step, valid);
   };
   constexpr int kAhead = S - 1;
   static_assert(kAhead >= 1);
-#pragma unroll
-  for (int i = 0; i < kAhead; ++i) fetch_weights(begin + i);
+#pragma unroll 1
+  for (int i = 0; i < min(kAhead, count); ++i) fetch_weights(shared + i * kStage, stage_of(i));
   start_dependents();
   wait_for_predecessor();
-#pragma unroll
-  for (int i = 0; i < kAhead; ++i) fetch_x(begin + i);
+#pragma unroll 1
+  for (int i = 0; i < kAhead; ++i) {
+    if (i < count) fetch_x(shared + i * kStage, stage_of(i));
+    copies_commit();
+  }
 
   // ---- weights of a stage as fragments --------------------------------------------------------------------------------------------
   const int my_row = 16 * warp + g;
@@ -198,24 +204,31 @@ __global__ void __launch_bounds__(kThreads, kBlocks) mixed_kernel(const MixedArg
   float sum[N / 2];
 #pragma unroll
   for (int i = 0; i < N / 2; ++i) sum[i] = 0;
-  for (int stage = begin; stage < end; ++stage) {
+  char *at = shared, *free = shared + kAhead * kStage;  // the stage at work, and the one that was done before it
+  int next = stage_of(min(kAhead, count - 1));
+  for (int i = 0; i < count; ++i) {
     copies_wait<kAhead - 1>();
     publish_shared();
     products_wait<0>();
     __syncthreads();
-    fetch_weights(stage + kAhead);
-    fetch_x(stage + kAhead);
-    const char* at = shared + stage % S * kStage;
+    if (i + kAhead < count) {
+      fetch_weights(free, next);
+      fetch_x(free, next);
+      next = next + 1 == begin + count ? begin : next + 1;
+    }
+    copies_commit();
     uint32_t f[4][4];
     widen(at, f);
 #pragma unroll
     for (int step = 0; step < 4; ++step)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) pin(f[step][i]);
+      for (int r = 0; r < 4; ++r) pin(f[step][r]);
     before_products();
 #pragma unroll
     for (int step = 0; step < 4; ++step) warpgroup_product<T, N>(sum, f[step], at, step);
     products_commit();
+    free = at;
+    at = at == shared + kAhead * kStage ? shared : at + kStage;
   }
   products_wait<0>();
 #pragma unroll
@@ -317,14 +330,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks) mixed_kernel(const MixedArg
   }
 }
 
-// Blocks that share the inputs of one tile: the number that leaves the fewest places idle, each more costing a pass over the sums.
-inline int splits_for(int tiles, int stages, int places, size_t part_bytes, size_t scratch_bytes) {
-  int best = 1;
-  double least = 1e30;
-  for (int s = 1; s <= std::min(16, std::max(1, stages / 4)); ++s) {
-    if (s > 1 && (tiles > kTileCounters || static_cast<size_t>(tiles) * static_cast<size_t>(s) * part_bytes > scratch_bytes)) break;
-    const double cost = static_cast<double>((tiles * s + places - 1) / places) / s + 0.02 * (s - 1);
-    if (cost < least - 1e-9) least = cost, best = s;
+// Blocks that share the inputs of one tile: more only where all blocks find a place at once, since passing the sums on costs as much as
+// some stages. Rows are of a tile.
+inline int splits_for(int tiles, int stages, int places, int rows, size_t part_bytes, size_t scratch_bytes) {
+  int best = 1, least = stages;
+  for (int s = 2; s <= std::min(16, stages / 4) && tiles * s <= places && tiles <= kTileCounters; ++s) {
+    if (static_cast<size_t>(tiles) * static_cast<size_t>(s) * part_bytes > scratch_bytes) break;
+    const int cost = (stages + s - 1) / s + 4 + s * rows / 64;
+    if (cost < least) least = cost, best = s;
   }
   return best;
 }
@@ -337,7 +350,8 @@ Status run(MixedArgs<T>& a, const LinearCall& c, Launch& l) {
   TRY(check(raised, "shared memory of the mixed linear kernel"));
   const int width = Gated ? kOutputs / 2 : kOutputs;
   const int blocks = (a.outputs + width - 1) / width, row_blocks = (c.rows + N - 1) / N;
-  const int splits = splits_for(blocks * row_blocks, (a.w.k + kInputs - 1) / kInputs, kBlocks * l.sm_count, N * kOutputs * 4, l.scratch_bytes);
+  const int splits = splits_for(blocks * row_blocks, (a.w.k + kInputs - 1) / kInputs, kBlocks * l.sm_count, N, N * kOutputs * 4,
+                                l.scratch_bytes);
   a.parts = static_cast<float*>(l.scratch);
   a.arrived = tile_counters(l);
   cudaLaunchAttribute attributes[2]{};

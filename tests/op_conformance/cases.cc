@@ -70,14 +70,15 @@ void linear_cases(std::vector<Chain>& out) {
   }
 }
 
-// Between decode and prefill: rows that fill several tiles, inputs that end within a stage of 64, outputs that end within a tile.
+// Between decode and prefill: rows that fill several tiles, inputs that end within a stage of 64 or are many enough to be shared out,
+// outputs that end within a tile.
 void many_rows_cases(std::vector<Chain>& out) {
   for (const Format& f : {Format{DType::kBf16, 0, false}, Format{DType::kI8, -1, false}, Format{DType::kI8, 32, true}, Format{DType::kU4, 32, false},
                           Format{DType::kU4, 64, true}, Format{DType::kU4, 128, false}, Format{DType::kF8E4M3, -1, false}})
     for (int rows : {9, 40, 140})
       for (bool gated : {false, true}) {
         Chain c(cat(gated ? "gated_linear/" : "linear/", text(f), "/T", rows, "/many"), {rows}, ++seed);
-        const int k = f.group == 128 ? 256 : f.group == 64 ? 192 : f.group > 0 ? 160 : 176, n = gated ? 2 * 80 : 144;
+        const int k = f.group == 128 ? 1024 : f.group == 64 ? 192 : f.group > 0 ? 160 : 176, n = gated ? 2 * 80 : 144;
         const int x = c.input(k), w = c.matrix(f.dtype, n, k, f.group < 0 ? k : f.group, f.zero);
         Attrs a{};
         a.activation = INGOT_ACT_SILU;
