@@ -160,10 +160,16 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
             }
             "rsplit" => {
                 let (separator, most): (Option<&str>, Option<i64>) = minijinja::value::from_args(args)?;
+                if separator == Some("") {
+                    return Err(wrong("empty separator"));
+                }
                 return Ok(Value::from(rsplit(s, separator, most)));
             }
             "partition" | "rpartition" => {
                 let (p,): (&str,) = minijinja::value::from_args(args)?;
+                if p.is_empty() {
+                    return Err(wrong("empty separator"));
+                }
                 let halves = if name == "partition" { s.split_once(p) } else { s.rsplit_once(p) };
                 let parts = match halves {
                     Some((a, b)) => [a, p, b],

@@ -71,6 +71,8 @@ TEST(ChatTemplate, EqualsTransformers) {
 TEST(ChatTemplate, SaysWhatTheTemplateRaised) {
   EXPECT_EQ(render("{{ raise_exception('roles must alternate') }}", {}).find("error: chat template: "), 0u);
   EXPECT_NE(render("{{ raise_exception('roles must alternate') }}", {}).find("roles must alternate"), std::string::npos);
+  for (const char* cut : {"rsplit", "partition", "rpartition"})
+    EXPECT_NE(render(cat("{{ 'a'.", cut, "('') }}"), {}).find("empty separator"), std::string::npos) << cut;
   EXPECT_NE(render("{% if %}", {}).find("parse error: template 'default': chat template: "), std::string::npos);
   EXPECT_NE(render("{% for x in range(100000) %}{% for y in range(100000) %}{% endfor %}{% endfor %}", {}).find("error: "), std::string::npos);
   EXPECT_NE(render("x", {.messages = "text"}).find("want an array"), std::string::npos);

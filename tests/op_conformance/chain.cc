@@ -9,8 +9,6 @@
 namespace ingot::conformance {
 namespace {
 
-constexpr int kPageTokens = 16;
-
 uint64_t mix(uint64_t& s) {
   uint64_t z = (s += 0x9e3779b97f4a7c15ull);
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
@@ -139,13 +137,15 @@ void Chain::check(int value, int node) {
 
 void Chain::round_inputs(DType dtype) {
   activation = static_cast<int>(dtype);
-  if (dtype == DType::kF32) return;
-  for (Value& v : values) {
-    if (v.input.empty()) continue;
-    std::vector<std::byte> narrow(static_cast<size_t>(storage_bytes(dtype, static_cast<int64_t>(v.input.size()))));
-    CHECK(from_float(v.input, dtype, narrow).ok());
-    CHECK(to_float(View{dtype, {static_cast<int64_t>(v.input.size())}, narrow}, v.input).ok());
-  }
+  for (size_t i = 0; i < values.size(); ++i) round_input(static_cast<int>(i), dtype);
+}
+
+void Chain::round_input(int value, DType dtype) {
+  std::vector<float>& x = values[static_cast<size_t>(value)].input;
+  if (dtype == DType::kF32 || x.empty()) return;
+  std::vector<std::byte> narrow(static_cast<size_t>(storage_bytes(dtype, static_cast<int64_t>(x.size()))));
+  CHECK(from_float(x, dtype, narrow).ok());
+  CHECK(to_float(View{dtype, {static_cast<int64_t>(x.size())}, narrow}, x).ok());
 }
 
 Schedule whole(const Chain& c) {
@@ -297,9 +297,9 @@ Status build(device::Device& device, const Chain& c, const char* tactic, Program
   p.kv_layers = out.kv.data();
   p.n_kv_layers = static_cast<int32_t>(out.kv.size());
   p.kv_dtype = c.kv_dtype;
-  p.page_tokens = kPageTokens;
+  p.page_tokens = c.page_tokens;
   int pages = 0;
-  for (int l : c.lengths) pages += (l + kPageTokens - 1) / kPageTokens;
+  for (int l : c.lengths) pages += (l + c.page_tokens - 1) / c.page_tokens;
   p.pages = pages + 2;
   p.state_widths = out.state_widths.data();
   p.n_states = static_cast<int32_t>(out.state_widths.size());
@@ -324,7 +324,7 @@ Result<std::vector<float>> run_chain(device::Device& device, const Chain& c, con
   std::vector<int> first(c.lengths.size() + 1, 0), first_page(c.lengths.size() + 1, 0);
   for (size_t i = 0; i < c.lengths.size(); ++i) {
     first[i + 1] = first[i] + c.lengths[i];
-    first_page[i + 1] = first_page[i] + (c.lengths[i] + kPageTokens - 1) / kPageTokens;
+    first_page[i + 1] = first_page[i] + (c.lengths[i] + c.page_tokens - 1) / c.page_tokens;
   }
   const int total_pages = first_page.back();
   for (const std::vector<Piece>& pieces : schedule) {

@@ -46,6 +46,7 @@ struct Chain {
   std::vector<Node> nodes;
   int checked = -1, subject = -1;  // value compared; node whose kernel rows are tried
   int kv_dtype = 0;
+  int page_tokens = 16;           // of the KV cache
   int activation = -1;            // dtype of activations; -1: as the device prefers
   double nmse = 1e-11, nmse_int8 = 4e-4, nmse_bf16 = 2e-4;  // f32 activations; int8 dot products; bf16 activations
   bool optional = false;          // a device may lack the format
@@ -59,6 +60,7 @@ struct Chain {
   std::vector<int> add_all(op::Op op, const op::Attrs& attrs, const std::vector<int>& in, const std::vector<int>& w);
   int add(op::Op op, const op::Attrs& attrs, const std::vector<int>& in, const std::vector<int>& w = {});
   void round_inputs(DType dtype);  // to what activations of that type hold, so that reference and device begin with the same numbers
+  void round_input(int value, DType dtype);
   void check(int value, int node = -1);  // node: default the last
 
   float next();  // uniform in [-1, 1)

@@ -1,8 +1,9 @@
 // linear and gated_linear with int8 activations on AMX tiles: 32 rows by 32 columns at once, 64 inputs (32 in small groups) a step.
 // The int32 sums are exact and the f32 results are folded group by group as in linear_dot.cc, so all ways give the same bits:
-//   a row or two      the dot kernels of linear_dot.cc
+//   up to three rows  the dot kernels of linear_dot.cc
 //   up to 32 (few)    weights pass once, as unsigned bytes; while tiles multiply one piece, the next is widened and the last folded
-//   more              a slice of a panel is widened to signed bytes and serves all rows from the first cache
+//   more              a slice of a panel is widened to signed bytes and serves all rows from the first cache; of large groups a panel
+//                     serves all rows from the second cache, and sums stay in the tiles
 // "Rows" here are packed ones: two for each row where it has two terms (see linear.h).
 #include "cpu/simd/linear.h"
 #include "cpu/simd/tables.h"
@@ -15,20 +16,15 @@ std::span<const Kernel> tile_kernels() { return {}; }
 
 #else
 
+#include "cpu/simd/tile.h"
+
 namespace ingot::cpu::INGOT_SIMD {
 namespace {
 
-constexpr int kTileRows = 16;
 constexpr int kDotRows = 4;   // below: the dot kernels
 constexpr int kFewRows = 32;  // up to two blocks
 
 // Registers: 0..3 sums (row tile x column tile), 4, 5 activations, 6, 7 weights.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
 // first, second: rows of the two blocks.
 void configure(int chunk, int first = kTileRows, int second = kTileRows) {
   TileConfig c;
@@ -94,8 +90,15 @@ void pack_tile_row(const TileRowsLayout& l, const Panels& p, int64_t row, const 
 // written once for all of them.
 constexpr int kFold = 4;
 constexpr int kSliceInputs = 256;  // of a slice in small groups: 8 KiB of codes, which stay in the first cache for all rows
-constexpr int kPartInputs = 512;   // a larger group passes in parts: 16 KiB of codes, and as much of two blocks of rows
-constexpr int kPassRows = 512;     // rows whose results (64 KiB) and codes stay in the second cache while a panel passes
+constexpr int kLargeGroup = 512;    // beyond, sums stay in tiles over a whole group instead (large_panel)
+constexpr int kPassRows = 512;      // rows whose results (64 KiB) stay in the second cache while a panel passes
+constexpr int64_t kPassBytes = 1 << 20;  // and their codes
+
+int64_t blocks_of_pass(const TileRowsLayout& l) {
+  int64_t n = kPassBytes / (l.k * kTileRows) / 2 * 2;
+  n = n < 4 ? 4 : n > kPassRows / kTileRows ? kPassRows / kTileRows : n;
+  return n < l.blocks ? n : l.blocks;
+}
 
 int groups_of_slice(const Panels& p) {
   int n = kFold;
@@ -171,11 +174,19 @@ inline void multiply_group(const int8_t* w, const int8_t* a0, const int8_t* a1, 
   multiply_inputs<kTwo>(w, a0, a1, inputs, chunk);
 }
 
-// The same with weights of unsigned bytes.
-template <bool kTwo>
+// The same with weights of unsigned bytes. kFetch: all comes from the second cache, whose latency a tile's load does not hide: lines are
+// asked for two steps before.
+template <bool kTwo, bool kFetch = false>
 inline void multiply_unsigned(const uint8_t* w, const int8_t* a0, const int8_t* a1, int inputs, int chunk) {
   const int64_t w_stride = 128, a_stride = chunk;
   for (int i = 0; i < inputs; i += chunk, w += 32 * chunk, a0 += 16 * chunk, a1 += 16 * chunk) {
+    if (kFetch) {
+      for (int line = 64 * chunk; line < 96 * chunk; line += 64) prefetch1(w + line);
+      for (int line = 32 * chunk; line < 48 * chunk; line += 64) {
+        prefetch1(a0 + line);
+        if (kTwo) prefetch1(a1 + line);
+      }
+    }
     __asm__ volatile("tileloadd (%0,%3,1), %%tmm6\ntileloadd (%2,%4,1), %%tmm4\ntileloadd (%1,%3,1), %%tmm7\n"
                      "tdpbsud %%tmm6, %%tmm4, %%tmm0\ntdpbsud %%tmm7, %%tmm4, %%tmm1\n" ::"r"(w), "r"(w + 64), "r"(a0), "r"(w_stride),
                      "r"(a_stride)
@@ -186,13 +197,7 @@ inline void multiply_unsigned(const uint8_t* w, const int8_t* a0, const int8_t* 
   }
 }
 
-// From and to sums [row tile][column tile][16][16].
-template <bool kTwo>
-inline void load_group(const int32_t* sums) {
-  const int64_t stride = 64;
-  __asm__ volatile("tileloadd (%0,%2,1), %%tmm0\ntileloadd (%1,%2,1), %%tmm1\n" ::"r"(sums), "r"(sums + 256), "r"(stride) : "memory");
-  if (kTwo) __asm__ volatile("tileloadd (%0,%2,1), %%tmm2\ntileloadd (%1,%2,1), %%tmm3\n" ::"r"(sums + 512), "r"(sums + 768), "r"(stride) : "memory");
-}
+// To sums [row tile][column tile][16][16].
 template <bool kTwo>
 inline void store_group(int32_t* sums) {
   const int64_t stride = 64;
@@ -251,46 +256,10 @@ void slice_of_rows(const Panels& p, const Slice& s, const TileRowsLayout& l, int
   }
 }
 
-// One group larger than a part: `sums` [pair of blocks][1024] keep what the parts before have added up to.
 template <Format kFormat, bool kOffset>
-const uint8_t* large_group(const Panels& p, const uint8_t* w, const TileRowsLayout& l, int g, int64_t begin, int64_t end, Slice& s, int32_t* sums, float* y) {
-  const int chunk = chunk_of(p.group);
-  w = read_scales(p, w, kFormat == Format::kI8 ? 128 : 8, s.scales[0]);
-  for (int from = 0; from < p.group; from += kPartInputs) {
-    const int inputs = p.group - from < kPartInputs ? p.group - from : kPartInputs;
-    w = widen_inputs<kFormat>(w, inputs, s.codes);
-    int32_t* at = sums;
-    for (int64_t block = begin; block < end; block += 2, at += 1024) {
-      const int8_t* a0 = l.codes + (block * l.k + static_cast<int64_t>(g) * p.group + from) * kTileRows;
-      const int8_t* a1 = a0 + l.k * kTileRows;
-      if (block + 1 < end) {
-        if (from) load_group<true>(at);
-        else zero_sums<true>();
-        multiply_inputs<true>(s.codes, a0, a1, inputs, chunk);
-        store_group<true>(at);
-      } else {
-        if (from) load_group<false>(at);
-        else zero_sums<false>();
-        multiply_inputs<false>(s.codes, a0, a1, inputs, chunk);
-        store_group<false>(at);
-      }
-    }
-  }
-  for (int64_t block = begin; block < end; ++block) {
-    const int64_t at = (block * l.groups + g) * kTileRows;
-    fold<1, kOffset>(sums + (block - begin) * 512, s, l.scale + at, l.scaled_sum + at, y + (block - begin) * kTileRows * 32, kTileRows);
-  }
-  return w;
-}
-
-template <Format kFormat, bool kOffset>
-void tile_panel(const Panels& p, const uint8_t* w, const TileRowsLayout& l, int64_t begin, int64_t end, Slice& s, int32_t* sums, float* y) {
+void tile_panel(const Panels& p, const uint8_t* w, const TileRowsLayout& l, int64_t begin, int64_t end, Slice& s, float* y) {
   const int most = groups_of_slice(p);
   std::memset(y, 0, static_cast<size_t>(end - begin) * kTileRows * 32 * 4);
-  if (p.group > kPartInputs) {
-    for (int g = 0; g < p.groups; ++g) w = large_group<kFormat, kOffset>(p, w, l, g, begin, end, s, sums, y);
-    return;
-  }
   for (int g = 0; g < p.groups;) {
     int n = most;
     while (n > p.groups - g) n /= 2;
@@ -333,6 +302,48 @@ inline void fold_unsigned(const int32_t* sums, const GroupScales& s, const int32
       F t = fma(to_f(loadi(sums + j * 256) - centre), s.scale[j] * rs, load(y + 16 * j));
       if (kOffset) t = fma(s.add[j], set1(scaled_sum[r]), t);
       store(y + 16 * j, t);
+    }
+  }
+}
+
+// A panel in groups so large that a block's sums stay in the tiles while a whole group passes; weights and rows come from the second cache.
+// `codes`: a group's, of 4 bits. Meanwhile the panel that follows this one in memory is asked for.
+template <Format kFormat, bool kOffset>
+void large_panel(const Panels& p, const uint8_t* w, const TileRowsLayout& l, int64_t begin, int64_t end, uint8_t* codes, float* y) {
+  alignas(64) int32_t sums[1024];
+  const int chunk = chunk_of(p.group);
+  std::memset(y, 0, static_cast<size_t>(end - begin) * kTileRows * 32 * 4);
+  const int64_t ahead = p.panel_bytes / ((end - begin + 1) / 2 * p.groups);
+  const uint8_t* next = w + p.panel_bytes;
+  for (int g = 0; g < p.groups; ++g) {
+    GroupScales s;
+    w = read_scales(p, w, kFormat == Format::kI8 ? 128 : 8, s);
+    const uint8_t* weights = w;
+    if (kFormat == Format::kI8) {
+      w += static_cast<int64_t>(p.group) * 32;
+    } else {
+      w = widen_unsigned(w, p.group, codes);
+      weights = codes;
+    }
+    for (int64_t block = begin; block < end; block += 2) {
+      const bool two = block + 1 < end;
+      const int8_t* a0 = l.codes + (block * l.k + static_cast<int64_t>(g) * p.group) * kTileRows;
+      const int8_t* a1 = a0 + l.k * kTileRows;
+      for (const uint8_t* stop = next + ahead; next < stop; next += 64) prefetch2(next);
+      if (two) {
+        zero_sums<true>();
+        multiply_unsigned<true, true>(weights, a0, a1, p.group, chunk);
+        store_group<true>(sums);
+      } else {
+        zero_sums<false>();
+        multiply_unsigned<false, true>(weights, a0, a1, p.group, chunk);
+        store_group<false>(sums);
+      }
+      for (int half = 0; half < (two ? 2 : 1); ++half) {
+        const int64_t at = ((block + half) * l.groups + g) * kTileRows;
+        fold_unsigned<kOffset>(sums + half * 512, s, l.centred_sum + at, l.scale + at, l.scaled_sum + at, y + (block + half - begin) * kTileRows * 32,
+                               kTileRows);
+      }
     }
   }
 }
@@ -398,12 +409,11 @@ void few_panel(const Panels& p, const uint8_t* w, const TileRowsLayout& l, int r
   finish_group(p.groups - 1);
 }
 
-// Of one thread: results of a pass, the codes of a slice, the sums of large groups.
+// Of one thread: results of a pass, the codes of a slice.
 size_t own_bytes(int64_t rows, const Panels& p) {
   const int64_t padded = (rows + kTileRows - 1) / kTileRows * kTileRows, pass = padded < kPassRows ? padded : kPassRows;
-  const int64_t inputs = p.group > kPartInputs ? kPartInputs : p.groups > 1 && p.group < kSliceInputs ? kSliceInputs : p.group;
-  const int64_t codes = inputs > kPieces * kPiece ? inputs * 32 : kPieces * kPiece * 32;
-  return static_cast<size_t>(pass * 128 + codes + (p.group > kPartInputs ? (pass + kTileRows) * 128 : 0));
+  const int64_t inputs = p.groups > 1 && p.group < kSliceInputs ? kSliceInputs : p.group;
+  return static_cast<size_t>(pass * 128 + (inputs > kPieces * kPiece ? inputs : kPieces * kPiece) * 32);
 }
 
 template <Format kFormat, bool kGated>
@@ -437,7 +447,7 @@ void launch(const Call& c, Thread& t) {
   char* own = c.scratch + TileRowsLayout::bytes(c.rows, p.padded_k, p.groups) + own_bytes(rows, p) * static_cast<size_t>(t.rank);
   const float* bias = !kGated && c.desc().weights > 1 ? static_cast<const float*>(c.step->weight[1]) : nullptr;
   const bool offset = p.offsets != OffsetKind::kNone;
-  const int64_t pass = l.blocks < kPassRows / kTileRows ? l.blocks : kPassRows / kTileRows;
+  const int64_t pass = blocks_of_pass(l);
   float* y = reinterpret_cast<float*>(own);
   char* codes = own + pass * kTileRows * 128;
   const Range panels = share(p.panels, t);
@@ -451,25 +461,26 @@ void launch(const Call& c, Thread& t) {
       if (l.terms == 2) add_terms(y, c.rows);
       finish(c, p, bias, static_cast<int>(i), 0, c.rows, y);
     }
-    __asm__ volatile("tilerelease" ::);
+    release_tiles();
     return;
   }
   Slice slice;
   slice.codes = reinterpret_cast<int8_t*>(codes);
-  const size_t room = own_bytes(rows, p) - static_cast<size_t>(p.group > kPartInputs ? (pass + 1) * kTileRows * 128 : 0);
-  int32_t* sums = reinterpret_cast<int32_t*>(own + room);
   configure(chunk_of(p.group));
   for (int64_t begin = 0; begin < l.blocks; begin += pass) {
     const int64_t end = begin + pass < l.blocks ? begin + pass : l.blocks;
     const int first = static_cast<int>(begin) * kTileRows / l.terms, left = c.rows - first, m = static_cast<int>(end - begin) * kTileRows / l.terms;
     const int count = left < m ? left : m;
     for (int64_t i = panels.begin; i < panels.end; ++i) {
-      (offset ? tile_panel<kFormat, true> : tile_panel<kFormat, false>)(p, p.panel(i), l, begin, end, slice, sums, y);
+      if (p.group > kLargeGroup)
+        (offset ? large_panel<kFormat, true> : large_panel<kFormat, false>)(p, p.panel(i), l, begin, end, reinterpret_cast<uint8_t*>(codes), y);
+      else
+        (offset ? tile_panel<kFormat, true> : tile_panel<kFormat, false>)(p, p.panel(i), l, begin, end, slice, y);
       if (l.terms == 2) add_terms(y, count);
       finish(c, p, bias, static_cast<int>(i), first, count, y);
     }
   }
-  __asm__ volatile("tilerelease" ::);
+  release_tiles();
 }
 
 template <Format kFormat, bool kGated>

@@ -1,8 +1,8 @@
-// AMX tiles of bf16: their configuration, and f32 values as sums of two bf16 ones. Included by AVX-512 sources alone.
+// AMX tiles: their configuration, for bf16 that of the products, and f32 values as sums of two bf16 ones. Included by AVX-512 sources alone.
 //
 //   configure_tiles(rows);  ... tdpbf16ps ...;  release_tiles();
 //
-// Of use in one way only: tiles 0..3 are f32 sums, 4 and 5 their left factors, both of `rows` rows, 6 and 7 right factors of 16 pairs of
+// configure_tiles knows one use: tiles 0..3 are f32 sums, 4 and 5 their left factors, both of `rows` rows, 6 and 7 right factors of 16 pairs of
 // inputs. `tdpbf16ps` sums the even and the odd inputs of a tile apart and adds both to the sum, for each row by itself, so a row's
 // bits do not depend on the other rows. Thread rule: the configuration is the thread's own.
 #pragma once
