@@ -53,9 +53,35 @@ TEST(LlmTools, GrammarTakesCallsAndNothingElse) {
   EXPECT_FALSE(accepts(llama, "{\"name\": \"weather\", \"parameters\": {}}"));
 }
 
+// The references of a tool's schema count from the schema, wherever it lies in the grammar.
+TEST(LlmTools, KeepsTheReferencesOfEachTool) {
+  const Json tools = Json::parse(R"([
+    {"function":{"name":"a","parameters":{"type":"object","required":["x"],"additionalProperties":false,
+                 "properties":{"x":{"$ref":"#/$defs/X"}},"$defs":{"X":{"const":"one"}}}}},
+    {"function":{"name":"b","parameters":{"type":"object","required":["x"],"additionalProperties":false,
+                 "properties":{"x":{"$ref":"#/definitions/X"},"enum":{"$ref":"#"}},"definitions":{"X":{"const":"two"}}}}}])");
+  const auto call = [](const char* name, const char* arguments) { return cat("{\"name\": \"", name, "\", \"arguments\": ", arguments, "}"); };
+  for (const char* choice : {"required", "a", "b"}) {
+    const text::GrammarSpec spec = tool_call_grammar(tools, choice, text::ToolFormat::kJson).value();
+    EXPECT_EQ(accepts(spec, call("a", "{\"x\": \"one\"}")), *choice != 'b') << choice;
+    EXPECT_EQ(accepts(spec, call("b", "{\"x\": \"two\"}")), *choice != 'a') << choice;
+    EXPECT_EQ(accepts(spec, call("b", "{\"x\": \"two\", \"enum\": {\"x\": \"two\"}}")), *choice != 'a') << choice;
+    EXPECT_FALSE(accepts(spec, call("a", "{\"x\": \"two\"}"))) << choice;
+    EXPECT_FALSE(accepts(spec, call("b", "{\"x\": \"one\"}"))) << choice;
+  }
+  const text::GrammarSpec hermes = tool_call_grammar(tools, "required", text::ToolFormat::kHermes).value();
+  EXPECT_TRUE(accepts(hermes, cat("<tool_call>\n", call("b", "{\"x\": \"two\"}"), "\n</tool_call>")));
+}
+
 TEST(LlmTools, SaysWhyNot) {
   EXPECT_EQ(error("height", text::ToolFormat::kJson), "tool_choice names the function 'height', which is none of the request's tools");
   EXPECT_EQ(error("required", text::ToolFormat::kJson, Json::array()), "tool_choice is 'required', but the request has no tools");
+  for (const char* tools : {"[{}]", "[1]", "[null]", R"([{"function":1}])"})
+    EXPECT_EQ(error("required", text::ToolFormat::kJson, Json::parse(tools)), "tools[0] has no object 'function'") << tools;
+  for (const char* tools : {R"([{"function":{}}])", R"([{"function":{"name":1}}])"})
+    EXPECT_EQ(error("required", text::ToolFormat::kJson, Json::parse(tools)), "tools[0].function has no string 'name'") << tools;
+  EXPECT_EQ(error("required", text::ToolFormat::kJson, Json::parse(R"({"a":1})")), "tools: found object, want an array of functions");
+  EXPECT_EQ(error("weather", text::ToolFormat::kJson, Json::parse("1")), "tools: found number, want an array of functions");
   EXPECT_NE(error("weather", text::ToolFormat::kNone).find("needs a model whose chat template writes calls"), std::string::npos);
 }
 

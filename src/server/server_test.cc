@@ -112,6 +112,23 @@ TEST_F(ServerTest, EchoesAndCounts) {
   EXPECT_NE(text.find("nv_inference_pending_request_count{model=\"m\",version=\"1\"} 0\n"), std::string::npos);
 }
 
+// Neither the time nor the answer grows with the square of what a client sends, and the answer stays short.
+TEST_F(ServerTest, RefusesManyInputsAtOnce) {
+  ASSERT_TRUE(server.registry().load({config(), {1}, "", true}).ok());
+  InferRequest r = request();
+  const Tensor one = r.inputs[0];
+  for (int i = 0; i < 100000; ++i) {
+    r.inputs.push_back(one);
+    r.inputs.back().name = cat("Z", i);
+  }
+  const auto start = std::chrono::steady_clock::now();
+  const Result<std::shared_ptr<Call>> call = server.infer(std::move(r), [](InferResponse) {});
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(3));
+  ASSERT_FALSE(call.ok());
+  EXPECT_NE(call.error().message().find("but got 100001 inputs for model 'm'. Got input(s) ['A','Z0',"), std::string::npos) << call.error().message();
+  EXPECT_NE(call.error().message().find(",... 99901 more]"), std::string::npos) << call.error().message();
+}
+
 TEST_F(ServerTest, RefusesWithTritonsTexts) {
   ASSERT_TRUE(server.registry().load({config(), {1}, "", true}).ok());
   struct Row {

@@ -6,13 +6,29 @@
 namespace ingot::server {
 namespace {
 
+constexpr size_t kMostListed = 100, kMostListedBytes = 8192;  // of a client's names in an error
+
 std::string name_list(const std::vector<std::string>& names) {
   std::string out = "[";
-  for (const std::string& n : names) {
-    if (out.size() > 1) out += ',';
-    out += "'" + n + "'";
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (i != 0) out += ',';
+    if (i == kMostListed || out.size() + names[i].size() > kMostListedBytes) {
+      out += cat("... ", names.size() - i, " more");
+      break;
+    }
+    out += "'" + names[i] + "'";
   }
   return out + "]";
+}
+
+// The first in the order of the alphabet of the inputs that come twice.
+std::optional<std::string_view> twice(const InferRequest& r) {
+  std::vector<std::string_view> names;
+  names.reserve(r.inputs.size());
+  for (const Tensor& t : r.inputs) names.push_back(t.name);
+  std::sort(names.begin(), names.end());
+  const auto same = std::adjacent_find(names.begin(), names.end());
+  return same == names.end() ? std::nullopt : std::optional(*same);
 }
 
 Status count_error(const ModelConfig& c, const InferRequest& r, size_t required) {
@@ -105,10 +121,8 @@ Status check_input(const ModelConfig& c, const ModelInput& i, const Tensor& t, i
 Status check_all(const ModelConfig& c, InferRequest& r) {
   const size_t required = static_cast<size_t>(
       std::count_if(c.input.begin(), c.input.end(), [](const ModelInput& i) { return !i.optional; }));
-  for (size_t i = 0; i < r.inputs.size(); ++i)
-    for (size_t j = 0; j < i; ++j)
-      if (r.inputs[j].name == r.inputs[i].name)
-        return Error(Code::kInvalidArgument, cat("input '", r.inputs[i].name, "' already exists in request"));
+  if (r.inputs.size() > 1)
+    if (const auto name = twice(r)) return Error(Code::kInvalidArgument, cat("input '", *name, "' already exists in request"));
   if (r.inputs.size() > c.input.size() || r.inputs.size() < required) return count_error(c, r, required);
   for (const Tensor& t : r.inputs)
     if (c.find_input(t.name) == nullptr)
