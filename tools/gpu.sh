@@ -113,16 +113,22 @@ measure() {  # SHAPE ALGORITHM BATCHES...
     grep 'idle between' >> "$table"
   time_engine "$name" --batch "$@" --input-len 16 --output-len 300 --prefill-len 2048 --runs 2
 }
+time_bursts() {  # NAME: requests that all arrive at once, of the engine made last
+  time_engine "$1 128+128" --batch 256 --burst 1024 --input-len 128 --output-len 128 --prefill-len 0 --runs 1
+  time_engine "$1 1024+128" --batch 64 --burst 512 --input-len 1024 --output-len 128 --prefill-len 0 --runs 1
+}
 if [ -n "$ingot" ]; then
   measure llama3-8b "" 1 8 64 256
-  [ -n "$quick" ] || time_engine "llama3-8b/bf16" --batch 1024 --input-len 128 --output-len 128 --prefill-len 0 --runs 1
+  [ -n "$quick" ] || time_bursts llama3-8b/bf16
   measure llama3-8b W4A16_AWQ 1 8 64
   if [ -z "$quick" ]; then
     time_engine "llama3-8b/W4A16_AWQ" --batch 256 --input-len 16 --output-len 300 --prefill-len 0 --runs 1
     measure llama3-8b fp8 1 8 64 256
-    measure llama3-8b int8 1 8 64
+    time_bursts llama3-8b/fp8
     measure "$engine/yuan2-2b-llama.json" "" 1 8 64 256
+    time_bursts yuan2-2b-llama/bf16
     measure yuan2-2b "" 1 4 8 16 32 64
+    measure llama3-8b int8 1 8 64
   fi
 fi
 cat "$table"
