@@ -21,6 +21,7 @@ struct FakeDevice::State {
   std::map<std::string, Fault> faults;
   std::string error;
   bool unified = true;
+  int activations = 0;
   int64_t total = int64_t{8} << 30, free = int64_t{8} << 30;
   std::vector<int> refused;
   std::vector<std::string> refused_rows;
@@ -76,7 +77,7 @@ int properties(int, ingot_device_properties* p) {
   p->memory_bytes = g_fake->total;
   p->free_bytes = g_fake->free;
   p->units = 1;
-  p->preferred_activation_dtype = 0;
+  p->preferred_activation_dtype = g_fake->activations;
   p->preferred_kv_dtype = 0;
   p->unified_memory = g_fake->unified;
   return INGOT_OK;
@@ -275,6 +276,7 @@ int FakeDevice::count(const std::string& call) const {
   return it == state_->counts.end() ? 0 : it->second;
 }
 void FakeDevice::set_unified_memory(bool unified) { state_->unified = unified; }
+void FakeDevice::set_activation_dtype(int dtype) { state_->activations = dtype; }
 void FakeDevice::set_memory(int64_t total_bytes, int64_t free_bytes) {
   state_->total = total_bytes;
   state_->free = free_bytes;

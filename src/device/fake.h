@@ -28,6 +28,7 @@ class FakeDevice {
   void fail_next(const std::string& call, int status, const std::string& message);
   int count(const std::string& call) const;
   void set_unified_memory(bool unified);
+  void set_activation_dtype(int dtype);  // preferred; f32 unless set
   void set_memory(int64_t total_bytes, int64_t free_bytes);
   void refuse_op(int op);         // kernels() of it is empty
   void refuse_row(const char* row);  // as on another ISA: kernels() does not offer it, pack and unpack still know it

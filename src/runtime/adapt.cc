@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "runtime/internal/widen.h"
+
 namespace ingot::runtime::internal {
 namespace {
 
@@ -54,6 +56,68 @@ Result<std::vector<Step>> expanded(Plan& p, const Step& fused) {
   return steps;
 }
 
+// Whether the device runs the step, as it is or as core ops.
+Result<bool> runs(Plan& p, const Step& step, const device::Device& device) {
+  if (!device.kernels(plan::describe_step(p, step)).empty()) return true;
+  const size_t buffers = p.buffers.size();
+  const std::vector<Step> parts = TRY(expanded(p, step));
+  const bool all = !parts.empty() && std::all_of(parts.begin(), parts.end(), [&](const Step& s) { return !device.kernels(plan::describe_step(p, s)).empty(); });
+  p.buffers.resize(buffers);  // the temporaries of the parts
+  return all;
+}
+
+bool floating(DType d) { return d == DType::kF32 || d == DType::kBf16 || d == DType::kF16; }
+
+// Reals between the steps in the dtype that the device prefers.
+void retype_activations(Plan& p, DType wanted) {
+  for (size_t b = INGOT_BUF_FIRST_FREE; b < p.buffers.size(); ++b)
+    if (floating(p.buffers[b].dtype)) p.buffers[b].dtype = wanted;
+}
+
+// Gives the quantised weights of a step the first dense description with which the device runs it; none: leaves them. Returns how many.
+Result<int> widen_weights(Plan& p, const Step& step, const device::Device& device) {
+  std::vector<size_t> rows;
+  for (size_t i = 0; i < step.weights.size(); ++i) {
+    const size_t row = static_cast<size_t>(step.weights[i]);
+    if (p.weights[row].desc.group > 0 && std::find(rows.begin(), rows.end(), row) == rows.end()) rows.push_back(row);
+  }
+  if (rows.empty()) return 0;
+  std::vector<plan::Weight> before;
+  for (size_t row : rows) before.push_back(p.weights[row]);
+  for (DType dtype : {DType::kBf16, DType::kF16, DType::kF32}) {
+    for (size_t row : rows) {
+      plan::Weight& w = p.weights[row];
+      w.desc = dense_desc(w.desc, dtype);
+      w.packings.clear();
+      w.raw = true;
+      if (!w.generator) w.bytes = op::raw_sizes(w.desc).total();
+    }
+    const bool run = TRY(runs(p, step, device));
+    if (run) return static_cast<int>(rows.size());
+  }
+  for (size_t i = 0; i < rows.size(); ++i) p.weights[rows[i]] = before[i];
+  return 0;
+}
+
+// Buffers and weights in the number formats of the device, where it cannot take those of the file.
+Result<int> change_formats(Plan& p, const std::vector<Step>& steps, const device::Device& device) {
+  int widened = 0;
+  if (p.device_kind != device.kind()) {
+    const ingot_device_properties properties = TRY(device.properties());
+    retype_activations(p, static_cast<DType>(properties.preferred_activation_dtype));
+  }
+  std::vector<ingot_op_desc> known;  // that the device runs, without their layers
+  for (const Step& step : steps) {
+    ingot_op_desc d = plan::describe_step(p, step);
+    d.attrs.layer = 0;
+    if (std::any_of(known.begin(), known.end(), [&](const ingot_op_desc& k) { return std::memcmp(&k, &d, sizeof d) == 0; })) continue;
+    const bool run = TRY(runs(p, step, device));
+    if (run) known.push_back(d);
+    else widened += TRY(widen_weights(p, step, device));
+  }
+  return widened;
+}
+
 }  // namespace
 
 Result<Adapted> adapt(const Plan& original, const device::Device& device) {
@@ -61,6 +125,7 @@ Result<Adapted> adapt(const Plan& original, const device::Device& device) {
   a.plan = original;
   Plan& p = a.plan;
   p.steps.clear();
+  a.widened = TRY(change_formats(p, original.steps, device));
   // Steps of one description (all layers alike) are asked once.
   std::vector<std::pair<ingot_op_desc, std::string>> known;  // description without its layer -> row of the device, "" for none
   auto choose = [&](const Step& s) -> const std::string& {

@@ -111,8 +111,9 @@ Result<std::unique_ptr<Runtime>> Runtime::load(const std::string& engine, const 
   s->limits = limits_of(s->plan, s->memory);
   s->weights = TRY(internal::BoundWeights::bind(s->file, s->plan, s->device, {.unified_memory = properties.unified_memory != 0, .huge_pages = options.huge_pages, .threads = options.threads}));
   s->memory.weights_mapped_bytes = s->weights.mapped_bytes();
-  if (s->weights.repacked() > 0 || adapted.expanded > 0)
-    log_warning("engine ", s->file.path(), " was built for ", s->file.plan().device_name, " (", s->file.plan().device_id, "): ", s->weights.repacked(), " weights were packed again and ", adapted.expanded, " fused steps expanded for ", properties.name, "; build it there to start faster");
+  if (s->weights.repacked() > 0 || adapted.expanded > 0 || adapted.widened > 0)
+    log_warning("engine ", s->file.path(), " was built for ", s->file.plan().device_name, " (", s->file.plan().device_id, "): ", s->weights.repacked(), " weights were packed again, ",
+                adapted.widened, " of a number format without kernels here were made floating-point and ", adapted.expanded, " fused steps expanded for ", properties.name, "; build it there to start faster");
 
   std::vector<ingot_step> steps(s->plan.steps.size());
   for (size_t i = 0; i < steps.size(); ++i) {

@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "plan/generate.h"
+#include "runtime/internal/widen.h"
 
 namespace ingot::runtime::internal {
 namespace {
@@ -36,6 +37,8 @@ struct Job {
   int index = 0;
   size_t offset = 0, bytes = 0;
   bool copy = false;    // the stored bytes are right as they are
+  op::WeightDesc dense{};  // the raw form wanted, where the stored one is `widened` to it
+  bool widened = false;
 };
 
 class Filler {
@@ -50,8 +53,16 @@ class Filler {
       std::memcpy(out, stored.data(), job.bytes);
       return {};
     }
-    if (job.tactic.empty()) return raw(job.row, {out, job.bytes});
     const size_t raw_bytes = op::raw_sizes(w.desc).total();
+    if (job.widened) {
+      std::vector<std::byte> narrow(raw_bytes);
+      TRY(raw(job.row, narrow));
+      if (job.tactic.empty()) return widen(w.desc, narrow, job.dense, {out, job.bytes});
+      std::vector<std::byte> dense(op::raw_sizes(job.dense).total());
+      TRY(widen(w.desc, narrow, job.dense, dense));
+      return device_.pack(job.tactic.c_str(), job.desc, job.index, dense.data(), out);
+    }
+    if (job.tactic.empty()) return raw(job.row, {out, job.bytes});
     if (w.raw && !w.generator) return device_.pack(job.tactic.c_str(), job.desc, job.index, stored.data(), out);
     std::vector<std::byte> temporary(raw_bytes);
     TRY(raw(job.row, temporary));
@@ -159,12 +170,13 @@ Result<BoundWeights> BoundWeights::bind(const plan::PlanFile& file, const Plan& 
     for (size_t i = 0; i < s.weights.size(); ++i) {
       const size_t row = static_cast<size_t>(s.weights[i]);
       const Weight& w = original.weights[row];
-      const bool raw = !plan::is_packed(s.op, i), matches = !w.generator && (raw ? w.raw : packed.count({row, s.tactic, static_cast<int>(i), s.op}) > 0);
+      const op::WeightDesc& wanted = adapted.weights[row].desc;
+      const bool raw = !plan::is_packed(s.op, i), widened = w.desc.group != wanted.group, matches = !w.generator && !widened && (raw ? w.raw : packed.count({row, s.tactic, static_cast<int>(i), s.op}) > 0);
       const Key key{row, raw ? "" : s.tactic, raw ? 0 : static_cast<int>(i), raw ? op::Op{} : s.op};
       uses.push_back({si, i, key});
       if (job_of.count(key) || in_place.count(key)) continue;
-      Job job{row, raw ? "" : s.tactic, plan::describe_step(adapted, s), static_cast<int>(i), region, 0, matches};
-      job.bytes = raw ? op::raw_sizes(w.desc).total() : TRY(device->packed_bytes(s.tactic.c_str(), job.desc, static_cast<int>(i)));
+      Job job{row, raw ? "" : s.tactic, plan::describe_step(adapted, s), static_cast<int>(i), region, 0, matches, wanted, widened};
+      job.bytes = raw ? op::raw_sizes(wanted).total() : TRY(device->packed_bytes(s.tactic.c_str(), job.desc, static_cast<int>(i)));
       if (matches && w.bytes != job.bytes)
         return Error(Code::kInvalidArgument, cat("engine ", file.path(), ": weight '", w.name, "' has ", w.bytes, " bytes, want ", job.bytes, " in the packing of ", s.tactic));
       if (matches && options.unified_memory && !options.huge_pages) {

@@ -7,13 +7,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <map>
 
 #include "base/files.h"
 #include "build/build.h"
 #include "convert/published.h"
 #include "cpu/cpu.h"
+#include "device/fake.h"
 #include "fixture.h"
+#include "plan/plan_file.h"
 #include "runtime/runtime.h"
+#include "tensor/convert.h"
 
 namespace ingot::golden {
 namespace {
@@ -310,6 +314,106 @@ TEST(Synthetic, RunsInEveryFormat) {
     ASSERT_TRUE(fast.ok()) << fast.error().message();
     EXPECT_LE(difference((*fast)->logits(std::vector<int32_t>{1, 2, 3, 4, 5}).value(), want), 2e-3) << algo << ", int8 activations";
   }
+}
+
+// A checkpoint with its fp8 layers as the same values in bf16.
+class Widened : public formats::TensorSource {
+ public:
+  explicit Widened(const formats::TensorSource& source) : source_(source) {
+    for (formats::TensorInfo info : source.list()) {
+      if (info.dtype == DType::kF8E4M3) {
+        const View v = source.find(info.name).value(), scale = source.find(info.name.substr(0, info.name.rfind('.')) + ".weights_scaling_factor").value();
+        std::vector<float> values(static_cast<size_t>(v.shape.elements()));
+        float factor = 0;
+        CHECK(to_float(v, values).ok() && to_float(scale, {&factor, 1}).ok(), info.name);
+        for (float& x : values) x *= factor;
+        std::vector<std::byte>& bytes = made_[info.name];
+        bytes.resize(values.size() * 2);
+        CHECK(from_float(values, DType::kBf16, bytes).ok(), info.name);
+        info.dtype = DType::kBf16;
+      }
+      infos_.push_back(info);
+    }
+  }
+  size_t widened() const { return made_.size(); }
+  formats::SourceKind kind() const override { return source_.kind(); }
+  const std::string& path() const override { return source_.path(); }
+  std::span<const formats::TensorInfo> list() const override { return infos_; }
+  const formats::TensorInfo* info(std::string_view name) const override {
+    const auto at = std::find_if(infos_.begin(), infos_.end(), [&](const formats::TensorInfo& i) { return i.name == name; });
+    return at != infos_.end() ? &*at : nullptr;
+  }
+  Result<View> find(std::string_view name) const override {
+    const auto at = made_.find(std::string(name));
+    if (at != made_.end()) return View{DType::kBf16, info(name)->shape, at->second};
+    return source_.find(name);
+  }
+  void forget(std::string_view) const override {}
+
+ private:
+  const formats::TensorSource& source_;
+  std::vector<formats::TensorInfo> infos_;
+  std::map<std::string, std::vector<std::byte>> made_;
+};
+
+// A device like the CUDA one: takes fp8 and all else as it is stored, and wants activations in bf16.
+struct RawDevice {
+  device::FakeDevice fake;
+  const ingot_device_api* linked[1] = {fake.api()};
+  std::shared_ptr<device::Device> device;
+  RawDevice() {
+    fake.refuse_row("fake.xor");
+    fake.refuse_row("fake.tail");
+    fake.set_activation_dtype(static_cast<int>(DType::kBf16));
+    device = device::open_device("fake", {.linked = linked}).value();
+  }
+};
+
+// An engine with fp8 weights and 16-bit activations, made for another device, runs here as the dense engine does, bit by bit.
+TEST(OtherDevice, Fp8WeightsBecomeDense) {
+  const Fixture f = read_fixture(fixture_path("llama_gqa_tied")).value();
+  Scratch scratch;
+  ASSERT_TRUE(write_published(f, scratch.at("published"), DType::kBf16).ok());
+  auto published = convert::PublishedCheckpoint::open(scratch.at("published"), {.dtype = "bfloat16", .fp8 = true});
+  ASSERT_TRUE(published.ok()) << published.error().message();
+  const Widened dense(**published);
+  ASSERT_GT(dense.widened(), 0u);
+  build::BuildOptions options;
+  options.no_timing = true;
+  const auto logits = [&](const formats::TensorSource& tensors, device::Device& device) -> Result<std::vector<float>> {
+    TRY(build::build_engine({.config = (*published)->config(), .tensors = &tensors}, options, device, scratch.at("engine")));
+    runtime::RuntimeOptions o;
+    o.kv_cache_dtype = "float32";
+    auto rt = TRY(load(scratch, o));
+    EXPECT_TRUE(plan::validate(rt->plan()).ok()) << plan::validate(rt->plan()).error().message();
+    return rt->logits(f.prompts[0].ids);
+  };
+  auto cpu = device::open_device("cpu", {.linked = kLinked, .options_json = device_options("")}).value();
+  const Result<std::vector<float>> want = logits(dense, *cpu);
+  ASSERT_TRUE(want.ok()) << want.error().message();
+  RawDevice raw;
+  const Result<std::vector<float>> found = logits(**published, *raw.device);
+  ASSERT_TRUE(found.ok()) << found.error().message();
+  EXPECT_EQ(*found, *want);
+  const plan::PlanFile file = plan::PlanFile::open(join_path(scratch.at("engine"), "rank0.engine")).value();
+  const auto fp8 = [](const plan::Weight& w) { return w.desc.dtype == static_cast<int32_t>(DType::kF8E4M3); };
+  EXPECT_TRUE(std::any_of(file.plan().weights.begin(), file.plan().weights.end(), fp8));  // the engine does hold what the CPU has no kernel for
+}
+
+// The same with weights that are generated at load.
+TEST(OtherDevice, GeneratedFp8WeightsBecomeDense) {
+  Scratch scratch;
+  auto config = build::synthetic_config(fixture_path("llama_gqa_tied") + "/config.json", "fp8", "bfloat16");
+  ASSERT_TRUE(config.ok()) << config.error().message();
+  RawDevice raw;
+  build::BuildOptions options;
+  options.no_timing = true;
+  ASSERT_TRUE(build::build_engine({.config = *config, .seed = 5}, options, *raw.device, scratch.at("engine")).ok());
+  auto rt = load(scratch);
+  ASSERT_TRUE(rt.ok()) << rt.error().message();
+  const std::vector<float> logits = (*rt)->logits(std::vector<int32_t>{1, 2, 3}).value();
+  EXPECT_TRUE(std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); }));
+  EXPECT_NE(*std::min_element(logits.begin(), logits.end()), *std::max_element(logits.begin(), logits.end()));
 }
 
 void register_tests(const std::string& root) {

@@ -23,7 +23,7 @@ struct BindOptions {
 
 class BoundWeights {
  public:
-  // `adapted` is the plan of `file` with the device's own kernel rows.
+  // `adapted` is the plan of `file` with the device's own kernel rows, and dense descriptions of weights that it wants widened.
   static Result<BoundWeights> bind(const plan::PlanFile& file, const plan::Plan& adapted, const std::shared_ptr<device::Device>& device,
                                    const BindOptions& options);
   BoundWeights() = default;
