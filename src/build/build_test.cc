@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -172,6 +173,88 @@ std::vector<std::byte> unpacked(Built& b, const PlanFile& f, const std::string& 
     }
   ADD_FAILURE() << name;
   return {};
+}
+
+// fp8 bytes stay as they are, and each row gets its scale: one for a tensor, or one for a row; the rows of joined tensors follow each other.
+TEST(Build, KeepsFp8BytesAndAScaleForEachRow) {
+  const auto fp8 = [](Tensors& t, const std::string& layer, int64_t n, int64_t k, int first, const std::vector<float>& scales, const char* suffix) {
+    std::vector<std::byte> bytes(static_cast<size_t>(n * k));
+    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>((static_cast<size_t>(first) + i) % 120);
+    t.add(layer + ".weight", DType::kF8E4M3, {n, k}, bytes);
+    const auto raw = std::as_bytes(std::span(scales));
+    t.add(layer + suffix, DType::kF32, {static_cast<int64_t>(scales.size())}, {raw.begin(), raw.end()});
+    return bytes;
+  };
+  const auto plain = [](Tensors& t) {  // all that is not fp8
+    t.add_normal("transformer.vocab_embedding.weight", {40, 16});
+    t.add_normal("transformer.ln_f.weight", {16}, 1);
+    t.add_normal("lm_head.weight", {40, 16});
+    for (int i = 0; i < 2; ++i) {
+      const std::string p = cat("transformer.layers.", i);
+      t.add_normal(p + ".input_layernorm.weight", {16}, 1);
+      t.add_normal(p + ".post_layernorm.weight", {16}, 1);
+      if (i == 0) continue;
+      for (const auto& [name, n, k] : {std::tuple{".attention.qkv", 32, 16}, {".attention.dense", 16, 16}, {".mlp.fc", 24, 16}, {".mlp.gate", 24, 16}, {".mlp.proj", 16, 24}})
+        t.add_normal(p + name + ".weight", {n, k});
+    }
+  };
+  std::vector<float> rows(32), fc(24), gate(24);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = 0.5f + static_cast<float>(i);
+  for (size_t i = 0; i < fc.size(); ++i) fc[i] = 100 + static_cast<float>(i), gate[i] = 0.25f;
+  Built b;
+  b.fake.refuse_row("fake.xor");
+  b.fake.refuse_row("fake.tail");
+  Tensors t;
+  plain(t);
+  const std::string p = "transformer.layers.0";
+  const std::vector<std::byte> qkv_bytes = fp8(t, p + ".attention.qkv", 32, 16, 1, rows, ".per_channel_scale");
+  const std::vector<std::byte> dense_bytes = fp8(t, p + ".attention.dense", 16, 16, 2, {0.75f}, ".weights_scaling_factor");
+  const std::vector<std::byte> fc_bytes = fp8(t, p + ".mlp.fc", 24, 16, 3, fc, ".per_channel_scale");
+  const std::vector<std::byte> gate_bytes = fp8(t, p + ".mlp.gate", 24, 16, 4, {0.25f}, ".weights_scaling_factor");
+  fp8(t, p + ".mlp.proj", 16, 24, 5, {2}, ".weights_scaling_factor");
+  auto report = b("fp8", {.config = tiny_config(false), .tensors = &t});
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  const PlanFile f = b.open();
+  const auto expect = [&](const plan::Weight& w, const std::vector<std::byte>& values, const std::vector<float>& scales) {
+    EXPECT_EQ(w.desc.dtype, static_cast<int32_t>(DType::kF8E4M3)) << w.name;
+    EXPECT_EQ(w.desc.group, w.desc.k) << w.name;
+    const op::RawSizes sizes = op::raw_sizes(w.desc);
+    const std::vector<std::byte> raw = unpacked(b, f, w.name);
+    ASSERT_EQ(raw.size(), sizes.total()) << w.name;
+    ASSERT_EQ(static_cast<size_t>(w.desc.n), scales.size()) << w.name;
+    EXPECT_EQ(std::memcmp(raw.data(), values.data(), values.size()), 0) << w.name;
+    EXPECT_EQ(std::memcmp(raw.data() + sizes.values, scales.data(), scales.size() * 4), 0) << w.name;
+  };
+  const Plan& plan = f.plan();
+  expect(weight(plan, p + ".attention.qkv.weight"), qkv_bytes, rows);
+  expect(weight(plan, p + ".attention.dense.weight"), dense_bytes, std::vector<float>(16, 0.75f));
+  const auto gated = std::find_if(plan.steps.begin(), plan.steps.end(), [](const plan::Step& s) { return s.op == op::Op::kGatedLinear; });
+  ASSERT_NE(gated, plan.steps.end());
+  const plan::Weight& joined = plan.weights[static_cast<size_t>(gated->weights[0])];
+  const std::vector<std::byte> raw = unpacked(b, f, joined.name);
+  const bool fc_first = std::memcmp(raw.data(), fc_bytes.data(), fc_bytes.size()) == 0;
+  std::vector<std::byte> both = fc_first ? fc_bytes : gate_bytes;
+  const std::vector<std::byte>& second = fc_first ? gate_bytes : fc_bytes;
+  both.insert(both.end(), second.begin(), second.end());
+  std::vector<float> scales = fc_first ? fc : gate;
+  scales.insert(scales.end(), (fc_first ? gate : fc).begin(), (fc_first ? gate : fc).end());
+  expect(joined, both, scales);
+
+  // Wrong shapes are refused by name.
+  const auto error = [&](int64_t n, int64_t k, const std::vector<float>& found, const char* suffix) {
+    Tensors wrong;
+    plain(wrong);
+    fp8(wrong, p + ".attention.qkv", n, k, 1, found, suffix);
+    for (const auto& [name, rows_of, k_of] : {std::tuple{".attention.dense", 16, 16}, {".mlp.fc", 24, 16}, {".mlp.gate", 24, 16}, {".mlp.proj", 16, 24}})
+      wrong.add_normal(p + name + ".weight", {rows_of, k_of});
+    return b("fp8_wrong", {.config = tiny_config(false), .tensors = &wrong}).error().message();
+  };
+  EXPECT_NE(error(32, 16, {1, 2, 3}, ".per_channel_scale").find("tensor 'transformer.layers.0.attention.qkv.per_channel_scale' in memory has shape [3], want [1] or [32]"), std::string::npos)
+      << error(32, 16, {1, 2, 3}, ".per_channel_scale");
+  EXPECT_NE(error(24, 16, {1}, ".weights_scaling_factor").find("tensor 'transformer.layers.0.attention.qkv.weight' in memory is [24, 16], want rows 0 .. 32 of 16 inputs"), std::string::npos)
+      << error(24, 16, {1}, ".weights_scaling_factor");
+  EXPECT_NE(error(32, 8, {1}, ".weights_scaling_factor").find("is [32, 8], want rows 0 .. 32 of 16 inputs"), std::string::npos);
+  EXPECT_NE(error(32, 16, {1}, ".other").find("memory has no tensor 'transformer.layers.0.attention.qkv.weights_scaling_factor'"), std::string::npos);
 }
 
 // A source makes quantised tensors when they are asked for: the build asks late and gives back all parts of a layer.
