@@ -5,6 +5,8 @@
 #include <memory>
 #include <mutex>
 
+#include "base/log.h"
+
 namespace ingot::bench {
 namespace {
 
@@ -69,12 +71,21 @@ void add_position(Quality& q, std::span<const float> reference, std::span<const 
   q.agreed += a - reference.begin() == b - tested.begin();
 }
 
+Status check_window(int window, int vocab, int most) {
+  if (window < 2 || window > most) return Error(Code::kInvalidArgument, cat("quality: --window is ", window, ", want 2 to ", most, ", the engine's length less one"));
+  const int64_t logits = int64_t{window} * vocab;
+  if (logits > kMaxWindowLogits)
+    return Error(Code::kInvalidArgument, cat("quality: --window is ", window, ", which with a vocabulary of ", vocab, " tokens makes ", logits, " logits to hold for each engine (",
+                                             human_bytes(static_cast<double>(logits) * 4), "), want at most ", kMaxWindowLogits, ": a window of up to ", kMaxWindowLogits / vocab));
+  return {};
+}
+
 Result<Quality> measure_quality(backends::LlmService& reference, backends::LlmService& tested, std::span<const int32_t> ids, int window) {
   const int vocab = reference.engine().vocab_size();
   if (vocab != tested.engine().vocab_size())
     return Error(Code::kInvalidArgument, cat("quality: vocabularies of ", vocab, " and ", tested.engine().vocab_size(), " tokens, want the same model twice"));
   const int most = std::min(reference.max_seq_tokens(), tested.max_seq_tokens()) - 1;
-  if (window < 2 || window > most) return Error(Code::kInvalidArgument, cat("quality: window is ", window, ", want 2 to ", most, ", the engine's length less one"));
+  TRY(check_window(window, vocab, most));
   Quality q;
   for (size_t begin = 0; begin < ids.size(); begin += static_cast<size_t>(window)) {
     const std::span<const int32_t> piece = ids.subspan(begin, std::min(static_cast<size_t>(window), ids.size() - begin));

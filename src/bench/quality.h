@@ -47,6 +47,10 @@ struct Quality {
 // One position: the logits of both, and the token that follows.
 void add_position(Quality& q, std::span<const float> reference, std::span<const float> tested, int32_t next);
 
+// Both services' logits of a window are held at once, so window x vocabulary is bounded: the error names what was found and what is allowed.
+constexpr int64_t kMaxWindowLogits = int64_t{1} << 28;  // 1 GiB of f32 for each service: 2048 tokens of 131072
+Status check_window(int window, int vocab, int most);   // most: positions of the engines
+
 Result<Quality> measure_quality(backends::LlmService& reference, backends::LlmService& tested, std::span<const int32_t> ids, int window);
 
 }  // namespace ingot::bench

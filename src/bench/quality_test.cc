@@ -21,5 +21,14 @@ TEST(Quality, CountsLikelihoodDivergenceAndAgreement) {
   EXPECT_NEAR(q.perplexity(), std::sqrt(2.0 * 4), 1e-6);
 }
 
+TEST(Quality, BoundsTheLogitsThatAWindowHolds) {
+  EXPECT_TRUE(check_window(512, 128256, 4095).ok());
+  EXPECT_TRUE(check_window(2048, 1 << 17, 1 << 20).ok());  // exactly the bound
+  EXPECT_EQ(check_window(1 << 20, 256000, 1 << 20).error().message(),
+            "quality: --window is 1048576, which with a vocabulary of 256000 tokens makes 268435456000 logits to hold for each engine (1.07 TB), want at most 268435456: a window of up to 1048");
+  EXPECT_EQ(check_window(1, 100, 63).error().message(), "quality: --window is 1, want 2 to 63, the engine's length less one");
+  EXPECT_FALSE(check_window(64, 100, 63).ok());
+}
+
 }  // namespace
 }  // namespace ingot::bench
