@@ -49,7 +49,7 @@ struct Chain {
   int page_tokens = 16;           // of the KV cache
   int activation = -1;            // dtype of activations; -1: as the device prefers
   double nmse = 1e-11, nmse_int8 = 4e-4, nmse_bf16 = 2e-4;  // f32 activations; int8 dot products; bf16 activations
-  bool optional = false;          // a device may lack the format
+  bool optional = false;          // a device may lack the format; skipped there, in silence on the CPU alone
   bool batched = true;            // also run cut into single rows
 
   explicit Chain(std::string case_name, std::vector<int> sequence_lengths, uint64_t seed);
