@@ -256,13 +256,6 @@ class InstanceScheduler : public Scheduler {
     for (;;) {
       uint64_t wake = kNever;
       const uint64_t now = steady_ns();
-      if (limiter_ && !granted && source_->due(instance, now)) {
-        lock.unlock();
-        granted = limiter_->acquire(key, [this] { return stop_.load(); });
-        lock.lock();
-        if (!granted) break;  // stopped
-        continue;
-      }
       // Another scheduler, of the same model with other instances, may still have this one at work: what waits here is free for others.
       if (shared != nullptr && !mine.owns_lock() && source_->due(instance, now)) {
         lock.unlock();
@@ -272,6 +265,14 @@ class InstanceScheduler : public Scheduler {
           mine.lock();
         }
         lock.lock();
+        continue;
+      }
+      // Last, so that nobody waits for anything else while it holds resources.
+      if (limiter_ && !granted && source_->due(instance, now)) {
+        lock.unlock();
+        granted = limiter_->acquire(key, [this] { return stop_.load(); });
+        lock.lock();
+        if (!granted) break;  // stopped
         continue;
       }
       std::vector<Taken> batch = source_->take(instance, now, wake);
