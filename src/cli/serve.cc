@@ -104,6 +104,11 @@ Status serve(const std::string& model, const ServeFlags& flags, frontends::Serve
   bool clean = frontend->stop(deadline);
   clean &= server.stop(std::chrono::duration_cast<std::chrono::milliseconds>(
       std::max(std::chrono::steady_clock::duration::zero(), deadline - std::chrono::steady_clock::now())));
+  if (server.registry().in_flight() != 0) {  // code of a backend that nobody can interrupt: nothing may be destroyed under it
+    (void)fail("serve", Error(Code::kUnavailable, "Exit timeout expired. Exiting immediately."));
+    std::fflush(nullptr);
+    std::_Exit(1);
+  }
   if (service) service->engine().shutdown();
   if (!clean) return Error(Code::kUnavailable, "Exit timeout expired. Exiting immediately.");
   return {};

@@ -117,7 +117,7 @@ Result<std::unique_ptr<RepositoryServer>> RepositoryServer::start(server::Server
     std::string tokenizer;
     if (std::shared_ptr<repository::Repository> source = weak.lock())
       for (const char* part : {"preprocessing", "postprocessing"}) {
-        const Result<repository::Repository::Described> d = source->read(part);
+        const Result<repository::Repository::Described> d = source->read(source->name_beside(load.name_space, part));
         const std::string* folder = d.ok() ? d->parsed.config.find_parameter("tokenizer_dir") : nullptr;
         if (tokenizer.empty() && folder && is_directory(*folder)) tokenizer = *folder;
       }
@@ -126,7 +126,7 @@ Result<std::unique_ptr<RepositoryServer>> RepositoryServer::start(server::Server
       return engines->open(TRY(backends::llm_engine_path(load.config, load.directory, load.version)), load.config, tokenizer);
     std::shared_ptr<repository::Repository> source = weak.lock();
     if (!source) return Error(Code::kUnavailable, "the server is stopping");
-    const repository::Repository::Described d = TRY(source->read(*name));
+    const repository::Repository::Described d = TRY(source->read(source->name_beside(load.name_space, *name)));
     const std::vector<int64_t> versions =
         repository::choose_versions(d.parsed.config.version_policy, repository::version_folders(d.directory));
     return engines->open(TRY(backends::llm_engine_path(d.parsed.config, d.directory, versions.empty() ? 1 : versions.back())), d.parsed.config, tokenizer);

@@ -67,6 +67,7 @@ class PythonModel : public server::Model {
   InstanceSetup setup;      // of each child but its names
   std::string prefix;       // of the region's name
   std::vector<std::shared_ptr<Child>> children;  // a model with other instances may share them
+  std::vector<bool> taken_over;                  // of the children, from the model before an update; empty: none
   Interpreter interpreter;  // keeps an unpacked environment
 
   std::shared_ptr<Child> make(const server::InstanceInfo& info) const {
@@ -101,6 +102,7 @@ class PythonModel : public server::Model {
     out->interpreter = interpreter;
     std::vector<std::shared_ptr<Child>> left = children, fresh;
     out->children.resize(load.instances.size());
+    out->taken_over.resize(load.instances.size());
     for (const bool same_name : {true, false}) {
       for (size_t i = 0; i < out->children.size(); ++i) {
         if (out->children[i]) continue;
@@ -108,6 +110,7 @@ class PythonModel : public server::Model {
         const auto it = std::find_if(left.begin(), left.end(), [&](const auto& c) { return same_place(c->info, wanted) && (!same_name || c->info.name == wanted.name); });
         if (it == left.end()) continue;
         out->children[i] = *it;
+        out->taken_over[i] = true;
         left.erase(it);
       }
     }
@@ -120,6 +123,10 @@ class PythonModel : public server::Model {
   Execution execution() const override { return Execution::kInstances; }
   int instances() const override { return static_cast<int>(children.size()); }
   void execute(int instance, std::span<server::Invocation> batch) override { children[static_cast<size_t>(instance)]->instance.execute(batch); }
+  void abort() override {
+    for (const auto& c : children) c->instance.abort();
+  }
+  bool is_new(int instance) const override { return taken_over.empty() || !taken_over[static_cast<size_t>(instance)]; }
   std::mutex* instance_lock(int instance) override { return &children[static_cast<size_t>(instance)]->instance.executing(); }
   Status ready() const override {
     for (const auto& c : children) TRY(c->instance.ready());

@@ -194,5 +194,21 @@ TEST_F(PythonModels, UnloadingEndsTheChildWhileItWorks) {
   EXPECT_EQ(::kill(pid, 0), -1);
 }
 
+TEST_F(PythonModels, ExitWaitsForNoModelThatDoesNotLook) {
+  ASSERT_EQ(load("surface"), "");
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 3; ++i)  // one works, the others wait for it
+    clients.emplace_back([&] {
+      const std::string text = surface("block:600");
+      EXPECT_TRUE(text.find("is not healthy") != std::string::npos || text.find("ancelled") != std::string::npos) << text;
+    });
+  while (server_.registry().in_flight() != 3) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_FALSE(server_.stop(std::chrono::seconds(1)));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+  for (std::thread& t : clients) t.join();
+}
+
 }  // namespace
 }  // namespace ingot::python_backend

@@ -96,6 +96,15 @@ void Instance::stop() {
   thread_.join();
 }
 
+void Instance::abort() {
+  std::lock_guard lock(mutex_);
+  if (state_ == State::kEnded) return;
+  INGOT_LOG(kWarning, cat("model instance '", setup_.name, "' is killed: the time to exit is over"));
+  stopping_ = true;
+  kill_group(pid_);
+  changed_.notify_all();
+}
+
 Status Instance::ready() {
   std::unique_lock lock(mutex_);
   if (state_ != State::kReady) return Error(Code::kUnavailable, cat("Stub process '", setup_.name, "' is not healthy."));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "base/files.h"
 #include "base/json_text.h"
 #include "server/settings.h"
 
@@ -25,7 +26,7 @@ Result<std::vector<std::string>> Lifecycle::wanted() {
     add(name);
     // The steps of an ensemble are loaded with it.
     if (auto d = repository_->read(name); d.ok() && d->parsed.config.ensemble_scheduling)
-      for (const auto& step : d->parsed.config.ensemble_scheduling->step) add(step.model_name);
+      for (const auto& step : d->parsed.config.ensemble_scheduling->step) add(repository_->name_beside(parent_directory(d->directory), step.model_name));
   }
   return out;
 }
@@ -36,7 +37,12 @@ std::vector<std::vector<std::string>> Lifecycle::in_order(const std::vector<std:
   for (const std::string& name : names) {
     std::vector<std::string>& of = steps[name];
     if (auto d = repository_->read(name); d.ok() && d->parsed.config.ensemble_scheduling)
-      for (const auto& step : d->parsed.config.ensemble_scheduling->step) of.push_back(step.model_name);
+      for (const auto& step : d->parsed.config.ensemble_scheduling->step) {
+        const std::string member = repository_->name_beside(parent_directory(d->directory), step.model_name);
+        of.push_back(member);
+        for (const std::string& other : names)  // not beside it: wherever it is
+          if (member == step.model_name && other != member && base_name(other) == member) of.push_back(other);
+      }
   }
   std::map<std::string, size_t> depth;
   for (const std::string& name : names) depth[name] = 0;

@@ -199,10 +199,17 @@ Result<Repository::Described> Repository::read(const std::string& given) const {
   return out;
 }
 
-std::map<std::string, server::ModelConfig> Repository::configs() {
+std::string Repository::name_beside(const std::string& name_space, const std::string& name) const {
+  if (!options_.namespacing || name_space.empty() || bad_name(name)) return name;
+  std::string exact = join_path(name_space, name);
+  return is_model(exact) ? exact : name;
+}
+
+std::map<std::string, server::ModelConfig> Repository::configs(const std::string& name_space) {
   std::map<std::string, server::ModelConfig> out;
   for (const std::string& name : names())
-    if (auto d = read(name); d.ok()) out.emplace(base_name(name), std::move(d->parsed.config));
+    if (options_.namespacing && parent_directory(name) != name_space) continue;
+    else if (auto d = read(name); d.ok()) out.emplace(base_name(name), std::move(d->parsed.config));
   return out;
 }
 
@@ -287,7 +294,7 @@ Result<server::ModelSpec> Repository::describe(const std::string& given, const s
     INGOT_LOG(kWarning, cat("model '", name, "': left at their placeholders, so their defaults count: ", left));
   server::ModelSpec spec{.config = d.parsed.config, .versions = {}, .directory = d.directory, .auto_complete = options_.auto_complete, .name_space = name_space};
   if (options_.adapt) {
-    std::map<std::string, server::ModelConfig> all = configs();
+    std::map<std::string, server::ModelConfig> all = configs(name_space);
     all.insert_or_assign(name, d.parsed.config);
     TRY(options_.adapt(spec, d.parsed, all));
   }

@@ -23,7 +23,8 @@ struct RepositoryOptions {
   std::string config_name{};  // configs/NAME.pbtxt of a model where there is one
   bool namespacing = false;   // equal names in several directories: names() are "<directory>/<name>", and the directory is the namespace
   bool auto_complete = true;  // a model without config.pbtxt may be described by its files
-  // Completes a config by what native backends know about it (`all` holds every readable config of the repository, this one too).
+  // Completes a config by what native backends know about it (`all` holds every readable config of the repository, or of the
+  // model's namespace, this one too).
   // Called before the versions are chosen.
   std::function<Status(server::ModelSpec& spec, const ParsedConfig& parsed, const std::map<std::string, server::ModelConfig>& all)> adapt{};
 };
@@ -42,6 +43,8 @@ class Repository : public server::ModelSource {
     std::string directory;
   };
   Result<Described> read(const std::string& name) const;
+  // The name of an ensemble's step or a model's companion: with namespaces, the exact name of the one beside it if there is one.
+  std::string name_beside(const std::string& name_space, const std::string& name) const;
   // Changes when a file of the model changes, comes or goes; 0: there is no such model.
   uint64_t fingerprint(const std::string& name) const;
   const std::vector<std::string>& directories() const { return options_.directories; }
@@ -52,7 +55,7 @@ class Repository : public server::ModelSource {
   Result<std::string> directory_of(const std::string& name) const;
   std::string config_path(const std::string& directory) const;
   Result<std::string> unpack(const std::string& name, const server::LoadParameters& parameters);
-  std::map<std::string, server::ModelConfig> configs();
+  std::map<std::string, server::ModelConfig> configs(const std::string& name_space);
 
   RepositoryOptions options_;
   mutable std::mutex mutex_;

@@ -25,24 +25,28 @@ class NothingBackend : public server::Backend {
 // Has instances; counts how it was made.
 struct Made {
   int loads = 0, updates = 0;
+  std::vector<int> executed{};  // the instances that ran something
 };
 class Counted : public server::Model {
  public:
-  Counted(Made* made, const server::ModelLoad& load) : made_(made), count_(static_cast<int>(load.instances.size())) {}
+  Counted(Made* made, const server::ModelLoad& load, int taken_over = 0)
+      : made_(made), count_(static_cast<int>(load.instances.size())), taken_over_(taken_over) {}
   Execution execution() const override { return Execution::kInstances; }
   int instances() const override { return count_; }
-  void execute(int, std::span<server::Invocation> batch) override {
+  bool is_new(int instance) const override { return instance >= taken_over_; }
+  void execute(int instance, std::span<server::Invocation> batch) override {
+    made_->executed.push_back(instance);
     for (auto& i : batch) i.sink->finish();
   }
   Result<std::shared_ptr<server::Model>> with_instances(const server::ModelLoad& load) override {
     if (load.instances.size() > 8) return Error(Code::kInternal, "too many instances");
     ++made_->updates;
-    return std::shared_ptr<server::Model>(std::make_shared<Counted>(made_, load));
+    return std::shared_ptr<server::Model>(std::make_shared<Counted>(made_, load, count_));
   }
 
  private:
   Made* made_;
-  int count_;
+  int count_, taken_over_;
 };
 class CountedBackend : public server::Backend {
  public:
@@ -271,6 +275,29 @@ TEST_F(RepositoryTest, InstancesAloneChangeWithoutALoad) {
   EXPECT_TRUE(made.loads == 3 && made.updates == 1) << made.loads << " " << made.updates;
 }
 
+TEST_F(RepositoryTest, NewInstancesAreWarmedUpAndSequencesStartAnew) {
+  Made made;
+  server_.registry().add_backend(std::make_shared<CountedBackend>(&made));
+  const auto load = [&](int count, const char* more) {
+    write("m/config.pbtxt", cat("backend: \"counted\" max_batch_size: 0 input { name: \"x\" data_type: TYPE_FP32 dims: 1 } instance_group { count: ", count, " kind: KIND_CPU } ",
+                                more));
+    Status s = server_.registry().load_by_name("m", {});
+    EXPECT_TRUE(s.ok()) << s.error().message();
+  };
+  write("m/1/file", "a");
+  server_.registry().set_source(repository());
+  constexpr const char* kWarm = "model_warmup { name: \"w\" batch_size: 1 inputs { key: \"x\" value { data_type: TYPE_FP32 dims: 1 zero_data: true } } }";
+  load(2, kWarm);
+  EXPECT_EQ(made.executed, (std::vector<int>{0, 1}));
+  made.executed.clear();
+  load(4, kWarm);
+  EXPECT_EQ(made.updates, 1);
+  EXPECT_EQ(made.executed, (std::vector<int>{2, 3}));
+  load(1, "sequence_batching {}");
+  load(2, "sequence_batching {}");
+  EXPECT_TRUE(made.loads == 3 && made.updates == 1) << made.loads << " " << made.updates;
+}
+
 TEST_F(RepositoryTest, FailedMembersAreTriedOnceInOneStart) {
   int tries = 0;
   server_.registry().on_change([&](const server::ModelStatus& s) { tries += s.name == "bad" && s.state == server::ModelState::kLoading; });
@@ -364,6 +391,42 @@ TEST_F(RepositoryTest, EnsemblesFindTheirStepsAnewInOtherNamespaces) {
   EXPECT_EQ(registry.step_name(root_ + "/a", "m"), root_ + "/a/m");
   EXPECT_TRUE(registry.find("e_a", -1).ok() && registry.find("e_b", -1).ok());
   EXPECT_FALSE(registry.find("m", -1).ok());
+}
+
+TEST_F(RepositoryTest, NamespacesAreKeptApartInEnsemblesAndCompanions) {
+  const auto ensemble = [&](const std::string& name, const std::string& step) {
+    write(name + "/config.pbtxt", cat("platform: \"ensemble\" input { name: \"x\" data_type: TYPE_FP32 dims: 1 } output { name: \"y\" data_type: TYPE_FP32 dims: 1 } "
+                                      "ensemble_scheduling { step { model_name: \"", step, "\" model_version: -1 input_map { key: \"x\" value: \"x\" } output_map { key: \"y\" value: \"y\" } } }"));
+    ASSERT_TRUE(make_directories(join_path(root_, name + "/1")).ok());
+  };
+  for (const char* folder : {"a", "b"}) {
+    ensemble(cat(folder, "/e"), "round");
+    ensemble(cat(folder, "/round"), "e");
+    ensemble(cat(folder, "/uses_z"), "z");
+    write(cat(folder, "/z/config.pbtxt"), cat("backend: \"none_", folder, "\" input { name: \"x\" data_type: TYPE_FP32 dims: 1 }"));
+    ASSERT_TRUE(make_directories(join_path(root_, cat(folder, "/z/1"))).ok());
+  }
+  write("b/alone/config.pbtxt", "backend: \"nothing\"");
+  RepositoryOptions o{.directories = {root_ + "/a", root_ + "/b"}, .namespacing = true};
+  o.adapt = [&](server::ModelSpec& spec, const ParsedConfig&, const std::map<std::string, server::ModelConfig>& all) -> Status {
+    const bool b = spec.name_space == root_ + "/b";
+    EXPECT_EQ(all.at("z").backend, b ? "none_b" : "none_a");
+    EXPECT_EQ(all.contains("alone"), b);
+    return {};
+  };
+  auto r = *Repository::open(o);
+  EXPECT_EQ(r->name_beside(root_ + "/b", "z"), root_ + "/b/z");
+  EXPECT_EQ(r->name_beside(root_ + "/a", "alone"), "alone");
+  server::ModelRegistry& registry = server_.registry();
+  registry.set_namespacing(true);
+  int tries = 0;
+  registry.on_change([&](const server::ModelStatus& s) { tries += s.name == "z" && s.state == server::ModelState::kLoading; });
+  auto l = Lifecycle::start(registry, r, {.exit_on_error = false});
+  ASSERT_TRUE(l.ok());
+  EXPECT_EQ(tries, 2);  // members come before their ensembles: one try in each namespace
+  const Status circle = registry.load_by_name(root_ + "/a/e", {});
+  ASSERT_FALSE(circle.ok());
+  EXPECT_NE(circle.error().message().find("circular dependency between ensembles: e -> ... -> round -> e"), std::string::npos) << circle.error().message();
 }
 
 TEST(TextTable, FramesAndSplitsCells) {

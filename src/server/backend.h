@@ -97,12 +97,16 @@ class Model {
   virtual Status ready() const { return {}; }
   // Asks running requests to end (the core cancels those which remain when the time is over), before destruction.
   virtual void drain() {}
+  // Ends what runs at once, as far as the backend can: the server's time to exit is over. Nothing runs on the model afterwards.
+  virtual void abort() {}
   virtual std::vector<MemoryUse> memory_use() const { return {}; }
   // Called once after load, before any request. The statistics live longer than the model.
   virtual void use_statistics(ModelStats& stats) { (void)stats; }
   // A model like this one with the instances of `load`, whose config differs from this model's in the instance groups alone; it shares
   // the instances that both have. A null pointer: the backend cannot, so the model is loaded anew.
   virtual Result<std::shared_ptr<Model>> with_instances(const ModelLoad& load) { return (void)load, std::shared_ptr<Model>(); }
+  // False for an instance that with_instances() took over: it is warm, and at work.
+  virtual bool is_new(int instance) const { return (void)instance, true; }
   // Held by the scheduler while it gives the instance work, where another model may share it. Null: no other has it.
   virtual std::mutex* instance_lock(int instance) { return (void)instance, nullptr; }
   virtual BatchStrategy* batch_strategy() { return nullptr; }  // nullptr: batches are formed by size and shape alone

@@ -124,7 +124,10 @@ void InFlight::cancel_all() {
 ModelRegistry::ModelRegistry(Server& server, MetricsRegistry& metrics)
     : server_(server), metrics_(metrics) {}
 
-ModelRegistry::~ModelRegistry() { unload_all(std::chrono::steady_clock::now() + std::chrono::seconds(10)); }
+ModelRegistry::~ModelRegistry() {
+  while (!unload_all(std::chrono::steady_clock::now() + std::chrono::seconds(10))) {
+  }
+}
 
 void ModelRegistry::add_backend(std::shared_ptr<Backend> backend) {
   std::lock_guard lock(mutex_);
@@ -325,8 +328,8 @@ Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const
     } else {
       loaded->stats = std::make_shared<ModelStats>(loaded->config, version, metrics_, metrics_options);
       loaded->model->use_statistics(*loaded->stats);
-      TRY(warm_up(loaded->config, *loaded->model, spec.directory));
     }
+    TRY(warm_up(loaded->config, *loaded->model, spec.directory));
     stats->store(loaded->stats.get());
     loaded->scheduler = TRY(make_scheduler({.config = loaded->config,
                                             .model = loaded->model,
@@ -376,17 +379,18 @@ void ModelRegistry::retire(const std::string& name, std::shared_ptr<Entry> e, in
   }
   std::lock_guard lock(reapers_mutex_);
   std::erase_if(reapers_, [](auto& r) {
-    if (!r.first->load()) return false;
-    r.second.join();
+    if (!r.over->load()) return false;
+    r.thread.join();
     return true;
   });
   auto over = std::make_shared<std::atomic<bool>>(false);
-  reapers_.emplace_back(over, std::thread([in_flight, over, finish, loaded = std::move(loaded)]() mutable {
+  std::weak_ptr<LoadedModel> model = loaded;
+  reapers_.push_back({over, std::move(model), in_flight, std::thread([in_flight, over, finish, loaded = std::move(loaded)]() mutable {
                           while (!in_flight->wait_idle(std::chrono::steady_clock::now() + std::chrono::hours(1))) {
                           }
                           finish(std::move(loaded));
                           over->store(true);
-                        }));
+                        })});
 }
 
 Status ModelRegistry::load(ModelSpec spec, bool retry_members) {
@@ -409,21 +413,28 @@ std::optional<std::string> ModelRegistry::failure_of(const std::string& name) co
   return out.empty() ? std::nullopt : std::optional(std::move(out));
 }
 
-namespace {
+Result<ModelSpec> ModelRegistry::describe_step(ModelSource& source, const std::string& name_space, const std::string& step) const {
+  const std::string near = exact(name_space, step);
+  Result<ModelSpec> member = source.describe(near, {});
+  if (member.ok() || name_space.empty()) return member;
+  if (const std::string known = step_name(name_space, step); known != near)
+    if (Result<ModelSpec> there = source.describe(known, {}); there.ok()) return there;
+  return source.describe(step, {});
+}
 
-// The ensemble that has `name` as a step, on a way of steps from `config`; "": there is no such circle.
-std::string closes_circle(ModelSource& source, const std::string& name, const ModelConfig& config, std::set<std::string>& seen) {
-  for (const auto& step : config.ensemble_scheduling->step) {
-    if (step.model_name == name) return config.name;
-    if (!seen.insert(step.model_name).second) continue;
-    Result<ModelSpec> member = source.describe(step.model_name, {});
-    if (!member.ok() || !is_core_ensemble(member->config)) continue;
-    if (std::string last = closes_circle(source, name, member->config, seen); !last.empty()) return last;
+// The ensemble that has `name`, an exact one, as a step on a way of steps from `spec`; "": there is no such circle.
+std::string ModelRegistry::closes_circle(ModelSource& source, const std::string& name, const ModelSpec& spec, std::set<std::string>& seen) const {
+  for (const auto& step : spec.config.ensemble_scheduling->step) {
+    if (exact(spec.name_space, step.model_name) == name) return spec.config.name;
+    Result<ModelSpec> member = describe_step(source, spec.name_space, step.model_name);
+    if (!member.ok()) continue;
+    const std::string found = exact(member->name_space, member->config.name);
+    if (found == name) return spec.config.name;
+    if (!seen.insert(found).second || !is_core_ensemble(member->config)) continue;
+    if (std::string last = closes_circle(source, name, *member, seen); !last.empty()) return last;
   }
   return "";
 }
-
-}  // namespace
 
 // The members of an ensemble, before its own lock is taken: nobody waits for one model while it holds another.
 Status ModelRegistry::load_members(const ModelSpec& spec, bool retry_members) {
@@ -436,18 +447,15 @@ Status ModelRegistry::load_members(const ModelSpec& spec, bool retry_members) {
   if (!source) return {};
   const std::string& name = spec.config.name;
   std::set<std::string> seen;
-  if (const std::string last = closes_circle(*source, name, spec.config, seen); !last.empty())
+  if (const std::string last = closes_circle(*source, exact(spec.name_space, name), spec, seen); !last.empty())
     return Error(Code::kInvalidArgument, cat("circular dependency between ensembles: ", name, " -> ... -> ", last, " -> ", name));
   for (const auto& step : spec.config.ensemble_scheduling->step) {
-    // In its own namespace first, loaded or not.
-    std::string exact_step = exact(spec.name_space, step.model_name);
-    if (!spec.name_space.empty() && ready_versions(exact_step).empty() && !source->describe(exact_step, {}).ok())
-      exact_step = step_name(spec.name_space, step.model_name);
+    if (!ready_versions(exact(spec.name_space, step.model_name)).empty()) continue;
+    Result<ModelSpec> member = describe_step(*source, spec.name_space, step.model_name);
+    const std::string exact_step = member.ok() ? exact(member->name_space, member->config.name) : step_name(spec.name_space, step.model_name);
     if (!ready_versions(exact_step).empty()) continue;
     std::optional<std::string> failure = retry_members ? std::nullopt : failure_of(exact_step);
     if (!failure) {
-      Result<ModelSpec> member = source->describe(exact_step, {});
-      if (!member.ok() && !spec.name_space.empty()) member = source->describe(step.model_name, {});
       Status s = member.ok() ? load_spec(std::move(member).value(), true, retry_members) : Status(member.error());
       if (s.ok()) continue;
       failure = failure_of(exact_step).value_or(s.error().message());
@@ -520,7 +528,8 @@ Status ModelRegistry::load_spec(ModelSpec spec, bool only_if_missing, bool retry
     std::lock_guard lock(mutex_);
     last = e->spec;
   }
-  const bool instances_only = last && differs_in_instances_only(*last, spec);
+  // The slots of sequences are a scheduler's, over all instances of a load: such a model is loaded anew.
+  const bool instances_only = last && !spec.config.sequence_batching && differs_in_instances_only(*last, spec);
   for (int64_t version : spec.versions) {
     bool was_ready = false;
     {
@@ -630,28 +639,42 @@ Status ModelRegistry::unload(const std::string& any_name, bool dependents) {
   return {};  // also for a name that it does not know, as Triton
 }
 
-void ModelRegistry::unload_all(std::chrono::steady_clock::time_point deadline) {
-  std::vector<std::shared_ptr<InFlight>> in_flight;
-  for (const auto& m : loaded()) in_flight.push_back(m->in_flight);
-  for (const auto& f : in_flight) f->retire();
-  for (const auto& f : in_flight)
-    if (!f->wait_idle(deadline)) f->cancel_all();
-  // Cancelled requests end within one step of their backend.
-  const auto last = std::max(deadline, std::chrono::steady_clock::now()) + std::chrono::seconds(5);
-  for (const auto& f : in_flight) (void)f->wait_idle(last);
+bool ModelRegistry::unload_all(std::chrono::steady_clock::time_point deadline) {
+  std::vector<std::shared_ptr<LoadedModel>> models = loaded();
+  {
+    std::lock_guard lock(reapers_mutex_);
+    for (const Reaper& r : reapers_)
+      if (std::shared_ptr<LoadedModel> m = r.model.lock()) models.push_back(std::move(m));
+  }
+  for (const auto& m : models) m->in_flight->retire();
+  for (const auto& m : models)
+    if (!m->in_flight->wait_idle(deadline)) m->in_flight->cancel_all();
+  // Cancelled requests end within one step of their backend, unless its code does not look.
+  const auto cancelled = std::max(deadline, std::chrono::steady_clock::now());
+  for (const auto& m : models)
+    if (!m->in_flight->wait_idle(cancelled + std::chrono::seconds(1))) m->model->abort();
+  bool idle = true;
+  for (const auto& m : models) idle &= m->in_flight->wait_idle(cancelled + std::chrono::seconds(5));
+  if (!idle) {
+    for (const auto& m : models)
+      if (const int64_t left = m->in_flight->count(); left != 0)
+        INGOT_LOG(kError, cat("model '", m->config.name, "' version ", m->version, ": ", left, " cancelled requests do not end"));
+    return false;
+  }
+  models.clear();
   std::vector<std::string> names;
   {
     std::lock_guard lock(mutex_);
     for (const auto& [name, e] : entries_) names.push_back(name);
   }
-  in_flight.clear();
   for (const std::string& name : names) (void)unload_one(name);
-  std::vector<std::pair<std::shared_ptr<std::atomic<bool>>, std::thread>> reapers;
+  std::vector<Reaper> reapers;
   {
     std::lock_guard lock(reapers_mutex_);
     reapers.swap(reapers_);
   }
-  for (auto& [over, thread] : reapers) thread.join();
+  for (Reaper& r : reapers) r.thread.join();
+  return true;
 }
 
 Result<std::shared_ptr<LoadedModel>> ModelRegistry::find(const std::string& name, int64_t version) const {
@@ -741,6 +764,8 @@ std::vector<ModelStatus> ModelRegistry::index(bool ready_only) const {
 int64_t ModelRegistry::in_flight() const {
   int64_t n = 0;
   for (const auto& m : loaded()) n += m->in_flight->count();
+  std::lock_guard lock(reapers_mutex_);
+  for (const Reaper& r : reapers_) n += r.in_flight->count();
   return n;
 }
 

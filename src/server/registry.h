@@ -16,6 +16,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -144,8 +145,9 @@ class ModelRegistry {
   Status load_by_name(const std::string& name, const LoadParameters& parameters);
   // Ensembles that use the model go with it. `dependents`: the members of an ensemble that nobody else uses too.
   Status unload(const std::string& name, bool dependents);
-  // Stops taking requests, waits for the running ones up to the deadline, cancels the rest, drops everything.
-  void unload_all(std::chrono::steady_clock::time_point deadline);
+  // Stops taking requests, waits for the running ones up to the deadline, cancels the rest, aborts the models of those that do not end
+  // within a second, drops everything. False: some run on all the same 5 s after the deadline, and their models stay.
+  bool unload_all(std::chrono::steady_clock::time_point deadline);
 
   // Triton's lookup rules and texts (404 unknown, 503 not ready). version -1: the highest ready one.
   Result<std::shared_ptr<LoadedModel>> find(const std::string& name, int64_t version) const;
@@ -155,7 +157,7 @@ class ModelRegistry {
   std::vector<std::shared_ptr<LoadedModel>> loaded(const std::string& name = "") const;
   std::vector<int64_t> ready_versions(const std::string& name) const;
   std::vector<ModelStatus> index(bool ready_only) const;
-  int64_t in_flight() const;
+  int64_t in_flight() const;  // also on versions that were replaced or are being unloaded
 
  private:
   struct Version {
@@ -171,6 +173,9 @@ class ModelRegistry {
     std::optional<ModelSpec> spec;         // of the last load that went well
   };
   Status load_spec(ModelSpec spec, bool only_if_missing, bool retry_members);
+  // Of an ensemble's step: in the ensemble's own namespace first, loaded or not.
+  Result<ModelSpec> describe_step(ModelSource& source, const std::string& name_space, const std::string& step) const;
+  std::string closes_circle(ModelSource& source, const std::string& name, const ModelSpec& spec, std::set<std::string>& seen) const;
   Status load_members(const ModelSpec& spec, bool retry_members);
   std::optional<std::string> failure_of(const std::string& name) const;  // why the last load of a model that is not there failed
   Result<std::string> exact_name(const std::string& name) const;  // under the registry's mutex
@@ -198,8 +203,14 @@ class ModelRegistry {
   RateLimiter limiter_;
   MetricsOptions metrics_options_;
   std::vector<std::function<void(const ModelStatus&)>> hooks_;
-  std::mutex reapers_mutex_;
-  std::vector<std::pair<std::shared_ptr<std::atomic<bool>>, std::thread>> reapers_;  // one for each unload under load
+  struct Reaper {  // one for each unload under load
+    std::shared_ptr<std::atomic<bool>> over;
+    std::weak_ptr<LoadedModel> model;
+    std::shared_ptr<InFlight> in_flight;
+    std::thread thread;
+  };
+  mutable std::mutex reapers_mutex_;
+  std::vector<Reaper> reapers_;
 };
 
 }  // namespace ingot::server

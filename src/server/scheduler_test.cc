@@ -20,6 +20,7 @@ class Lab : public Model {
   }
   Execution execution() const override { return Execution::kInstances; }
   int instances() const override { return count; }
+  std::mutex* instance_lock(int) override { return config.find_parameter("shared") ? &shared : nullptr; }
   void execute(int, std::span<Invocation> batch) override {
     {
       std::unique_lock lock(mutex);
@@ -67,7 +68,7 @@ class Lab : public Model {
   const ModelConfig config;
   const int count;
   int add = 0;
-  std::mutex mutex;
+  std::mutex mutex, shared;
   std::condition_variable opened, entered;
   bool closed = false;
   int running = 0, most_running = 0;
@@ -264,6 +265,40 @@ TEST_F(SchedulerTest, RateLimiterSharesResources) {
   EXPECT_NE(load(greedy).find("Resource count for \"R\" is limited to 2 which will prevent scheduling of one or more model instances"), std::string::npos);
   greedy.instance_group[0].rate_limiter->resources[0] = {"R", true, 1};
   EXPECT_NE(load(greedy).find("present as both global and device-specific"), std::string::npos);
+}
+
+// An instance that another load still has at work keeps no resources from others meanwhile.
+TEST_F(SchedulerTest, RateLimiterGrantsWhatCanStart) {
+  server.registry().rate_limiter().enable({{.name = "R", .count = 1}});
+  for (const char* name : {"lent", "other"}) {
+    ModelConfig c = lab(name, 0, 1);
+    c.instance_group = {group(1)};
+    c.instance_group[0].rate_limiter.emplace().resources.push_back({"R", false, 1});
+    if (*name == 'l') c.parameters["shared"] = "1";
+    ASSERT_EQ(load(c), "");
+  }
+  {
+    std::lock_guard at_work(model("lent").shared);
+    send("lent", {1});
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    send("other", {2});
+    EXPECT_EQ(wait(1), (Strings{"2"}));
+  }
+  EXPECT_EQ(wait(1), (Strings{"1"}));
+}
+
+TEST_F(SchedulerTest, WhatRunsOnAReplacedVersionCounts) {
+  ASSERT_EQ(load(lab("m")), "");
+  const std::shared_ptr<Lab> first = backend->models.at("m");
+  first->open(false);
+  send("m", {1});
+  first->wait_running(1);
+  ASSERT_EQ(load(lab("m", 1)), "");
+  EXPECT_EQ(server.registry().in_flight(), 1);
+  first->open(true);
+  EXPECT_EQ(wait(1), (Strings{"1"}));
+  EXPECT_TRUE(server.stop(std::chrono::seconds(20)));
+  EXPECT_EQ(server.registry().in_flight(), 0);
 }
 
 TEST_F(SchedulerTest, CachedResponsesNeedNoExecution) {

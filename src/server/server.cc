@@ -244,8 +244,7 @@ bool Server::stop(std::chrono::milliseconds timeout) {
     last_logged = left;
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
-  registry_.unload_all(deadline);
-  return clean;
+  return registry_.unload_all(deadline) && clean;
 }
 
 Result<std::shared_ptr<Call>> Server::infer(InferRequest request, ResponseHandler handler) {

@@ -144,6 +144,7 @@ Status warm_up(const ModelConfig& c, Model& model, const std::string& directory)
     }
     add_sequence_inputs(c, *request);
     for (int instance = 0; instance < instances; ++instance) {
+      if (!model.is_new(instance)) continue;
       for (uint32_t i = 0; i < std::max<uint32_t>(1, w.count); ++i) {
         auto gate = std::make_shared<Gate>(rows);
         std::vector<Invocation> batch;

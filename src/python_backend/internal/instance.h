@@ -51,6 +51,7 @@ class Instance {
   void execute(std::span<server::Invocation> batch);
   Status ready();
   void stop();
+  void abort();  // kills the child, whatever it does, for good; before stop(), from any thread
   uint64_t resident_bytes() const;
 
  private:

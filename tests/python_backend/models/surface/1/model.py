@@ -111,6 +111,10 @@ class TritonPythonModel:
             time.sleep(0.01)
         return text("slept")
 
+    def op_block(self, request, seconds):
+        time.sleep(float(seconds))
+        return text("woke up")
+
     def op_exit(self, request, _):
         os._exit(3)
 
