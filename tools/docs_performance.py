@@ -131,8 +131,10 @@ def cuda(all_records):
     for r in records:  # a case's newest figure
         if (r["case"], r["system"]) not in last or r["run"] >= last[r["case"], r["system"]]["run"]:
             last[r["case"], r["system"]] = r
-    rows = [[r["case"], SYSTEMS.get(r["system"], r["system"]), f"{number(r['value'])} {r['unit']}", f"{r['value'] / r['ceiling']:.0%}" if r["ceiling"] else "", r["device"]] for r in last.values()]
-    return table(["case", "system", "value", "of the limit", "device"], rows)
+    engines = list(dict.fromkeys("/".join(r["case"].split("/")[:2]) for r in last.values()))
+    shown = sorted(last.values(), key=lambda r: engines.index("/".join(r["case"].split("/")[:2])))
+    rows = [[r["case"], SYSTEMS.get(r["system"], r["system"]), f"{number(r['value'])} {r['unit']}", f"{r['value'] / r['ceiling']:.0%}" if r["ceiling"] else "", r["device"], r["commit"]] for r in shown]
+    return table(["case", "system", "value", "of the limit", "device", "commit"], rows)
 
 
 def readme(r):
