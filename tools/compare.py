@@ -24,12 +24,13 @@ ROOT = Path(__file__).resolve().parent.parent
 INGOT = ROOT / "build" / "release" / "bin" / "ingot"
 PEERS, WORK, SCRIPTS = ROOT / "build" / "peers", ROOT / "build" / "compare", ROOT / "bench" / "peers"
 
-LLAMA = ["--no-binary", "llama-cpp-python", "llama-cpp-python==0.3.36", "numpy"]
+# pip's cache does not know with which flags a wheel was compiled.
+LLAMA = ["--no-cache-dir", "--no-binary", "llama-cpp-python", "llama-cpp-python==0.3.36", "numpy"]
 LLAMA_CMAKE = "-DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF"
 AVX2_CMAKE = "-DGGML_NATIVE=OFF -DGGML_SSE42=ON -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
 ENVIRONMENTS = {  # virtual environment: pip arguments, CMake arguments of a source build
     "llama.cpp": (LLAMA, f"-DGGML_NATIVE=ON {LLAMA_CMAKE}"),
-    "llama.cpp-avx2": (["--no-cache-dir", *LLAMA], f"{AVX2_CMAKE} {LLAMA_CMAKE}"),
+    "llama.cpp-avx2": (LLAMA, f"{AVX2_CMAKE} {LLAMA_CMAKE}"),
     "openvino": (["openvino-genai==2026.4.1.0", "numpy"], ""),
     "ctranslate2": (["ctranslate2==4.8.5", "numpy"], ""),
     "export": (["torch==2.15.0", "optimum-intel[openvino]==2.2.0", "nncf==3.4.0", "openvino-tokenizers==2026.4.1.0", "ctranslate2==4.8.5", "gguf==0.19.0", "accelerate==1.15.0"], ""),
