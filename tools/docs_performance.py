@@ -123,18 +123,50 @@ def soak(all_records):
     return table(["case", "value"], [[r["case"], f"{r['value']:g} {r['unit']}"] for r in records]) + f"\n{records[0]['device']}, commit {records[0]['commit']}, {records[0]['run']}; `make soak`\n"
 
 
+# Cases of the GPU's tables: what a row is called, and the goals of the engines that have one on one H200.
+GPU_CASES = {
+    "decode 16+300/1": ("batch 1", {"llama3-8b/bf16": 250, "llama3-8b/fp8": 430, "llama3-8b/W4A16_AWQ": 720, "yuan2-2b-llama/bf16": 880, "yuan2-2b/bf16": 750}),
+    "decode 16+300/4": ("batch 4", {"yuan2-2b/bf16": 477}),
+    "decode 16+300/8": ("batch 8", {"llama3-8b/bf16": 1900, "llama3-8b/fp8": 3200, "yuan2-2b-llama/bf16": 6000, "yuan2-2b/bf16": 880}),
+    "decode 16+300/16": ("batch 16", {"yuan2-2b/bf16": 1888}),
+    "decode 16+300/32": ("batch 32", {"yuan2-2b/bf16": 3326}),
+    "decode 16+300/64": ("batch 64", {"llama3-8b/bf16": 12000, "llama3-8b/fp8": 18000, "yuan2-2b-llama/bf16": 28000, "yuan2-2b/bf16": 6724}),
+    "decode 16+300/256": ("batch 256", {"llama3-8b/bf16": 26000, "llama3-8b/fp8": 36000, "yuan2-2b-llama/bf16": 45000}),
+    "prefill 2048/1": ("prompt of 2,048", {"llama3-8b/bf16": 44522, "llama3-8b/fp8": 73143, "yuan2-2b-llama/bf16": 136533}),
+    "prefill 2048/4": ("4 prompts of 2,048", {"llama3-8b/bf16": 46000, "llama3-8b/fp8": 78000, "yuan2-2b-llama/bf16": 165000}),
+    "burst 128+128/1024": ("1,024 requests at once, 128 in and out", {"llama3-8b/bf16": 20000, "llama3-8b/fp8": 28000, "yuan2-2b-llama/bf16": 40000}),
+    "burst 1024+128/512": ("512 requests at once, 1,024 in, 128 out", {"llama3-8b/bf16": 4500, "llama3-8b/fp8": 6600, "yuan2-2b-llama/bf16": 10000}),
+    "idle between decode steps/1": ("idle between steps, %", dict.fromkeys(("llama3-8b/bf16", "llama3-8b/fp8", "llama3-8b/W4A16_AWQ", "llama3-8b/int8", "yuan2-2b-llama/bf16", "yuan2-2b/bf16"), 1)),
+}
+GPU_ENGINES = {"llama3-8b/bf16": "8B bf16", "llama3-8b/fp8": "8B fp8", "llama3-8b/W4A16_AWQ": "8B int4", "llama3-8b/int8": "8B int8", "yuan2-2b-llama/bf16": "Yuan-2B as Llama", "yuan2-2b/bf16": "Yuan-2B"}
+
+
 def cuda(all_records):
-    records = [r for stem, rows in all_records.items() if stem.startswith(("cuda", "gpu")) for r in rows]
-    if not records:
-        return "not measured yet\n"
+    records = all_records.get("cuda", [])
     last = {}
     for r in records:  # a case's newest figure
-        if (r["case"], r["system"]) not in last or r["run"] >= last[r["case"], r["system"]]["run"]:
-            last[r["case"], r["system"]] = r
-    engines = list(dict.fromkeys("/".join(r["case"].split("/")[:2]) for r in last.values()))
-    shown = sorted(last.values(), key=lambda r: engines.index("/".join(r["case"].split("/")[:2])))
-    rows = [[r["case"], SYSTEMS.get(r["system"], r["system"]), f"{number(r['value'])} {r['unit']}", f"{r['value'] / r['ceiling']:.0%}" if r["ceiling"] else "", r["device"], r["commit"]] for r in shown]
-    return table(["case", "system", "value", "of the limit", "device", "commit"], rows)
+        if r["case"] not in last or r["run"] >= last[r["case"]]["run"]:
+            last[r["case"]] = r
+    rows = []
+    for case, (name, goals) in GPU_CASES.items():
+        cells = []
+        for engine in GPU_ENGINES:
+            r = last.get(f"{engine}/{case}")
+            if r is None:
+                cells.append("")
+                continue
+            goal = goals.get(engine)
+            held = goal is not None and (r["value"] <= goal if r["unit"] == "%" else r["value"] >= goal)
+            value = f"**{number(r['value'])}**" if held else number(r["value"])
+            cells.append(value if goal is None else f"{value} of {goal:,}")
+        if any(cells):
+            rows.append([name, *cells])
+    if not rows:
+        return "not measured yet\n"
+    shown = [r for c, r in last.items() if any(c == f"{e}/{k}" for e in GPU_ENGINES for k in GPU_CASES)]
+    limits = "; ".join(f"{r['case'].removeprefix('ceiling/')} {number(r['value'])} {r['unit']}" for c, r in last.items() if c.startswith("ceiling/"))
+    commits = ", ".join(sorted({r["commit"] for r in shown}))
+    return table(["tok/s", *GPU_ENGINES.values()], rows) + f"\n{shown[0]['device']}, commit {commits}, {max(r['run'] for r in shown)}; `tools/gpu.sh`. Limits measured by PyTorch: {limits}.\n"
 
 
 def readme(r):
@@ -171,7 +203,7 @@ def main():
     arguments = [a for a in sys.argv[1:] if a != "--update"]
     root = Path(arguments[0]) if arguments else Path(__file__).resolve().parent.parent
     records, differing = read(root), 0
-    for name in ("README.md", "docs/performance.md"):
+    for name in ("README.md", "docs/performance.md", "docs/cuda.md"):
         path = root / name
         text = path.read_text()
         filled = fill(text, records, name)
