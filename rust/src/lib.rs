@@ -7,6 +7,7 @@
 
 mod grammar;
 mod pytext;
+mod source;
 mod template;
 mod tokenizer;
 

@@ -6,6 +6,10 @@ use minijinja::{Error, ErrorKind};
 /// Deeper values are refused: the walk is recursive.
 const MAX_DEPTH: usize = 200;
 
+fn wrong(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message.into())
+}
+
 fn too_deep() -> Error {
     Error::new(ErrorKind::InvalidOperation, "a value is nested too deep to be written")
 }
@@ -109,6 +113,132 @@ pub fn str(v: &Value) -> Result<String, Error> {
             Ok(out)
         }
     }
+}
+
+fn integer_of(v: &Value) -> Result<i128, Error> {
+    match v.kind() {
+        ValueKind::Bool => Ok(v.is_true() as i128),
+        ValueKind::Number if v.is_integer() => i128::try_from(v.clone()),
+        ValueKind::Number => Ok(f64::try_from(v.clone())? as i128),
+        k => Err(wrong(format!("a number is required for the format, not {k}"))),
+    }
+}
+
+fn float_of(v: &Value) -> Result<f64, Error> {
+    match v.kind() {
+        ValueKind::Bool => Ok(v.is_true() as i64 as f64),
+        ValueKind::Number => f64::try_from(v.clone()),
+        k => Err(wrong(format!("a number is required for the format, not {k}"))),
+    }
+}
+
+/// C's %e: two digits of exponent at least.
+fn scientific(f: f64, precision: usize) -> String {
+    let text = format!("{f:.precision$e}");
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
+}
+
+/// C's %g: the shorter of both notations, without trailing zeros.
+fn general(f: f64, precision: usize) -> String {
+    let precision = precision.max(1);
+    let exponent: i32 = format!("{:.*e}", precision - 1, f).split_once('e').and_then(|(_, e)| e.parse().ok()).unwrap_or(0);
+    let trim = |s: String| if s.contains('.') { s.trim_end_matches('0').trim_end_matches('.').to_string() } else { s };
+    if exponent < -4 || exponent >= precision as i32 {
+        let text = scientific(f, precision - 1);
+        let (mantissa, rest) = text.split_once('e').unwrap_or((&text, "+00"));
+        return format!("{}e{rest}", trim(mantissa.to_string()));
+    }
+    trim(format!("{f:.*}", (precision as i32 - 1 - exponent).max(0) as usize))
+}
+
+/// `format % args` of Python: flags, width and precision as numbers, the conversions that texts and numbers know.
+pub fn percent(format: &str, args: &[Value]) -> Result<String, Error> {
+    const MOST: usize = 4096;  // a wider field is a mistake or an attack
+    let mut out = String::new();
+    let mut next = args.iter();
+    let mut rest = format.chars().peekable();
+    while let Some(c) = rest.next() {
+        if c != '%' {
+            out.push(c);
+            continue;
+        }
+        let (mut left, mut plus, mut space, mut zero, mut other) = (false, false, false, false, false);
+        while let Some(flag) = rest.next_if(|c| "-+ 0#".contains(*c)) {
+            match flag {
+                '-' => left = true,
+                '+' => plus = true,
+                ' ' => space = true,
+                '0' => zero = true,
+                _ => other = true,
+            }
+        }
+        let mut digits = |rest: &mut std::iter::Peekable<std::str::Chars>| {
+            let mut n = None;
+            while let Some(d) = rest.next_if(|c| c.is_ascii_digit()) {
+                n = Some((n.unwrap_or(0) * 10 + d as usize - '0' as usize).min(1 << 20));
+            }
+            n
+        };
+        let width = digits(&mut rest).unwrap_or(0);
+        let precision = if rest.next_if(|c| *c == '.').is_some() { Some(digits(&mut rest).unwrap_or(0)) } else { None };
+        if width > MOST || precision.unwrap_or(0) > MOST {
+            return Err(wrong(format!("a format of {} characters; at most {MOST}", width.max(precision.unwrap_or(0)))));
+        }
+        let conversion = rest.next().ok_or_else(|| wrong("incomplete format"))?;
+        if conversion == '%' {
+            out.push('%');
+            continue;
+        }
+        let v = next.next().ok_or_else(|| wrong("not enough arguments for format string"))?;
+        let numeric = "diuoxXeEfFgG".contains(conversion);
+        let body = match conversion {
+            's' | 'r' | 'a' | 'c' => {
+                let mut text = String::new();
+                if conversion == 's' || (conversion == 'c' && v.kind() == ValueKind::String) {
+                    text = str(v)?;
+                } else if conversion == 'c' {
+                    text.extend(u32::try_from(integer_of(v)?).ok().and_then(char::from_u32));
+                } else {
+                    repr(&mut text, v, 0)?;
+                }
+                match precision {
+                    Some(p) => text.chars().take(p).collect(),
+                    None => text,
+                }
+            }
+            'd' | 'i' | 'u' => format!("{:0>1$}", integer_of(v)?.unsigned_abs(), precision.unwrap_or(1)),
+            'x' => format!("{}{:x}", if other { "0x" } else { "" }, integer_of(v)?.unsigned_abs()),
+            'X' => format!("{}{:X}", if other { "0X" } else { "" }, integer_of(v)?.unsigned_abs()),
+            'o' => format!("{}{:o}", if other { "0o" } else { "" }, integer_of(v)?.unsigned_abs()),
+            'f' | 'F' => format!("{:.*}", precision.unwrap_or(6), float_of(v)?.abs()),
+            'e' => scientific(float_of(v)?.abs(), precision.unwrap_or(6)),
+            'E' => scientific(float_of(v)?.abs(), precision.unwrap_or(6)).to_uppercase(),
+            'g' => general(float_of(v)?.abs(), precision.unwrap_or(6)),
+            'G' => general(float_of(v)?.abs(), precision.unwrap_or(6)).to_uppercase(),
+            c => return Err(wrong(format!("unsupported format character '{c}'"))),
+        };
+        let negative = numeric && if "eEfFgG".contains(conversion) { float_of(v)?.is_sign_negative() } else { integer_of(v)? < 0 };
+        let sign = match (numeric, negative, plus, space) {
+            (true, true, _, _) => "-",
+            (true, false, true, _) => "+",
+            (true, false, false, true) => " ",
+            _ => "",
+        };
+        let fill = width.saturating_sub(sign.len() + body.chars().count());
+        if left {
+            out += &format!("{sign}{body}{}", " ".repeat(fill));
+        } else if zero && numeric {
+            out += &format!("{sign}{}{body}", "0".repeat(fill));
+        } else {
+            out += &format!("{}{sign}{body}", " ".repeat(fill));
+        }
+    }
+    if next.next().is_some() {
+        return Err(wrong("not all arguments converted during string formatting"));
+    }
+    Ok(out)
 }
 
 pub struct JsonStyle {

@@ -7,7 +7,7 @@ use std::ffi::c_void;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 
-use crate::pytext;
+use crate::{pytext, source};
 
 pub type Strftime = extern "C" fn(clock: *const c_void, format: *const u8, n: usize, out: *mut u8, capacity: usize) -> usize;
 
@@ -105,6 +105,38 @@ fn number_or_default(number: Option<Value>, args: Rest<Value>, zero: Value) -> R
     Ok(number.unwrap_or_else(|| named.or_else(|| rest.first().cloned()).unwrap_or(zero)))
 }
 
+/// Jinja2's `sum`: of the values or of one attribute of them, added to `start`.
+fn sum(v: Value, args: Rest<Value>) -> Result<Value, Error> {
+    let (rest, kwargs): (&[Value], Kwargs) = minijinja::value::from_args(&args.0)?;
+    let attribute: Option<Value> = kwargs.get("attribute")?;
+    let start: Option<Value> = kwargs.get("start")?;
+    kwargs.assert_all_used()?;
+    let attribute = attribute.or_else(|| rest.first().cloned()).filter(|a| !a.is_none());
+    let mut total = start.or_else(|| rest.get(1).cloned()).unwrap_or(Value::from(0));
+    for item in v.try_iter()? {
+        let item = match &attribute {
+            Some(a) => item.get_item(a)?,
+            None => item,
+        };
+        total = match (total.kind(), item.kind()) {
+            (ValueKind::Number | ValueKind::Bool, ValueKind::Number | ValueKind::Bool) => match (integer_only(&total), integer_only(&item)) {
+                (Some(a), Some(b)) => Value::from(a.checked_add(b).ok_or_else(|| wrong("sum: a number is too large"))?),
+                _ => Value::from(f64::try_from(total)? + f64::try_from(item)?),
+            },
+            (ValueKind::Seq, ValueKind::Seq) => Value::from(total.try_iter()?.chain(item.try_iter()?).collect::<Vec<_>>()),
+            (a, b) => return Err(wrong(format!("sum: cannot add {b} to {a}"))),
+        };
+    }
+    Ok(total)
+}
+
+fn integer_only(v: &Value) -> Option<i64> {
+    if v.kind() == ValueKind::Bool {
+        return Some(v.is_true() as i64);
+    }
+    if v.is_integer() { i64::try_from(v.clone()).ok() } else { None }
+}
+
 /// str.rsplit: at most `most` cuts, taken from the end; without a separator, runs of white space.
 fn rsplit(s: &str, separator: Option<&str>, most: Option<i64>) -> Vec<String> {
     let most = most.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
@@ -143,6 +175,16 @@ fn pad(s: &str, how: &str, width: usize, fill: char) -> Result<Value, Error> {
 
 /// Python's methods that templates call: those of minijinja's own set and a few more.
 fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    if name == source::REVERSED {
+        return match value.as_str() {
+            Some(s) => Ok(Value::from(s.chars().rev().collect::<String>())),
+            None => {
+                let mut items: Vec<Value> = value.try_iter()?.collect();
+                items.reverse();
+                Ok(Value::from(items))
+            }
+        };
+    }
     if let Some(s) = value.as_str() {
         match name {
             "removeprefix" => {
@@ -205,47 +247,6 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
 }
 
-/// Jinja2 reads every line ending as "\n". The `generation` block of Transformers only marks text, so it becomes a block that is
-/// always taken and, like it, opens no scope.
-fn prepare(source: &str) -> String {
-    let source = source.replace("\r\n", "\n").replace('\r', "\n");
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source.as_str();
-    let mut raw = false;
-    while let Some(at) = rest.find("{%") {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let Some(end) = rest.find("%}") else { break };
-        let (tag, after) = rest.split_at(end + 2);
-        let (open, inner) = match tag.as_bytes().get(2) {
-            Some(b'-') | Some(b'+') => tag.split_at(3),
-            _ => tag.split_at(2),
-        };
-        let inner = &inner[..inner.len().saturating_sub(2)];
-        let (inner, close) = match inner.as_bytes().last() {
-            Some(b'-') => (&inner[..inner.len() - 1], "-%}"),
-            Some(b'+') => (&inner[..inner.len() - 1], "+%}"),
-            _ => (inner, "%}"),
-        };
-        match inner.trim() {
-            "raw" => {
-                raw = true;
-                out.push_str(tag);
-            }
-            "endraw" => {
-                raw = false;
-                out.push_str(tag);
-            }
-            "generation" if !raw => out.push_str(&format!("{open} if true {close}")),
-            "endgeneration" if !raw => out.push_str(&format!("{open} endif {close}")),
-            _ => out.push_str(tag),
-        }
-        rest = after;
-    }
-    out.push_str(rest);
-    out
-}
-
 fn message(e: Error) -> String {
     let mut text = e.to_string();
     let mut source = std::error::Error::source(&e);
@@ -257,7 +258,7 @@ fn message(e: Error) -> String {
 }
 
 impl ChatTemplate {
-    pub fn new(source: &str) -> Result<ChatTemplate, String> {
+    pub fn new(text: &str) -> Result<ChatTemplate, String> {
         let mut env = Environment::new();
         env.set_trim_blocks(true);
         env.set_lstrip_blocks(true);
@@ -274,6 +275,19 @@ impl ChatTemplate {
         });
         env.add_filter("tojson", tojson);
         env.add_filter("string", |v: Value| pytext::str(&v));
+        // An undefined value is empty.
+        for name in ["length", "count"] {
+            env.add_filter(name, |v: Value| -> Result<usize, Error> {
+                if v.is_undefined() {
+                    return Ok(0);
+                }
+                v.len().ok_or_else(|| wrong(format!("a value of type {} has no length", v.kind())))
+            });
+        }
+        env.add_filter("sum", sum);
+        env.add_filter("wordcount", |v: Value| pytext::str(&v).map(|s| s.split_whitespace().count()));
+        env.add_filter("center", |v: Value, width: Option<usize>| pad(&pytext::str(&v)?, "center", width.unwrap_or(80), ' '));
+        env.add_filter("format", |v: Value, args: Rest<Value>| -> Result<String, Error> { pytext::percent(&pytext::str(&v)?, &args.0) });
         // These take any value in Jinja2 and work on its text.
         env.add_filter("trim", |v: Value, chars: Option<String>| -> Result<String, Error> {
             let s = pytext::str(&v)?;
@@ -294,7 +308,7 @@ impl ChatTemplate {
             matches!(v.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Undefined)
         });
         env.add_test("number", |v: Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));
-        env.add_template_owned("chat", prepare(source)).map_err(|e| format!("chat template: {}", message(e)))?;
+        env.add_template_owned("chat", source::prepare(text)).map_err(|e| format!("chat template: {}", message(e)))?;
         Ok(ChatTemplate { env })
     }
 

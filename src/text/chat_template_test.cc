@@ -50,11 +50,6 @@ TEST(ChatTemplate, EqualsTransformers) {
     request.add_generation_prompt = c["add_generation_prompt"].get<bool>();
     request.unix_seconds = expected["now"].get<int64_t>();
     auto out = t->render(request);
-    // minijinja cannot reverse an empty list (it would panic, which arrives as an error).
-    if (name == "qwen3" && request.messages.empty()) {
-      EXPECT_FALSE(out.ok());
-      continue;
-    }
     const std::string what = cat(name, ", chat ", c["chat"].get<int>(), ", tools ", c["tools"].get<bool>());
     if (c.contains("error")) {
       EXPECT_FALSE(out.ok()) << what << ": want the error '" << c["error"].get<std::string>() << "', got '" << (out.ok() ? *out : "") << "'";
