@@ -33,7 +33,7 @@ struct BuildFlags {
     v("quant-algo", o.quant_algo, "Of --synthetic: int8, int4, fp8, W8A16, W4A16, W4A16_AWQ, ...");
     v("dtype", o.dtype, "Of --synthetic or of a published model: float32, float16 or bfloat16; empty: the model's own.");
     v("use-weight-only", o.use_weight_only, "Of a published model: round the weights of linear layers.");
-    v("weight-only-precision", o.weight_only_precision, "Of --use-weight-only: int8 or int4.");
+    v("weight-only-precision", o.weight_only_precision, "Of --use-weight-only: int8, int4 or fp8; int4_awq, int4_gptq, int8_gptq of a model that stores it.");
     v("group-size", o.group_size, "Inputs that share a scale of int4.", 16, 1 << 20);
     v("model-version", o.model_version, "Baichuan: v1_7b, v1_13b, v2_7b or v2_13b.");
     v("int8-kv-cache", o.int8_kv_cache, "As --kv-cache-dtype int8.");

@@ -22,8 +22,9 @@ Result<PublishedOptions> published_options(const ConvertOptions& o) {
   if (o.weight_only_precision == "int8") p.weight_only_bits = 8;
   else if (o.weight_only_precision == "int4") p.weight_only_bits = 4;
   else if (o.weight_only_precision == "fp8") p.fp8 = true;
+  else if (o.weight_only_precision == "int4_awq" || o.weight_only_precision == "int4_gptq" || o.weight_only_precision == "int8_gptq") p.stored = o.weight_only_precision;
   else
-    return Error(Code::kUnsupported, cat("--weight_only_precision ", o.weight_only_precision, ": not built yet (issue: calibrated quantisation); int8, int4 and fp8 are"));
+    return Error(Code::kUnsupported, cat("--weight_only_precision is '", o.weight_only_precision, "', want int8, int4 or fp8; or int4_awq, int4_gptq or int8_gptq of a model that stores it"));
   return p;
 }
 

@@ -31,9 +31,9 @@ struct ConvertOptions {
   static void fields(Self& o, V&& v) {
     v("model-dir", o.model_dir, "The published model: a Hugging Face directory or a GGUF file; or a unified checkpoint that gets another mapping.");
     v("output-dir", o.output_dir, "Folder of the unified checkpoint.");
-    v("dtype", o.dtype, "auto (as published; quantised GGUF layers are kept), float32, float16 or bfloat16.");
+    v("dtype", o.dtype, "auto (as published; quantised layers of GGUF, AWQ and GPTQ are kept), float32, float16 or bfloat16.");
     v("use-weight-only", o.use_weight_only, "Round the weights of linear layers.");
-    v("weight-only-precision", o.weight_only_precision, "int8 (per channel), int4 (groups of --group-size) or fp8 (one scale a tensor).");
+    v("weight-only-precision", o.weight_only_precision, "int8 (per channel), int4 (groups of --group-size) or fp8 (one scale a tensor); int4_awq, int4_gptq, int8_gptq of a model that stores it.");
     v("group-size", o.group_size, "Inputs that share a scale of int4.", 16, 1 << 20);
     v("model-version", o.model_version, "Baichuan: v1_7b, v1_13b, v2_7b or v2_13b; empty: as config.json tells.");
     v("tp-size", o.tp_size, "Tensor-parallel ranks.", 1, 1024);

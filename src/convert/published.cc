@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/files.h"
+#include "convert/quantised_source.h"
 #include "convert/tokenizer.h"
 #include "models/gguf.h"
 #include "models/meta.h"
@@ -23,6 +24,12 @@ Result<const models::Piece*> borrowable(const Recipe& r, const formats::TensorSo
   if (runs.size() != 1) return static_cast<const models::Piece*>(nullptr);
   const formats::TensorInfo* info = source.info(runs[0].piece->tensor);
   return info && info->dtype == dtype ? runs[0].piece : nullptr;
+}
+
+// int4_awq, int4_gptq, int8_gptq; "" for any other.
+std::string stored_form(const QuantisedSource* source) {
+  if (!source || !source->import()) return {};
+  return cat("int", source->import()->bits, source->import()->method == quant::ImportConfig::Method::kAwq ? "_awq" : "_gptq");
 }
 
 }  // namespace
@@ -51,6 +58,13 @@ Result<std::unique_ptr<PublishedCheckpoint>> PublishedCheckpoint::open(const std
     published = TRY(parse_json(TRY(read_file(what)), what));
   }
   if (!published.is_object()) return Error(Code::kInvalidArgument, cat(what, " is ", json_type(published), ", want an object"));
+  if (!source->gguf()) {
+    source = TRY(QuantisedSource::wrap(std::move(source), published, is_directory(path) ? path : parent_directory(path)));
+    out->quantised_source_ = dynamic_cast<const QuantisedSource*>(source.get());
+  }
+  if (!options.stored.empty() && options.stored != stored_form(out->quantised_source_))
+    return Error(Code::kUnsupported, cat("--weight_only_precision ", options.stored, ": the layers of ", path, " are not stored so, and rounding to it is not built yet (issue: calibrated "
+                                         "quantisation); int8, int4 and fp8 are"));
   if (!options.model_version.empty()) published["model_version"] = options.model_version;
 
   const models::Architecture* architecture = TRY(models::find_of_config(published, what));
@@ -104,10 +118,18 @@ quant::LayerKind PublishedCheckpoint::layer_kind(const Recipe& r, const Publishe
   const int64_t k = r.shape[-1];
   if (options.weight_only_bits == 8) return {.bits = 8, .group = 0};
   if (options.weight_only_bits == 4) return k % 2 == 0 ? quant::LayerKind{.bits = 4, .group = quant::fitting_group(k, options.group_size)} : none;
-  if (options.dtype != "auto" || !r.row_wise()) return none;
-  // GGUF blocks: the form that holds the types of all pieces.
+  if ((options.dtype != "auto" && options.stored.empty()) || !r.row_wise()) return none;
+  // GGUF blocks and integer layers: the form that holds the types of all pieces.
   quant::LayerKind kind = none;
   for (const models::Piece& p : r.pieces) {
+    if (quantised_source_) {
+      const std::optional<quant::LayerKind> stored = quantised_source_->kind_of(p.tensor);
+      if (!stored || (kind.bits && (kind.group == 0) != (stored->group == 0))) return none;
+      kind.bits = std::max(kind.bits, stored->bits);
+      kind.group = std::gcd(kind.group, stored->group);
+      kind.zeros = kind.zeros || stored->zeros;
+      continue;
+    }
     const formats::TensorInfo* info = source_->info(p.tensor);
     const std::optional<quant::QuantScheme> scheme = info ? quant::gguf_scheme(info->dtype) : std::nullopt;
     if (!scheme) return none;
@@ -167,7 +189,15 @@ Result<quant::QuantWeight> PublishedCheckpoint::make_quantised(const Recipe& r) 
       bytes.clear();
       return {};
     };
+    quant::QuantWeight whole;
+    const models::Piece* imported = nullptr;  // the piece that `whole` is
     for (const models::Run& run : models::runs(r, 0, r.rows())) {
+      if (quantised_source_) {
+        if (imported != run.piece) whole = TRY(quantised_source_->layer(run.piece->tensor));
+        imported = run.piece;
+        parts.push_back(TRY(quant::slice_rows(whole, run.row, run.row + run.count)));
+        continue;
+      }
       const View stored = TRY(source_->find(run.piece->tensor));
       if (stored.dtype != dtype) TRY(flush());
       dtype = stored.dtype;

@@ -19,11 +19,13 @@
 namespace ingot::convert {
 
 using checkpoint::CheckpointConfig;
+class QuantisedSource;
 
 struct PublishedOptions {
-  std::string dtype = "auto";  // auto: as published, quantised GGUF layers kept; float32, float16, bfloat16: everything in that type
+  std::string dtype = "auto";  // auto: as published, quantised layers of GGUF, AWQ and GPTQ kept; float32, float16, bfloat16: everything in that type
   int weight_only_bits = 0;    // 8 or 4: linear layers are rounded to int8 per channel or int4 in groups
   int64_t group_size = 128;    // of int4
+  std::string stored = {};     // int4_awq, int4_gptq, int8_gptq: layers stay in this form, in which the model must store them, whatever dtype says
   bool fp8 = false;            // linear layers are rounded to e4m3 with one scale a tensor; weight_only_bits is 0 then
   std::string model_version = {};  // Baichuan: v1_7b, v1_13b, v2_7b, v2_13b; empty: as config.json tells
 };
@@ -68,6 +70,7 @@ class PublishedCheckpoint : public formats::TensorSource {
   DType dense_dtype(const models::Recipe& recipe) const;
 
   std::unique_ptr<formats::TensorSource> source_;
+  const QuantisedSource* quantised_source_ = nullptr;  // source_, where it holds layers of AWQ, GPTQ or fp8
   CheckpointConfig config_;
   std::string path_;
   PublishedOptions options_;
