@@ -53,7 +53,7 @@ struct SummarizeOptions {
     v("frequency-penalty", o.frequency_penalty, "Subtracted once for each time a token was generated.");
     v("no-repeat-ngram-size", o.no_repeat_ngram_size, "Never generate a run of so many tokens twice; 0: no ban.", 0, 1 << 20);
     v("random-seed", o.random_seed, "Seed of the sampling.");
-    v("end-id", o.end_id, "Stop at this token instead of the model's own.");
+    v("end-id", o.end_id, "Stop at this token instead of the model's own; -1: never stop.", -1, 1 << 30);
     v("no-add-special-tokens", o.no_add_special_tokens, "Do not add bos.");
     v("log-level", o.log_level, "verbose, info, warning, error.");
   }

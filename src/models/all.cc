@@ -48,6 +48,10 @@ Result<const Architecture*> find_of_config(const Json& published, std::string_vi
   const std::string type = TRY(get<std::string>(published, "model_type", what));
   for (const Architecture* a : kAll)
     if (type == a->family) return a;
+  // Rows that serve several model types.
+  constexpr std::pair<std::string_view, const Architecture*> kTypes[] = {{"mistral", &kLlama}, {"smollm3", &kLlama}, {"Yi", &kLlama}, {"gemma3_text", &kGemma3}, {"RefinedWeb", &kFalcon}, {"RefinedWebModel", &kFalcon}};
+  for (const auto& [name, architecture] : kTypes)
+    if (type == name) return architecture;
   return Error(Code::kUnsupported, cat(what, ": there are no architectures, and model_type '", type, "' is no known family"));
 }
 

@@ -69,6 +69,16 @@ TEST(Models, RefusesWithTheReason) {
   EXPECT_EQ(message(small("MambaForCausalLM")).find("config.json: architectures is [MambaForCausalLM], want one of LlamaForCausalLM"), 0u);
 }
 
+// Where config.json has no architectures, model_type tells the family.
+TEST(Models, ModelTypeNamesTheFamily) {
+  for (const auto& [type, family] : {std::pair{"llama", "llama"}, {"mistral", "llama"}, {"smollm3", "llama"}, {"gemma3_text", "gemma3"}, {"gpt_bigcode", "gpt_bigcode"}, {"RefinedWebModel", "falcon"}}) {
+    const auto found = find_of_config(Json{{"model_type", type}}, "test");
+    ASSERT_TRUE(found.ok()) << found.error().message();
+    EXPECT_STREQ((*found)->family, family) << type;
+  }
+  EXPECT_FALSE(find_of_config(Json{{"model_type", "mamba"}}, "test").ok());
+}
+
 // An existing TensorRT-LLM checkpoint has none of this project's keys.
 TEST(Models, TakesOldCheckpointConfigs) {
   for (const char* text : {R"("architecture": "LlamaForCausalLM")", R"("architecture": "QWenForCausalLM", "qwen_type": "qwen2")",
