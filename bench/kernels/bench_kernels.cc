@@ -95,7 +95,6 @@ void bench(const Options& o, cpu::Team& team, const cpu::Kernel& kernel, const i
         for (int i = 0; i < launches; ++i) {
           mine.step = &steps[static_cast<size_t>((first + i) % copies)];
           kernel.launch(mine, t);
-          t.sync();
         }
         return launches * (in_bytes ? read_bytes : operations) / t.size;
       });

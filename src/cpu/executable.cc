@@ -236,7 +236,6 @@ Status Executable::allocate(const ingot_program& p) {
     scratch = std::max(scratch, s.kernel->scratch(s.step.desc, b));
   }
   scratch_ = TRY(Region::make(scratch + 64, "scratch"));
-  work_.reset(new (std::nothrow) std::atomic<int>[steps_.size() + 1]);
   sampling_.resize(static_cast<size_t>(team_->size()));
   for (SamplingScratch& s : sampling_) s.argmax = argmax_;
 
@@ -318,7 +317,10 @@ Result<uint64_t> Executable::run(const ingot_bindings& bindings) {
     flight->ticket = ticket;
     flight->bindings = bindings;
   }
-  team_->submit([this, flight](Thread& t) { step(*flight, t); });
+  flight->max_top = 0;
+  for (int i = 0; bindings.sampling && vocab_ > 0 && i < bindings.logits; ++i)
+    flight->max_top = std::clamp(bindings.sampling[i].logprobs, flight->max_top, INGOT_MAX_TOP_LOGPROBS);
+  team_->submit([this, flight](Thread& t) { step(*flight, t); }, [this, flight] { ended(*flight); });
   return ticket;
 }
 
@@ -362,8 +364,7 @@ Tensor Executable::tensor(const ingot_operand& o, const Flight& f) const {
 // Copies asked for before the step, tokens fed back, tables of rope.
 void Executable::before(Flight& f, Thread& t) {
   const ingot_bindings& b = f.bindings;
-  if (t.rank == 0) {
-    for (size_t i = 0; i <= steps_.size(); ++i) work_[i].store(0, std::memory_order_relaxed);
+  const auto prepare = [&] {
     for (int i = 0; i < b.tokens_count; ++i) {
       int32_t id = b.tokens[i];
       if (id < 0) {
@@ -374,13 +375,6 @@ void Executable::before(Flight& f, Thread& t) {
     }
     context_.bindings = &f.bindings;
     context_.tokens = tokens_.data();
-  }
-  for (const KvLayer& l : kv_layers_) {  // by layers: pairs of one layer must stay in order
-    if ((&l - kv_layers_.data()) % t.size != t.rank) continue;
-    for (int i = 0; i < b.n_copy_pages; ++i)
-      std::memcpy(l.base + b.copy_pages[2 * i + 1] * l.page_bytes, l.base + b.copy_pages[2 * i] * l.page_bytes, static_cast<size_t>(l.page_bytes));
-  }
-  if (t.rank == 0)
     for (size_t s = 0; s < states_.size(); ++s) {
       const size_t bytes = static_cast<size_t>(state_widths_[s]) * 4;
       for (int i = 0; i < b.n_copy_states; ++i)
@@ -388,10 +382,20 @@ void Executable::before(Flight& f, Thread& t) {
           std::memcpy(states_[s] + static_cast<size_t>(b.copy_states[2 * i + 1]) * bytes, states_[s] + static_cast<size_t>(b.copy_states[2 * i]) * bytes, bytes);
       for (int i = 0; i < b.n_clear_states; ++i) std::memset(states_[s] + static_cast<size_t>(b.clear_states[i]) * bytes, 0, bytes);
     }
-  const Range rows = share(b.tokens_count, t);
-  for (RopeTable& r : ropes_)
-    fill_rope(r.attrs, r.inv_freq, b.positions, b.prompt_length, rows.begin, rows.end, reinterpret_cast<float*>(r.memory.data()));
-  t.sync();
+  };
+  const auto copy_pages = [&](const KvLayer& l) {
+    for (int i = 0; i < b.n_copy_pages; ++i)
+      std::memcpy(l.base + b.copy_pages[2 * i + 1] * l.page_bytes, l.base + b.copy_pages[2 * i] * l.page_bytes, static_cast<size_t>(l.page_bytes));
+  };
+  // One phase: layers (pairs of pages of one layer must stay in order), rows of the rope tables, then the rest.
+  const int64_t layers = b.n_copy_pages > 0 ? static_cast<int64_t>(kv_layers_.size()) : 0, rows = ropes_.empty() ? 0 : b.tokens_count;
+  t.each(layers + rows + 1, [&](Range mine) {
+    for (int64_t i = mine.begin; i < mine.end && i < layers; ++i) copy_pages(kv_layers_[static_cast<size_t>(i)]);
+    const int64_t first = std::max<int64_t>(mine.begin - layers, 0), end = std::min(mine.end - layers, rows);
+    for (RopeTable& r : ropes_)
+      if (first < end) fill_rope(r.attrs, r.inv_freq, b.positions, b.prompt_length, first, end, reinterpret_cast<float*>(r.memory.data()));
+    if (mine.end > layers + rows) prepare();
+  });
 }
 
 void Executable::dump(Flight& f, int buffer) {
@@ -408,7 +412,7 @@ void Executable::dump(Flight& f, int buffer) {
 }
 
 void Executable::step(Flight& f, Thread& t) {
-  const double begin = now();
+  if (t.rank == 0) f.begin = now();
   Profile* profile = t.rank == 0 ? profile_.get() : nullptr;
   if (profile) profile->begin(f.bindings.tokens_count);
   before(f, t);
@@ -419,11 +423,11 @@ void Executable::step(Flight& f, Thread& t) {
     profile->add(what, at - lap);
     lap = at;
   };
-  if (profile) profile->add("(before)", lap - begin);
+  if (profile) profile->add("(before)", lap - f.begin);
   // A buffer's memory may serve another one later, so it is copied out after its last writer; what no step writes (tokens) at the start.
   const int dumped = f.bindings.dump_buffer;
   const size_t dump_after = dumped >= 0 ? static_cast<size_t>(last_writer_[static_cast<size_t>(dumped)]) : steps_.size();
-  if (dumped >= 0 && last_writer_[static_cast<size_t>(dumped)] < 0 && t.rank == 0) dump(f, dumped);
+  if (dumped >= 0 && last_writer_[static_cast<size_t>(dumped)] < 0) t.once([&] { dump(f, dumped); });
   for (size_t i = 0; i < steps_.size(); ++i) {
     const Planned& p = steps_[i];
     Call c;
@@ -433,50 +437,42 @@ void Executable::step(Flight& f, Thread& t) {
     for (int j = 0; j < p.step.desc.outputs; ++j) c.out[j] = tensor(p.step.out[j], f);
     c.context = &context_;
     c.scratch = scratch_.data();
-    c.work = &work_[i];
     if (p.rope_table >= 0) c.table = reinterpret_cast<const float*>(ropes_[static_cast<size_t>(p.rope_table)].memory.data());
     if (c.rows > 0) p.kernel->launch(c, t);
-    t.sync();
     count(p.kernel->name);
-    if (i == dump_after) {
-      if (t.rank == 0) dump(f, f.bindings.dump_buffer);
-      t.sync();
-    }
+    if (i == dump_after) t.once([&] { dump(f, dumped); });
   }
   after(f, t);
   count("(sampling)");
-  if (t.rank != 0) return;
-  if (profile) profile->end(now() - begin);
-  previous_ = &f;
-  f.sampled_rows = f.bindings.sampling ? f.bindings.logits : 0;
-  std::lock_guard lock(mutex_);
-  f.seconds = now() - begin;
-  f.done = true;
-  changed_.notify_all();
+  if (profile) profile->end(now() - f.begin);
 }
 
 void Executable::after(Flight& f, Thread& t) {
   const ingot_bindings& b = f.bindings;
   if (vocab_ > 0 && b.sampling) {
-    int max_top = 0;
-    for (int i = 0; i < b.logits; ++i) max_top = std::max(max_top, b.sampling[i].logprobs);
-    max_top = std::min(max_top, INGOT_MAX_TOP_LOGPROBS);
-    if (t.rank == 0) f.max_top = max_top;
-    for (;;) {
-      const int i = work_[steps_.size()].fetch_add(1, std::memory_order_relaxed);
-      if (i >= b.logits) break;
-      const ingot_sampling& s = b.sampling[i];
-      int32_t fed_back = -1;
-      if (s.feedback_from_previous >= 0 && previous_ && s.feedback_from_previous < previous_->sampled_rows)
-        fed_back = previous_->ids[static_cast<size_t>(s.feedback_from_previous)];
-      const float* row = reinterpret_cast<const float*>(f.logits.data()) + static_cast<int64_t>(i) * vocab_;
-      const size_t top = static_cast<size_t>(i) * static_cast<size_t>(max_top);
-      const Sampled r = sample(row, vocab_, s, fed_back, sampling_[static_cast<size_t>(t.rank)], f.top_ids.data() + top, f.top_logprobs.data() + top, max_top);
-      f.ids[static_cast<size_t>(i)] = r.id;
-      f.logprobs[static_cast<size_t>(i)] = r.logprob;
-    }
+    t.each(b.logits, [&](Range mine) {
+      for (int64_t i = mine.begin; i < mine.end; ++i) {
+        const ingot_sampling& s = b.sampling[i];
+        int32_t fed_back = -1;
+        if (s.feedback_from_previous >= 0 && previous_ && s.feedback_from_previous < previous_->sampled_rows)
+          fed_back = previous_->ids[static_cast<size_t>(s.feedback_from_previous)];
+        const float* row = reinterpret_cast<const float*>(f.logits.data()) + i * vocab_;
+        const size_t top = static_cast<size_t>(i) * static_cast<size_t>(f.max_top);
+        const Sampled r = sample(row, vocab_, s, fed_back, sampling_[static_cast<size_t>(t.rank)], f.top_ids.data() + top, f.top_logprobs.data() + top, f.max_top);
+        f.ids[static_cast<size_t>(i)] = r.id;
+        f.logprobs[static_cast<size_t>(i)] = r.logprob;
+      }
+    });
   }
-  t.sync();
+}
+
+void Executable::ended(Flight& f) {
+  previous_ = &f;
+  f.sampled_rows = f.bindings.sampling ? f.bindings.logits : 0;
+  std::lock_guard lock(mutex_);
+  f.seconds = now() - f.begin;
+  f.done = true;
+  changed_.notify_all();
 }
 
 }  // namespace ingot::cpu

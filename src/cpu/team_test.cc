@@ -10,19 +10,23 @@ namespace {
 
 TEST(Team, RunsEveryRankOfEveryJobInOrder) {
   Team team(3);
-  std::vector<int> order;
+  std::vector<int> order, ended;
   std::atomic<int> ran{0};
   for (int job = 0; job < 200; ++job)
-    team.submit([&, job](Thread& t) {
-      ++ran;
-      t.sync();
-      if (t.rank == 0) order.push_back(job);
-      t.sync();
-    });
+    team.submit(
+        [&, job](Thread& t) {
+          ++ran;
+          t.once([&] { order.push_back(job); });
+        },
+        [&, job] {
+          EXPECT_EQ(ran, 3 * (job + 1));
+          ended.push_back(job);
+        });
   team.run([](Thread&) {});
   EXPECT_EQ(ran, 600);
   ASSERT_EQ(order.size(), 200u);
   for (int i = 0; i < 200; ++i) EXPECT_EQ(order[static_cast<size_t>(i)], i);
+  EXPECT_EQ(ended, order);
 }
 
 TEST(Team, WakesAfterSleep) {
@@ -35,19 +39,54 @@ TEST(Team, WakesAfterSleep) {
   }
 }
 
-TEST(Team, BarrierSeparatesPhases) {
-  Team team(4);
-  std::vector<int> values(4, 0);
-  std::atomic<int> wrong{0};
+// Every item once, all of a phase before any of the next, for numbers of items around the numbers of threads and pieces.
+TEST(Team, PhasesDoEachItemOnceAndInOrder) {
+  for (const int threads : {1, 2, 3, 8}) {
+    Team team(threads);
+    std::vector<int> values(1000, 0);
+    std::atomic<int> wrong{0};
+    team.run([&](Thread& t) {
+      for (int i = 1; i <= 500; ++i) {
+        const int64_t n = i % 5 == 0 ? 1000 : i % 41, grain = i % 3 + 1;
+        t.each(
+            n,
+            [&](Range r) {
+              wrong += r.begin < 0 || r.end > n || r.begin >= r.end || r.begin % grain != 0;
+              for (int64_t k = r.begin; k < r.end; ++k) ++values[static_cast<size_t>(k)];
+            },
+            grain);
+        t.once([&] {
+          for (int64_t k = 0; k < 1000; ++k) {
+            wrong += values[static_cast<size_t>(k)] != (k < n);
+            values[static_cast<size_t>(k)] = 0;
+          }
+        });
+      }
+    });
+    EXPECT_EQ(wrong, 0) << threads << " threads";
+  }
+}
+
+// A thread that the system does not run: its part is done by the others, and it comes through the phases it missed.
+TEST(Team, OthersTakeThePartOfALateThread) {
+  Team team(3);
+  std::atomic<bool> late_came{false}, over{false};
+  std::atomic<int64_t> items{0};
   team.run([&](Thread& t) {
-    for (int i = 1; i <= 500; ++i) {
-      values[static_cast<size_t>(t.rank)] = i;
-      t.sync();
-      for (int v : values) wrong += v != i;
-      t.sync();
+    if (t.rank == 1) {
+      while (!over) std::this_thread::yield();
+      late_came = true;
     }
+    for (int i = 0; i < 100; ++i) {
+      t.each(64, [&](Range r) {
+        EXPECT_FALSE(late_came);
+        items += r.end - r.begin;
+      });
+    }
+    over = true;
   });
-  EXPECT_EQ(wrong, 0);
+  EXPECT_TRUE(late_came);
+  EXPECT_EQ(items, 6400);
 }
 
 TEST(Team, IsSharedByThreadCount) {

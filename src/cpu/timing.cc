@@ -91,7 +91,6 @@ Result<double> time_kernel(const DeviceOptions& options, const char* tactic, con
   ingot_step step{};
   step.desc = d;
   Call call;
-  call.step = &step;
   call.rows = rows;
   for (int i = 0; i < d.inputs; ++i) {
     memory.push_back(TRY(Region::make(static_cast<size_t>(rows) * static_cast<size_t>(std::max(d.in_width[i], 1)) * 4 + 64, "timing")));
@@ -127,20 +126,20 @@ Result<double> time_kernel(const DeviceOptions& options, const char* tactic, con
   }
   std::vector<double> samples;
   const double give_up = now() + 0.25;
+  std::vector<ingot_step> steps(copies, step);
+  for (size_t c = 0; c < copies; ++c) std::copy(weights[c].begin(), weights[c].end(), steps[c].weight);
+  std::atomic<size_t> last{63};  // a thread that is late may see the end before it comes to it
+  double begin = 0;
   team->run([&](Thread& t) {
-    for (size_t i = 0; i < 64; ++i) {
-      if (t.rank == 0)
-        for (int w = 0; w < d.weights; ++w) step.weight[w] = weights[i % copies][static_cast<size_t>(w)];
-      t.sync();
-      const double begin = now();
-      kernel->launch(call, t);
-      t.sync();
-      if (t.rank == 0) {
+    Call own = call;
+    for (size_t i = 0; i <= last; ++i) {
+      own.step = &steps[i % copies];
+      t.once([&] { begin = now(); });
+      kernel->launch(own, t);
+      t.once([&] {
         if (i > 0) samples.push_back(now() - begin);  // the first touches memory
-        call.rows = now() > give_up && samples.size() >= 3 ? -1 : rows;
-      }
-      t.sync();
-      if (call.rows < 0) break;
+        if (now() > give_up && samples.size() >= 3) last = i;
+      });
     }
   });
   return *std::min_element(samples.begin(), samples.end());

@@ -77,7 +77,7 @@ class Executable {
     ingot_bindings bindings{};
     uint64_t ticket = 0;
     bool busy = false, done = false;
-    double seconds = 0;
+    double begin = 0, seconds = 0;
     int max_top = 0;
     int sampled_rows = 0;  // ids of the last step, for feedback: bindings may belong to the next one already
     Region logits;
@@ -93,6 +93,7 @@ class Executable {
   void step(Flight& flight, Thread& t);
   void before(Flight& flight, Thread& t);
   void after(Flight& flight, Thread& t);
+  void ended(Flight& flight);
   void dump(Flight& flight, int buffer);
   Tensor tensor(const ingot_operand& o, const Flight& flight) const;
 
@@ -108,7 +109,6 @@ class Executable {
   std::vector<char*> states_;
   std::vector<int32_t> state_widths_;
   Region scratch_;
-  std::unique_ptr<std::atomic<int>[]> work_;
   std::vector<SamplingScratch> sampling_;
   Argmax argmax_ = plain_argmax;
   std::vector<int32_t> tokens_;  // resolved

@@ -3,11 +3,10 @@
 //   const Kernel* k = find_kernel("rms_norm.avx512");
 //   if (k->needs <= isa && k->accepts(desc)) k->launch(call, thread);     // by every thread of the team at once
 //
-// Thread rule: rows are constants; a launch is entered by all ranks together and must not assume a barrier before its end is needed
-// (the executor puts one after each step).
+// Thread rule: rows are constants; a launch is entered by all threads of the team and does everything inside Thread::each, where the rule of
+// memory of team.h holds; it is over when its last `each` is.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <span>
 
@@ -60,7 +59,6 @@ struct Call {
   const StepContext* context = nullptr;
   char* scratch = nullptr;              // Kernel::scratch bytes, 64-byte aligned, shared by the team
   const float* table = nullptr;         // rope: cos and sin of this step's rows, [T][2][rotary_dim / 2]
-  std::atomic<int>* work = nullptr;     // zero at launch: hands out work items
   const ingot_op_desc& desc() const { return step->desc; }
   const ingot_attrs& attrs() const { return step->desc.attrs; }
 };
@@ -88,11 +86,5 @@ const Packing* packing_of(const char* tactic, int op);
 
 inline op::Op op_of(const ingot_op_desc& d) { return static_cast<op::Op>(d.op); }
 inline DType weight_dtype(const ingot_op_desc& d, int i) { return static_cast<DType>(d.weight[i].dtype); }
-
-// [begin, end) of `n` items for a rank: contiguous, the same for the same (n, size).
-struct Range {
-  int64_t begin, end;
-};
-inline Range share(int64_t n, const Thread& t) { return {n * t.rank / t.size, n * (t.rank + 1) / t.size}; }
 
 }  // namespace ingot::cpu

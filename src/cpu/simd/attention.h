@@ -338,17 +338,17 @@ void attention(const Call& c, Thread& t) {
     longest = b.kv_length[i] > longest ? b.kv_length[i] : longest;
     items += static_cast<int64_t>(s.kv_heads) * Work::item_count(rows * s.group);
   }
-  // This step's keys and values first; rows are shared out, and all must be there before anyone reads.
-  const Range mine = share(c.rows, t);
-  for (int slice = 0; slice < slices; ++slice) {
-    const int first = b.slice_begin[slice], end = b.slice_begin[slice + 1];
-    const int32_t* pages = b.page_table + static_cast<int64_t>(slice) * c.context->max_pages;
-    for (int64_t row = mine.begin > first ? mine.begin : first; row < end && row < mine.end; ++row) {
-      const int position = b.kv_length[slice] - (end - static_cast<int>(row));
-      append_row<typename Work::Kv>(c, s, row, s.layer->base + pages[position / s.page_tokens] * s.layer->page_bytes, position % s.page_tokens);
+  // This step's keys and values first: all must be there before anyone reads.
+  t.each(c.rows, [&](Range mine) {
+    for (int slice = 0; slice < slices; ++slice) {
+      const int first = b.slice_begin[slice], end = b.slice_begin[slice + 1];
+      const int32_t* pages = b.page_table + static_cast<int64_t>(slice) * c.context->max_pages;
+      for (int64_t row = mine.begin > first ? mine.begin : first; row < end && row < mine.end; ++row) {
+        const int position = b.kv_length[slice] - (end - static_cast<int>(row));
+        append_row<typename Work::Kv>(c, s, row, s.layer->base + pages[position / s.page_tokens] * s.layer->page_bytes, position % s.page_tokens);
+      }
     }
-  }
-  t.sync();
+  });
   char* memory = c.scratch + static_cast<size_t>(t.rank) * attention_thread_bytes<Work>(s.d, s.dv_padded);
   Work w(s, memory);
   float* const values = reinterpret_cast<float*>(memory + Work::bytes(s.d, s.dv_padded));
@@ -363,7 +363,8 @@ void attention(const Call& c, Thread& t) {
   int slice = 0;
   int64_t slice_item = 0;  // items before `slice`
   Query query[kMost];
-  const auto locate = [&](int64_t item, int& q, int& kv_head) {  // items come in ascending order
+  const auto locate = [&](int64_t item, int& q, int& kv_head) {
+    if (item < slice_item) slice = 0, slice_item = 0;  // what another thread left lies before one's own
     for (;;) {
       const int rows = b.slice_begin[slice + 1] - b.slice_begin[slice];
       const int per_head = Work::item_count(rows * s.group);
@@ -399,64 +400,62 @@ void attention(const Call& c, Thread& t) {
     }
   };
 
-  for (;;) {
-    const int64_t at = c.work->fetch_add(1, std::memory_order_relaxed);
-    if (at >= work) break;
-    const int64_t item = split ? at / chunks : at;
-    int q, kv_head, low, high;
-    locate(item, q, kv_head);
-    bounds(q, low, high);
-    w.begin(q);
-    for (int j = 0; j < q; ++j) w.put(s, q, j, c.in[0].f(query[j].row) + static_cast<int64_t>(query[j].head) * s.d);
-    float top[kMost], total[kMost];
-    const int32_t* pages = b.page_table + static_cast<int64_t>(slice) * c.context->max_pages;
-    if (split) {
-      const int chunk = static_cast<int>(at % chunks), begin = chunk * kChunk > low ? chunk * kChunk : low;
-      const int end = (chunk + 1) * kChunk < high ? (chunk + 1) * kChunk : high;
-      float* out = partial + (item * chunks + chunk) * kMost * partial_size;
-      for (int j = 0; j < q; ++j) top[j] = kNothing;
-      if (begin < end) w.chunk(q, s, pages, kv_head, query, begin, end, values, top, total);
-      for (int j = 0; j < q; ++j, out += partial_size) {
-        out[0] = top[j];
-        out[1] = top[j] == kNothing ? 0.f : total[j];
-        if (top[j] != kNothing) std::memcpy(out + 2, values + j * s.dv_padded, static_cast<size_t>(s.dv_padded) * 4);
+  t.each(work, [&](Range mine) {
+    for (int64_t at = mine.begin; at < mine.end; ++at) {
+      const int64_t item = split ? at / chunks : at;
+      int q, kv_head, low, high;
+      locate(item, q, kv_head);
+      bounds(q, low, high);
+      w.begin(q);
+      for (int j = 0; j < q; ++j) w.put(s, q, j, c.in[0].f(query[j].row) + static_cast<int64_t>(query[j].head) * s.d);
+      float top[kMost], total[kMost];
+      const int32_t* pages = b.page_table + static_cast<int64_t>(slice) * c.context->max_pages;
+      if (split) {
+        const int chunk = static_cast<int>(at % chunks), begin = chunk * kChunk > low ? chunk * kChunk : low;
+        const int end = (chunk + 1) * kChunk < high ? (chunk + 1) * kChunk : high;
+        float* out = partial + (item * chunks + chunk) * kMost * partial_size;
+        for (int j = 0; j < q; ++j) top[j] = kNothing;
+        if (begin < end) w.chunk(q, s, pages, kv_head, query, begin, end, values, top, total);
+        for (int j = 0; j < q; ++j, out += partial_size) {
+          out[0] = top[j];
+          out[1] = top[j] == kNothing ? 0.f : total[j];
+          if (top[j] != kNothing) std::memcpy(out + 2, values + j * s.dv_padded, static_cast<size_t>(s.dv_padded) * 4);
+        }
+        continue;
       }
-      continue;
+      float merged_top[kMost], merged_total[kMost];
+      for (int j = 0; j < q; ++j) merged_top[j] = kNothing;
+      for (int begin = low; begin < high;) {
+        const int next = (begin / kChunk + 1) * kChunk, end = next < high ? next : high;
+        w.chunk(q, s, pages, kv_head, query, begin, end, values, top, total);
+        for (int j = 0; j < q; ++j)
+          merge(merged_top[j], merged_total[j], merged_values + j * s.dv_padded, top[j], total[j], values + j * s.dv_padded, s.dv_padded);
+        begin = end;
+      }
+      for (int j = 0; j < q; ++j) {
+        float* y = c.out[0].f(query[j].row) + static_cast<int64_t>(query[j].head) * s.dv;
+        for (int i = 0; i < s.dv; i += 16)
+          store_n(y + i, load(merged_values + j * s.dv_padded + i) / set1(merged_total[j]), s.dv - i);
+      }
     }
-    float merged_top[kMost], merged_total[kMost];
-    for (int j = 0; j < q; ++j) merged_top[j] = kNothing;
-    for (int begin = low; begin < high;) {
-      const int next = (begin / kChunk + 1) * kChunk, end = next < high ? next : high;
-      w.chunk(q, s, pages, kv_head, query, begin, end, values, top, total);
-      for (int j = 0; j < q; ++j)
-        merge(merged_top[j], merged_total[j], merged_values + j * s.dv_padded, top[j], total[j], values + j * s.dv_padded, s.dv_padded);
-      begin = end;
-    }
-    for (int j = 0; j < q; ++j) {
-      float* y = c.out[0].f(query[j].row) + static_cast<int64_t>(query[j].head) * s.dv;
-      for (int i = 0; i < s.dv; i += 16)
-        store_n(y + i, load(merged_values + j * s.dv_padded + i) / set1(merged_total[j]), s.dv - i);
-    }
-  }
+  });
   w.end();
   if (!split) return;
-  t.sync();
-  slice = 0;
-  slice_item = 0;
-  const Range merged = share(items, t);
-  for (int64_t item = merged.begin; item < merged.end; ++item) {
-    int q, kv_head;
-    locate(item, q, kv_head);
-    for (int j = 0; j < q; ++j) {
-      float top = kNothing, total = 1;
-      for (int chunk = 0; chunk < chunks; ++chunk) {
-        const float* in = partial + ((item * chunks + chunk) * kMost + j) * partial_size;
-        merge(top, total, merged_values, in[0], in[1], in + 2, s.dv_padded);
+  t.each(items, [&](Range merged) {
+    for (int64_t item = merged.begin; item < merged.end; ++item) {
+      int q, kv_head;
+      locate(item, q, kv_head);
+      for (int j = 0; j < q; ++j) {
+        float top = kNothing, total = 1;
+        for (int chunk = 0; chunk < chunks; ++chunk) {
+          const float* in = partial + ((item * chunks + chunk) * kMost + j) * partial_size;
+          merge(top, total, merged_values, in[0], in[1], in + 2, s.dv_padded);
+        }
+        float* y = c.out[0].f(query[j].row) + static_cast<int64_t>(query[j].head) * s.dv;
+        for (int i = 0; i < s.dv; i += 16) store_n(y + i, load(merged_values + i) / set1(total), s.dv - i);
       }
-      float* y = c.out[0].f(query[j].row) + static_cast<int64_t>(query[j].head) * s.dv;
-      for (int i = 0; i < s.dv; i += 16) store_n(y + i, load(merged_values + i) / set1(total), s.dv - i);
     }
-  }
+  });
 }
 
 void attention_f32(const Call& c, Thread& t);

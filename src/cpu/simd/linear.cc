@@ -1,4 +1,4 @@
-// linear and gated_linear: activations packed once, then each thread multiplies its own contiguous range of panels.
+// linear and gated_linear: activations packed once, then panels shared out.
 #include "cpu/simd/linear.h"
 
 #include "cpu/simd/tables.h"
@@ -50,21 +50,21 @@ void launch(const Call& c, Thread& t) {
   const bool unpacks = rows * terms_of(kInt8, p.padded_k, p.groups) >= set.unpack_rows;
   const size_t own = own_rows + (unpacks ? align64(set.unpacked_bytes(p.padded_k, p.groups)) : 0);
   char* mine = c.scratch + shared + own * static_cast<size_t>(t.rank);
-  Rows packed;
-  if (rows <= kOwnRows) {
-    packed = place_rows(p, kInt8, rows, mine);
-    for (int r = 0; r < rows; ++r) pack_row(packed, r, c.in[0].f(r), p.k);
-  } else {
-    packed = place_rows(p, kInt8, rows, c.scratch);
-    const Range r = share(rows, t);
+  const bool own_copy = rows <= kOwnRows;
+  const Rows packed = place_rows(p, kInt8, rows, own_copy ? mine : c.scratch);
+  const auto pack = [&](Range r) {
     for (int64_t i = r.begin; i < r.end; ++i) pack_row(packed, static_cast<int>(i), c.in[0].f(i), p.k);
-    t.sync();
-  }
+  };
+  if (!own_copy) t.each(rows, pack);
   const float* bias = !kGated && c.desc().weights > 1 ? static_cast<const float*>(c.step->weight[1]) : nullptr;
-  const Range panels = share(p.panels, t);
-  for (int64_t i = panels.begin; i < panels.end; ++i)
-    multiply(p, p.panel(i), packed, set, mine + own_rows,
-             [&](int first, int m, const float* y) { finish(c, p, bias, static_cast<int>(i), first, m, y); });
+  bool is_packed = !own_copy;
+  t.each(p.panels, [&](Range panels) {
+    if (!is_packed) pack({0, rows});
+    is_packed = true;
+    for (int64_t i = panels.begin; i < panels.end; ++i)
+      multiply(p, p.panel(i), packed, set, mine + own_rows,
+               [&](int first, int m, const float* y) { finish(c, p, bias, static_cast<int>(i), first, m, y); });
+  });
 }
 
 template <Format kFormat, bool kInt8>

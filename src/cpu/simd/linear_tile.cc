@@ -439,28 +439,29 @@ void launch(const Call& c, Thread& t) {
   const Panels p = read_panels(c.desc().weight[0], kGated, c.step->weight[0]);
   const TileRowsLayout l(p, c.rows, c.scratch);
   const int rows = c.rows * l.terms;
-  const Range mine = share(l.blocks * kTileRows / l.terms, t);
-  for (int64_t row = mine.begin; row < mine.end; ++row)
-    for (int term = 0; term < (row < c.rows ? 1 : l.terms); ++term)
-      pack_tile_row(l, p, row * l.terms + term, row < c.rows ? c.in[0].f(row) : nullptr);
-  t.sync();
+  t.each(l.blocks * kTileRows / l.terms, [&](Range mine) {
+    for (int64_t row = mine.begin; row < mine.end; ++row)
+      for (int term = 0; term < (row < c.rows ? 1 : l.terms); ++term)
+        pack_tile_row(l, p, row * l.terms + term, row < c.rows ? c.in[0].f(row) : nullptr);
+  });
   char* own = c.scratch + TileRowsLayout::bytes(c.rows, p.padded_k, p.groups) + own_bytes(rows, p) * static_cast<size_t>(t.rank);
   const float* bias = !kGated && c.desc().weights > 1 ? static_cast<const float*>(c.step->weight[1]) : nullptr;
   const bool offset = p.offsets != OffsetKind::kNone;
   const int64_t pass = blocks_of_pass(l);
   float* y = reinterpret_cast<float*>(own);
   char* codes = own + pass * kTileRows * 128;
-  const Range panels = share(p.panels, t);
   if (rows <= kFewRows) {
     const bool two = rows > kTileRows;
-    configure(chunk_of(p.group), two ? kTileRows : rows, two ? rows - kTileRows : kTileRows);
     const auto multiply_panel = two ? (offset ? few_panel<kFormat, true, true> : few_panel<kFormat, true, false>)
                                     : (offset ? few_panel<kFormat, false, true> : few_panel<kFormat, false, false>);
-    for (int64_t i = panels.begin; i < panels.end; ++i) {
-      multiply_panel(p, p.panel(i), l, rows, reinterpret_cast<uint8_t*>(codes), y);
-      if (l.terms == 2) add_terms(y, c.rows);
-      finish(c, p, bias, static_cast<int>(i), 0, c.rows, y);
-    }
+    configure(chunk_of(p.group), two ? kTileRows : rows, two ? rows - kTileRows : kTileRows);
+    t.each(p.panels, [&](Range panels) {
+      for (int64_t i = panels.begin; i < panels.end; ++i) {
+        multiply_panel(p, p.panel(i), l, rows, reinterpret_cast<uint8_t*>(codes), y);
+        if (l.terms == 2) add_terms(y, c.rows);
+        finish(c, p, bias, static_cast<int>(i), 0, c.rows, y);
+      }
+    });
     release_tiles();
     return;
   }
@@ -471,14 +472,16 @@ void launch(const Call& c, Thread& t) {
     const int64_t end = begin + pass < l.blocks ? begin + pass : l.blocks;
     const int first = static_cast<int>(begin) * kTileRows / l.terms, left = c.rows - first, m = static_cast<int>(end - begin) * kTileRows / l.terms;
     const int count = left < m ? left : m;
-    for (int64_t i = panels.begin; i < panels.end; ++i) {
-      if (p.group > kLargeGroup)
-        (offset ? large_panel<kFormat, true> : large_panel<kFormat, false>)(p, p.panel(i), l, begin, end, reinterpret_cast<uint8_t*>(codes), y);
-      else
-        (offset ? tile_panel<kFormat, true> : tile_panel<kFormat, false>)(p, p.panel(i), l, begin, end, slice, y);
-      if (l.terms == 2) add_terms(y, count);
-      finish(c, p, bias, static_cast<int>(i), first, count, y);
-    }
+    t.each(p.panels, [&](Range panels) {
+      for (int64_t i = panels.begin; i < panels.end; ++i) {
+        if (p.group > kLargeGroup)
+          (offset ? large_panel<kFormat, true> : large_panel<kFormat, false>)(p, p.panel(i), l, begin, end, reinterpret_cast<uint8_t*>(codes), y);
+        else
+          (offset ? tile_panel<kFormat, true> : tile_panel<kFormat, false>)(p, p.panel(i), l, begin, end, slice, y);
+        if (l.terms == 2) add_terms(y, count);
+        finish(c, p, bias, static_cast<int>(i), first, count, y);
+      }
+    });
   }
   release_tiles();
 }

@@ -211,26 +211,23 @@ struct Job {
   char* packed;
   float* sums;
   uint8_t* wide;
-  Range mine;
 };
 
-void one_row(const Job& j) {
+void one_row(const Job& j, Range mine) {
   float* high = reinterpret_cast<float*>(j.packed);
   float* low = high + j.panels.k;
-  split_row(j.call.in[0].f(0), j.panels.k, high, low);
   const DenormalsAreZero as_tiles_do;
-  for (int64_t i = j.mine.begin; i < j.mine.end; ++i) {
+  for (int64_t i = mine.begin; i < mine.end; ++i) {
     one_row_of_panel(j.panels.panel(i), high, low, j.panels.k / kTileInputs, j.sums);
     finish(j.call, j.panels, j.bias, static_cast<int>(i), 0, 1, j.sums);
   }
 }
 
 template <Format kFormat>
-void few_rows(const Job& j) {
+void few_rows(const Job& j, Range mine) {
   const int blocks = static_cast<int>(blocks_of(j.call.rows)), steps = j.panels.k / kTileInputs;
-  configure_tiles(blocks == 1 ? j.call.rows : kTileRows);
   const char* a1 = block_of(j.packed, j.panels.k, blocks - 1);
-  for (int64_t i = j.mine.begin; i < j.mine.end; ++i) {
+  for (int64_t i = mine.begin; i < mine.end; ++i) {
     (blocks == 1 ? stream_panel<kFormat, false> : stream_panel<kFormat, true>)(j.panels.panel(i), j.packed, a1, steps, j.wide, j.sums);
     finish(j.call, j.panels, j.bias, static_cast<int>(i), 0, j.call.rows, j.sums);
   }
@@ -283,13 +280,17 @@ void group_of_panels(const Job& j, int64_t begin, int64_t end, int64_t first, in
 }
 
 template <Format kFormat>
-void many_rows(const Job& j) {
-  configure_tiles(kTileRows);
+void many_rows(const Job& j, Thread& t) {
   const int64_t blocks = blocks_of(j.call.rows), pass = kPassRows / kTileRows;
   for (int64_t begin = 0; begin < blocks; begin += pass) {
     const int64_t end = begin + pass < blocks ? begin + pass : blocks;
-    for (int64_t first = j.mine.begin; first < j.mine.end; first += kGroupPanels)
-      group_of_panels<kFormat>(j, begin, end, first, first + kGroupPanels < j.mine.end ? first + kGroupPanels : j.mine.end);
+    t.each(
+        j.panels.panels,
+        [&](Range mine) {
+          for (int64_t first = mine.begin; first < mine.end; first += kGroupPanels)
+            group_of_panels<kFormat>(j, begin, end, first, first + kGroupPanels < mine.end ? first + kGroupPanels : mine.end);
+        },
+        kGroupPanels);
   }
 }
 
@@ -300,25 +301,28 @@ void launch(const Call& c, Thread& t) {
   char* own = c.scratch + packed_bytes(c.rows, p.k) + own_bytes(c.rows, p.k, kFormat) * static_cast<size_t>(t.rank);
   char* packed = c.rows <= kOwnRows ? own : c.scratch;
   const bool without_tiles = kFormat == Format::kF16 && c.rows == 1;
-  if (c.rows <= kOwnRows && !without_tiles) {
-    pack_rows(packed, c, p.k, 0, 0, c.rows);
-  } else if (!without_tiles) {
-    if (c.rows <= kTileRows) {
-      const Range mine = share(c.rows, t);
-      pack_rows(packed, c, p.k, 0, mine.begin, mine.end);
-    } else {
-      const Range mine = share(blocks_of(c.rows), t);
+  if (c.rows > kTileRows)
+    t.each(blocks_of(c.rows), [&](Range mine) {
       for (int64_t block = mine.begin; block < mine.end; ++block) pack_rows(packed, c, p.k, block, 0, kTileRows);
-    }
-    t.sync();
-  }
+    });
+  else if (c.rows > kOwnRows)
+    t.each(c.rows, [&](Range mine) { pack_rows(packed, c, p.k, 0, mine.begin, mine.end); });
   const float* bias = !kGated && c.desc().weights > 1 ? static_cast<const float*>(c.step->weight[1]) : nullptr;
   char* sums = own + packed_bytes(kOwnRows, p.k);
-  const Job job{c, p, bias, packed, reinterpret_cast<float*>(sums), reinterpret_cast<uint8_t*>(sums + sums_bytes(c.rows)), share(p.panels, t)};
-  if (without_tiles) return one_row(job);
-  if (c.rows <= 2 * kTileRows) few_rows<kFormat>(job);
-  else many_rows<kFormat>(job);
-  release_tiles();
+  const Job job{c, p, bias, packed, reinterpret_cast<float*>(sums), reinterpret_cast<uint8_t*>(sums + sums_bytes(c.rows))};
+  if (!without_tiles) configure_tiles(c.rows <= kTileRows ? c.rows : kTileRows);
+  bool is_packed = c.rows > kOwnRows;
+  if (c.rows > 2 * kTileRows)
+    many_rows<kFormat>(job, t);
+  else
+    t.each(p.panels, [&](Range mine) {
+      if (!is_packed && without_tiles) split_row(c.in[0].f(0), p.k, reinterpret_cast<float*>(packed), reinterpret_cast<float*>(packed) + p.k);
+      else if (!is_packed) pack_rows(packed, c, p.k, 0, 0, c.rows);
+      is_packed = true;
+      if (without_tiles) one_row(job, mine);
+      else few_rows<kFormat>(job, mine);
+    });
+  if (!without_tiles) release_tiles();
 }
 
 template <Format kFormat, bool kGated>

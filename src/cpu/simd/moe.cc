@@ -44,58 +44,59 @@ void route(const Call& c, Thread& t) {
   float* score = reinterpret_cast<float*>(memory);
   float* choice = reinterpret_cast<float*>(memory + part);
   float* group = reinterpret_cast<float*>(memory + 2 * part);
-  const Range r = share(c.rows, t);
-  for (int64_t row = r.begin; row < r.end; ++row) {
-    const float* x = c.in[0].f(row);
-    if (a.scoring == kSoftmaxAll) {
-      float top = x[0];
-      for (int i = 1; i < n; ++i) top = x[i] > top ? x[i] : top;
-      double total = 0;
-      for (int i = 0; i < n; ++i) total += score[i] = static_cast<float>(std::exp(static_cast<double>(x[i] - top)));
-      for (int i = 0; i < n; ++i) score[i] = static_cast<float>(score[i] / total);
-    } else if (a.scoring == kSigmoid) {
-      for (int i = 0; i < n; ++i) score[i] = static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(x[i]))));
-    } else {
-      std::memcpy(score, x, static_cast<size_t>(n) * 4);
-    }
-    for (int i = 0; i < n; ++i) choice[i] = bias ? score[i] + bias[i] : score[i];
-    if (a.expert_groups > 0) {
-      const int size = n / a.expert_groups;
-      for (int g = 0; g < a.expert_groups; ++g) group[g] = group_score(choice + g * size, size, bias != nullptr);
-      for (int g = 0; g < a.expert_groups; ++g) {  // kept: fewer than top_groups are better, the lower index first among equals
-        int better = 0;
-        for (int o = 0; o < a.expert_groups; ++o) better += group[o] > group[g] || (group[o] == group[g] && o < g);
-        if (better < a.top_groups) continue;
-        for (int i = 0; i < size; ++i) choice[g * size + i] = -__builtin_inff();
+  t.each(c.rows, [&](Range r) {
+    for (int64_t row = r.begin; row < r.end; ++row) {
+      const float* x = c.in[0].f(row);
+      if (a.scoring == kSoftmaxAll) {
+        float top = x[0];
+        for (int i = 1; i < n; ++i) top = x[i] > top ? x[i] : top;
+        double total = 0;
+        for (int i = 0; i < n; ++i) total += score[i] = static_cast<float>(std::exp(static_cast<double>(x[i] - top)));
+        for (int i = 0; i < n; ++i) score[i] = static_cast<float>(score[i] / total);
+      } else if (a.scoring == kSigmoid) {
+        for (int i = 0; i < n; ++i) score[i] = static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(x[i]))));
+      } else {
+        std::memcpy(score, x, static_cast<size_t>(n) * 4);
       }
-    }
-    float* weights = c.out[0].f(row);
-    int32_t* ids = c.out[1].i(row);
-    for (int k = 0; k < a.top_k; ++k) {
-      int best = -1;
-      for (int i = 0; i < n; ++i) {
-        bool taken = false;
-        for (int o = 0; o < k; ++o) taken |= ids[o] == i;
-        if (!taken && (best < 0 || choice[i] > choice[best])) best = i;
+      for (int i = 0; i < n; ++i) choice[i] = bias ? score[i] + bias[i] : score[i];
+      if (a.expert_groups > 0) {
+        const int size = n / a.expert_groups;
+        for (int g = 0; g < a.expert_groups; ++g) group[g] = group_score(choice + g * size, size, bias != nullptr);
+        for (int g = 0; g < a.expert_groups; ++g) {  // kept: fewer than top_groups are better, the lower index first among equals
+          int better = 0;
+          for (int o = 0; o < a.expert_groups; ++o) better += group[o] > group[g] || (group[o] == group[g] && o < g);
+          if (better < a.top_groups) continue;
+          for (int i = 0; i < size; ++i) choice[g * size + i] = -__builtin_inff();
+        }
       }
-      ids[k] = best;
-      weights[k] = score[best];
+      float* weights = c.out[0].f(row);
+      int32_t* ids = c.out[1].i(row);
+      for (int k = 0; k < a.top_k; ++k) {
+        int best = -1;
+        for (int i = 0; i < n; ++i) {
+          bool taken = false;
+          for (int o = 0; o < k; ++o) taken |= ids[o] == i;
+          if (!taken && (best < 0 || choice[i] > choice[best])) best = i;
+        }
+        ids[k] = best;
+        weights[k] = score[best];
+      }
+      if (a.scoring == kSoftmaxChosen) {
+        float top = weights[0];
+        for (int k = 1; k < a.top_k; ++k) top = weights[k] > top ? weights[k] : top;
+        double total = 0;
+        for (int k = 0; k < a.top_k; ++k) total += weights[k] = static_cast<float>(std::exp(static_cast<double>(weights[k] - top)));
+        for (int k = 0; k < a.top_k; ++k) weights[k] = static_cast<float>(weights[k] / total);
+      }
+      double by = a.scale != 0 ? a.scale : 1.0;
+      if (a.normalize) {
+        double total = 0;
+        for (int k = 0; k < a.top_k; ++k) total += weights[k];
+        by /= total;
+      }
+      for (int k = 0; k < a.top_k; ++k) weights[k] = static_cast<float>(weights[k] * by);
     }
-    if (a.scoring == kSoftmaxChosen) {
-      float top = weights[0];
-      for (int k = 1; k < a.top_k; ++k) top = weights[k] > top ? weights[k] : top;
-      double total = 0;
-      for (int k = 0; k < a.top_k; ++k) total += weights[k] = static_cast<float>(std::exp(static_cast<double>(weights[k] - top)));
-      for (int k = 0; k < a.top_k; ++k) weights[k] = static_cast<float>(weights[k] / total);
-    }
-    double by = a.scale != 0 ? a.scale : 1.0;
-    if (a.normalize) {
-      double total = 0;
-      for (int k = 0; k < a.top_k; ++k) total += weights[k];
-      by /= total;
-    }
-    for (int k = 0; k < a.top_k; ++k) weights[k] = static_cast<float>(weights[k] * by);
-  }
+  });
 }
 
 constexpr DType dtype_of(Format f) {
@@ -171,7 +172,7 @@ void mlp(const Call& c, Thread& t) {
   int32_t* begin = reinterpret_cast<int32_t*>(c.scratch + at.begin);
   int32_t* order = reinterpret_cast<int32_t*>(c.scratch + at.order);  // pairs by expert
   int32_t* where = reinterpret_cast<int32_t*>(c.scratch + at.where);  // the inverse
-  if (t.rank == 0) {
+  t.once([&] {
     std::memset(begin, 0, static_cast<size_t>(a.experts + 1) * 4);
     const auto expert = [&](int64_t i) {
       const int32_t e = c.in[2].i(i / a.top_k)[i % a.top_k];
@@ -186,8 +187,7 @@ void mlp(const Call& c, Thread& t) {
     }
     for (int e = a.experts; e > 0; --e) begin[e] = begin[e - 1];
     begin[0] = 0;
-  }
-  t.sync();
+  });
   const Panels fc = read_panels(c.desc().weight[0], false, c.step->weight[0]);
   const Panels gate = read_panels(c.desc().weight[1], false, c.step->weight[1]);
   const Panels proj = read_panels(c.desc().weight[2], false, c.step->weight[2]);
@@ -196,29 +196,24 @@ void mlp(const Call& c, Thread& t) {
   float* result = reinterpret_cast<float*>(c.scratch + at.result);
   char* own = c.scratch + at.own + (at.total - at.own) / static_cast<size_t>(t.size) * static_cast<size_t>(t.rank);
   const int f = fc.n, e_width = proj.n;
-  int active = 0;
-  for (int e = 0; e < a.experts; ++e) active += begin[e + 1] > begin[e];
-
-  const Range mine = share(pairs, t);
   const auto pack = [&](const Panels& p, auto source) {
-    segments.each(p, c.scratch + at.rows, [&](int, int first, int n, char* memory) {
-      const Rows rows = place_rows(p, kInt8, n, memory);
-      for (int64_t i = mine.begin > first ? mine.begin : first; i < first + n && i < mine.end; ++i)
-        pack_row(rows, static_cast<int>(i) - first, source(i), p.k);
+    t.each(pairs, [&](Range mine) {
+      segments.each(p, c.scratch + at.rows, [&](int, int first, int n, char* memory) {
+        const Rows rows = place_rows(p, kInt8, n, memory);
+        for (int64_t i = mine.begin > first ? mine.begin : first; i < first + n && i < mine.end; ++i)
+          pack_row(rows, static_cast<int>(i) - first, source(i), p.k);
+      });
     });
-    t.sync();
   };
-  // Items (expert in use, panel), a contiguous range for each thread.
+  // Items (expert, panel). Which experts are in use is known inside alone, so the items of the others are empty.
   const auto each_item = [&](const Panels& p, auto fn) {
-    const Range items = share(static_cast<int64_t>(active) * p.panels, t);
-    int64_t before = 0;
-    segments.each(p, c.scratch + at.rows, [&](int expert, int first, int n, char* memory) {
-      const Rows rows = place_rows(p, kInt8, n, memory);
-      for (int64_t i = 0; i < p.panels; ++i)
-        if (before + i >= items.begin && before + i < items.end) fn(expert, first, rows, i);
-      before += p.panels;
+    t.each(static_cast<int64_t>(a.experts) * p.panels, [&](Range items) {
+      segments.each(p, c.scratch + at.rows, [&](int expert, int first, int n, char* memory) {
+        const Rows rows = place_rows(p, kInt8, n, memory);
+        const int64_t before = static_cast<int64_t>(expert) * p.panels;
+        for (int64_t i = items.begin > before ? items.begin : before; i < before + p.panels && i < items.end; ++i) fn(expert, first, rows, i - before);
+      });
     });
-    t.sync();
   };
 
   pack(fc, [&](int64_t i) { return c.in[0].f(order[i] / a.top_k); });
@@ -246,20 +241,21 @@ void mlp(const Call& c, Thread& t) {
           store_n(result + static_cast<int64_t>(first + at_row + r) * e_width + column + j, load(y + 32 * r + j), n - j);
     });
   });
-  const Range rows = share(c.rows, t);
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const float* weight = c.in[1].f(row);
-    float* y = c.out[0].f(row);
-    for (int i = 0; i < e_width; i += 16) {
-      const int n = e_width - i < 16 ? e_width - i : 16;
-      F total = zero();
-      for (int k = 0; k < a.top_k; ++k) {
-        const int64_t pair = row * a.top_k + k;
-        total = fma(load_n(result + static_cast<int64_t>(where[pair]) * e_width + i, n), set1(weight[k]), total);
+  t.each(c.rows, [&](Range rows) {
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      const float* weight = c.in[1].f(row);
+      float* y = c.out[0].f(row);
+      for (int i = 0; i < e_width; i += 16) {
+        const int n = e_width - i < 16 ? e_width - i : 16;
+        F total = zero();
+        for (int k = 0; k < a.top_k; ++k) {
+          const int64_t pair = row * a.top_k + k;
+          total = fma(load_n(result + static_cast<int64_t>(where[pair]) * e_width + i, n), set1(weight[k]), total);
+        }
+        store_n(y + i, total, n);
       }
-      store_n(y + i, total, n);
     }
-  }
+  });
 }
 
 template <Format kFormat, bool kInt8>

@@ -36,19 +36,20 @@ void rotate(const float* x, float* y, const float* cosine, const float* sine, in
 void launch(const Call& c, Thread& t) {
   const ingot_attrs& a = c.attrs();
   const int head = a.head_dim, heads = c.in[0].width / head, half = a.rotary_dim / 2;
-  const Range r = share(static_cast<int64_t>(c.rows) * heads, t);
-  for (int64_t i = r.begin; i < r.end; ++i) {
-    const int64_t row = i / heads, at = i % heads * head;
-    const float* x = c.in[0].f(row) + at;
-    float* y = c.out[0].f(row) + at;
-    if (x != y) {
-      std::memcpy(y, x, static_cast<size_t>(a.rotary_begin) * 4);
-      const int tail = a.rotary_begin + a.rotary_dim;
-      std::memcpy(y + tail, x + tail, static_cast<size_t>(head - tail) * 4);
+  t.each(static_cast<int64_t>(c.rows) * heads, [&](Range r) {
+    for (int64_t i = r.begin; i < r.end; ++i) {
+      const int64_t row = i / heads, at = i % heads * head;
+      const float* x = c.in[0].f(row) + at;
+      float* y = c.out[0].f(row) + at;
+      if (x != y) {
+        std::memcpy(y, x, static_cast<size_t>(a.rotary_begin) * 4);
+        const int tail = a.rotary_begin + a.rotary_dim;
+        std::memcpy(y + tail, x + tail, static_cast<size_t>(head - tail) * 4);
+      }
+      const float* cosine = c.table + row * 2 * half;
+      rotate(x + a.rotary_begin, y + a.rotary_begin, cosine, cosine + half, half, a.interleaved != 0);
     }
-    const float* cosine = c.table + row * 2 * half;
-    rotate(x + a.rotary_begin, y + a.rotary_begin, cosine, cosine + half, half, a.interleaved != 0);
-  }
+  });
 }
 
 constexpr Kernel kKernels[] = {{op::Op::kRope, "rope." INGOT_SIMD_NAME, kIsa, accepts, launch, no_scratch}};

@@ -26,13 +26,14 @@ template <class Fn>
 void each(const Call& c, Thread& t, Fn fn) {
   const int width = c.out[0].width;
   if (c.rows >= t.size) {
-    const Range r = share(c.rows, t);
-    for (int64_t i = r.begin; i < r.end; ++i) fn(i, 0, width);
-    return;
+    return t.each(c.rows, [&](Range r) {
+      for (int64_t i = r.begin; i < r.end; ++i) fn(i, 0, width);
+    });
   }
-  const Range v = share((width + 15) / 16, t);
-  const int from = static_cast<int>(v.begin) * 16, to = static_cast<int>(v.end) * 16;
-  for (int64_t i = 0; i < c.rows && from < width; ++i) fn(i, from, (to < width ? to : width) - from);
+  t.each((width + 15) / 16, [&](Range v) {
+    const int from = static_cast<int>(v.begin) * 16, to = static_cast<int>(v.end) * 16;
+    for (int64_t i = 0; i < c.rows; ++i) fn(i, from, (to < width ? to : width) - from);
+  });
 }
 
 template <class Fn>
@@ -132,45 +133,48 @@ bool accepts_norm(const ingot_op_desc& d) {
 void rms_norm(const Call& c, Thread& t) {
   const int width = c.in[0].width, group = c.attrs().group > 0 ? c.attrs().group : width, groups = width / group;
   const float* w = static_cast<const float*>(c.step->weight[0]);
-  const Range r = share(static_cast<int64_t>(c.rows) * groups, t);
-  for (int64_t i = r.begin; i < r.end; ++i) {
-    const int64_t row = i / groups, at = i % groups * group;
-    norm_group(c.in[0].f(row) + at, w, c.out[0].f(row) + at, group, c.attrs().eps);
-  }
+  t.each(static_cast<int64_t>(c.rows) * groups, [&](Range r) {
+    for (int64_t i = r.begin; i < r.end; ++i) {
+      const int64_t row = i / groups, at = i % groups * group;
+      norm_group(c.in[0].f(row) + at, w, c.out[0].f(row) + at, group, c.attrs().eps);
+    }
+  });
 }
 
 void add_rms_norm(const Call& c, Thread& t) {
   const int n = c.in[0].width;
   const float* w = static_cast<const float*>(c.step->weight[0]);
-  const Range r = share(c.rows, t);
-  for (int64_t row = r.begin; row < r.end; ++row) {
-    const float* a = c.in[0].f(row);
-    const float* b = c.in[1].f(row);
-    float* s = c.out[1].f(row);
-    int i = 0;
-    for (; i + 16 <= n; i += 16) store(s + i, load(a + i) + load(b + i));
-    if (i < n) store_n(s + i, load_n(a + i, n - i) + load_n(b + i, n - i), n - i);
-    norm_group(s, w, c.out[0].f(row), n, c.attrs().eps);
-  }
+  t.each(c.rows, [&](Range r) {
+    for (int64_t row = r.begin; row < r.end; ++row) {
+      const float* a = c.in[0].f(row);
+      const float* b = c.in[1].f(row);
+      float* s = c.out[1].f(row);
+      int i = 0;
+      for (; i + 16 <= n; i += 16) store(s + i, load(a + i) + load(b + i));
+      if (i < n) store_n(s + i, load_n(a + i, n - i) + load_n(b + i, n - i), n - i);
+      norm_group(s, w, c.out[0].f(row), n, c.attrs().eps);
+    }
+  });
 }
 
 void layer_norm(const Call& c, Thread& t) {
   const int n = c.in[0].width;
   const float* w = static_cast<const float*>(c.step->weight[0]);
   const float* b = c.desc().weights > 1 ? static_cast<const float*>(c.step->weight[1]) : nullptr;
-  const Range r = share(c.rows, t);
-  for (int64_t row = r.begin; row < r.end; ++row) {
-    const float* x = c.in[0].f(row);
-    float* y = c.out[0].f(row);
-    const F mean = set1(row_sum(x, n, [](F v) { return v; }) / static_cast<float>(n));
-    const float square = row_sum(x, n, [mean](F v) { return (v - mean) * (v - mean); });
-    const F s = set1(static_cast<float>(1.0 / std::sqrt(static_cast<double>(square) / n + c.attrs().eps)));
-    for (int i = 0; i < n; i += 16) {
-      const int m = n - i < 16 ? n - i : 16;
-      const F v = (load_n(x + i, m) - mean) * s * load_n(w + i, m);
-      store_n(y + i, b ? v + load_n(b + i, m) : v, m);
+  t.each(c.rows, [&](Range r) {
+    for (int64_t row = r.begin; row < r.end; ++row) {
+      const float* x = c.in[0].f(row);
+      float* y = c.out[0].f(row);
+      const F mean = set1(row_sum(x, n, [](F v) { return v; }) / static_cast<float>(n));
+      const float square = row_sum(x, n, [mean](F v) { return (v - mean) * (v - mean); });
+      const F s = set1(static_cast<float>(1.0 / std::sqrt(static_cast<double>(square) / n + c.attrs().eps)));
+      for (int i = 0; i < n; i += 16) {
+        const int m = n - i < 16 ? n - i : 16;
+        const F v = (load_n(x + i, m) - mean) * s * load_n(w + i, m);
+        store_n(y + i, b ? v + load_n(b + i, m) : v, m);
+      }
     }
-  }
+  });
 }
 
 bool accepts_embedding(const ingot_op_desc& d) {
@@ -193,62 +197,64 @@ void embedding(const Call& c, Thread& t) {
   const float by = c.attrs().scale != 0 ? static_cast<float>(c.attrs().scale) : 1.f;
   const ingot_bindings* b = c.context->bindings;
   const bool is_tokens = c.step->in[0].buffer == INGOT_BUF_TOKENS;
-  const Range r = share(c.rows, t);
-  for (int64_t row = r.begin; row < r.end; ++row) {
-    float* y = c.out[0].f(row);
-    const int64_t given = *c.in[0].i(row);
-    if (is_tokens && given >= c.context->vocab && b->embedding_rows && given - c.context->vocab < b->n_embedding_rows) {
-      std::memcpy(y, b->embedding_rows + (given - c.context->vocab) * k, static_cast<size_t>(k) * 4);
-      continue;
-    }
-    const int64_t index = given + c.attrs().offset;
-    if (index < 0 || index >= w.n) {  // no such row: zeros, never a read outside the table
-      std::memset(y, 0, static_cast<size_t>(k) * 4);
-      continue;
-    }
-    const F s = set1(by);
-    const int64_t at = index * k;
-    switch (static_cast<DType>(w.dtype)) {
-      case DType::kF32:
-        for (int64_t i = 0; i < k; i += 16) {
-          const int m = k - i < 16 ? static_cast<int>(k - i) : 16;
-          store_n(y + i, load_n(reinterpret_cast<const float*>(raw) + at + i, m) * s, m);
-        }
-        break;
-      case DType::kBf16: case DType::kF16: case DType::kF8E4M3:
-        for (int64_t i = 0; i < k; i += 16) {
-          const int m = k - i < 16 ? static_cast<int>(k - i) : 16;
-          alignas(32) uint16_t half[16] = {};
-          if (w.dtype == static_cast<int>(DType::kF8E4M3)) {
-            std::memcpy(half, raw + at + i, static_cast<size_t>(m));
-            store_n(y + i, load_f8(reinterpret_cast<const uint8_t*>(half)) * s, m);
-          } else {
-            std::memcpy(half, raw + (at + i) * 2, static_cast<size_t>(m) * 2);
-            store_n(y + i, (w.dtype == static_cast<int>(DType::kBf16) ? load_bf16(half) : load_f16(half)) * s, m);
+  t.each(c.rows, [&](Range r) {
+    for (int64_t row = r.begin; row < r.end; ++row) {
+      float* y = c.out[0].f(row);
+      const int64_t given = *c.in[0].i(row);
+      if (is_tokens && given >= c.context->vocab && b->embedding_rows && given - c.context->vocab < b->n_embedding_rows) {
+        std::memcpy(y, b->embedding_rows + (given - c.context->vocab) * k, static_cast<size_t>(k) * 4);
+        continue;
+      }
+      const int64_t index = given + c.attrs().offset;
+      if (index < 0 || index >= w.n) {  // no such row: zeros, never a read outside the table
+        std::memset(y, 0, static_cast<size_t>(k) * 4);
+        continue;
+      }
+      const F s = set1(by);
+      const int64_t at = index * k;
+      switch (static_cast<DType>(w.dtype)) {
+        case DType::kF32:
+          for (int64_t i = 0; i < k; i += 16) {
+            const int m = k - i < 16 ? static_cast<int>(k - i) : 16;
+            store_n(y + i, load_n(reinterpret_cast<const float*>(raw) + at + i, m) * s, m);
           }
-        }
-        break;
-      default: {
-        const bool nibbles = w.dtype == static_cast<int>(DType::kU4);
-        const int64_t groups = k / w.group;
-        for (int64_t i = 0; i < k; ++i) {
-          const int64_t e = at + i, g = index * groups + i / w.group;
-          const float q = nibbles ? static_cast<float>((raw[e / 2] >> (e % 2 * 4)) & 15) : static_cast<float>(static_cast<int8_t>(raw[e]));
-          const float z = w.has_zero ? zeros[g] : nibbles ? 8.f : 0.f;
-          y[i] = (q - z) * scales[g] * by;
+          break;
+        case DType::kBf16: case DType::kF16: case DType::kF8E4M3:
+          for (int64_t i = 0; i < k; i += 16) {
+            const int m = k - i < 16 ? static_cast<int>(k - i) : 16;
+            alignas(32) uint16_t half[16] = {};
+            if (w.dtype == static_cast<int>(DType::kF8E4M3)) {
+              std::memcpy(half, raw + at + i, static_cast<size_t>(m));
+              store_n(y + i, load_f8(reinterpret_cast<const uint8_t*>(half)) * s, m);
+            } else {
+              std::memcpy(half, raw + (at + i) * 2, static_cast<size_t>(m) * 2);
+              store_n(y + i, (w.dtype == static_cast<int>(DType::kBf16) ? load_bf16(half) : load_f16(half)) * s, m);
+            }
+          }
+          break;
+        default: {
+          const bool nibbles = w.dtype == static_cast<int>(DType::kU4);
+          const int64_t groups = k / w.group;
+          for (int64_t i = 0; i < k; ++i) {
+            const int64_t e = at + i, g = index * groups + i / w.group;
+            const float q = nibbles ? static_cast<float>((raw[e / 2] >> (e % 2 * 4)) & 15) : static_cast<float>(static_cast<int8_t>(raw[e]));
+            const float z = w.has_zero ? zeros[g] : nibbles ? 8.f : 0.f;
+            y[i] = (q - z) * scales[g] * by;
+          }
         }
       }
     }
-  }
+  });
 }
 
 void slice(const Call& c, Thread& t) {
   const int group = c.attrs().group > 0 ? c.attrs().group : c.in[0].width, width = c.attrs().width, groups = c.in[0].width / group;
-  const Range r = share(c.rows, t);
-  for (int64_t row = r.begin; row < r.end; ++row)
-    for (int g = 0; g < groups; ++g)
-      std::memmove(c.out[0].f(row) + static_cast<int64_t>(g) * width,
-                   c.in[0].f(row) + static_cast<int64_t>(g) * group + c.attrs().begin, static_cast<size_t>(width) * 4);
+  t.each(c.rows, [&](Range r) {
+    for (int64_t row = r.begin; row < r.end; ++row)
+      for (int g = 0; g < groups; ++g)
+        std::memmove(c.out[0].f(row) + static_cast<int64_t>(g) * width,
+                     c.in[0].f(row) + static_cast<int64_t>(g) * group + c.attrs().begin, static_cast<size_t>(width) * 4);
+  });
 }
 bool accepts_slice(const ingot_op_desc& d) {
   const int group = d.attrs.group > 0 ? d.attrs.group : d.in_width[0];
@@ -266,47 +272,48 @@ void concat(const Call& c, Thread& t) {
   const int group = c.attrs().group > 0 ? c.attrs().group : c.in[0].width, groups = c.in[0].width / group;
   const int extra = (c.out[0].width - c.in[0].width) / groups;
   const bool one = c.in[1].width == extra;
-  const Range r = share(c.rows, t);
-  for (int64_t row = r.begin; row < r.end; ++row)
-    for (int g = 0; g < groups; ++g) {
-      float* y = c.out[0].f(row) + static_cast<int64_t>(g) * (group + extra);
-      std::memcpy(y, c.in[0].f(row) + static_cast<int64_t>(g) * group, static_cast<size_t>(group) * 4);
-      std::memcpy(y + group, c.in[1].f(row) + (one ? 0 : static_cast<int64_t>(g) * extra), static_cast<size_t>(extra) * 4);
-    }
+  t.each(c.rows, [&](Range r) {
+    for (int64_t row = r.begin; row < r.end; ++row)
+      for (int g = 0; g < groups; ++g) {
+        float* y = c.out[0].f(row) + static_cast<int64_t>(g) * (group + extra);
+        std::memcpy(y, c.in[0].f(row) + static_cast<int64_t>(g) * group, static_cast<size_t>(group) * 4);
+        std::memcpy(y + group, c.in[1].f(row) + (one ? 0 : static_cast<int64_t>(g) * extra), static_cast<size_t>(extra) * 4);
+      }
+  });
 }
 
 void last_token(const Call& c, Thread& t) {
-  const Range r = share(c.rows, t);
-  for (int64_t row = r.begin; row < r.end; ++row)
-    std::memcpy(c.out[0].f(row), c.in[0].f(c.context->bindings->logits_row[row]), static_cast<size_t>(c.out[0].width) * 4);
+  t.each(c.rows, [&](Range r) {
+    for (int64_t row = r.begin; row < r.end; ++row)
+      std::memcpy(c.out[0].f(row), c.in[0].f(c.context->bindings->logits_row[row]), static_cast<size_t>(c.out[0].width) * 4);
+  });
 }
 
 void shift(const Call& c, Thread& t) {
   const ingot_bindings& b = *c.context->bindings;
   const int index = c.attrs().layer, width = c.in[0].width;
-  const Range v = share((width + 15) / 16, t);  // by columns: rows depend on their neighbours
-  const int64_t from = v.begin * 16, to = v.end * 16 < width ? v.end * 16 : width;
-  if (from >= to) return;
-  for (int s = 0; s < b.slices; ++s) {
-    const int first = b.slice_begin[s], end = b.slice_begin[s + 1];
-    if (first == end) continue;
-    float* state = reinterpret_cast<float*>(c.context->states[index]) +
-                   static_cast<int64_t>(b.state_slot[s]) * c.context->state_widths[index] + from;
-    for (int64_t at = from; at < to; at += 16) {  // columns in small pieces, so that out may be in
-      const int m = to - at < 16 ? static_cast<int>(to - at) : 16;
-      F before = b.positions[first] == 0 ? zero() : load_n(state + (at - from), m);
-      for (int row = first; row < end; ++row) {
-        const F x = load_n(c.in[0].f(row) + at, m);
-        store_n(c.out[0].f(row) + at, before, m);
-        before = x;
+  t.each((width + 15) / 16, [&](Range v) {  // by columns: rows depend on their neighbours
+    const int64_t from = v.begin * 16, to = v.end * 16 < width ? v.end * 16 : width;
+    for (int s = 0; s < b.slices; ++s) {
+      const int first = b.slice_begin[s], end = b.slice_begin[s + 1];
+      if (first == end) continue;
+      float* state = reinterpret_cast<float*>(c.context->states[index]) +
+                     static_cast<int64_t>(b.state_slot[s]) * c.context->state_widths[index] + from;
+      for (int64_t at = from; at < to; at += 16) {  // columns in small pieces, so that out may be in
+        const int m = to - at < 16 ? static_cast<int>(to - at) : 16;
+        F before = b.positions[first] == 0 ? zero() : load_n(state + (at - from), m);
+        for (int row = first; row < end; ++row) {
+          const F x = load_n(c.in[0].f(row) + at, m);
+          store_n(c.out[0].f(row) + at, before, m);
+          before = x;
+        }
+        store_n(state + (at - from), before, m);
       }
-      store_n(state + (at - from), before, m);
     }
-  }
+  });
 }
 
-void segment_begin(const Call& c, Thread& t) {
-  if (t.rank != 0) return;
+void segments(const Call& c) {
   const ingot_bindings& b = *c.context->bindings;
   const int index = c.attrs().layer;
   for (int s = 0; s < b.slices; ++s) {
@@ -322,6 +329,10 @@ void segment_begin(const Call& c, Thread& t) {
     }
     *state = visible;
   }
+}
+
+void segment_begin(const Call& c, Thread& t) {
+  t.once([&] { segments(c); });
 }
 
 bool accepts_logn(const ingot_op_desc& d) { return d.in_dtype[0] == 0 && d.attrs.original_positions > 1; }
