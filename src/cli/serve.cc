@@ -1,8 +1,10 @@
 // ingot serve: an engine, a raw model or model repositories behind HTTP, the OpenAI and Anthropic routes, metrics and the page.
 #include <sys/prctl.h>
 
+#include <condition_variable>
 #include <csignal>
 #include <cstdio>
+#include <mutex>
 #include <thread>
 
 #include "backends/llm.h"
@@ -66,15 +68,61 @@ Result<std::shared_ptr<backends::LlmService>> load_engine(server::Server& server
   return service;
 }
 
+// Waits for SIGINT or SIGTERM from the start on, and sees to it that the process is gone soon after its time to exit, whatever it does
+// then: loading a model whose code hangs, say. Other threads must have both signals blocked.
+class ExitSignal {
+ public:
+  ExitSignal(const sigset_t& signals, int timeout_secs) : signals_(signals), timeout_(timeout_secs), thread_([this] { run(); }) {}
+  ~ExitSignal() {
+    {
+      std::lock_guard lock(mutex_);
+      over_ = true;
+    }
+    changed_.notify_all();
+    pthread_kill(thread_.native_handle(), SIGTERM);  // to the thread alone, which takes it or is past that
+    thread_.join();
+  }
+  int wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return signal_ != 0; });
+    return signal_;
+  }
+
+ private:
+  static constexpr std::chrono::seconds kGrace{8};  // the server's own steps after its time to exit take up to 6
+
+  void run() {
+    int signal = 0;
+    sigwait(&signals_, &signal);
+    std::unique_lock lock(mutex_);
+    if (over_) return;
+    signal_ = signal;
+    changed_.notify_all();
+    if (changed_.wait_for(lock, std::chrono::seconds(timeout_) + kGrace, [&] { return over_; })) return;
+    (void)fail("serve", Error(Code::kUnavailable, "Exit timeout expired. Exiting immediately."));
+    std::fflush(nullptr);
+    std::_Exit(1);
+  }
+
+  const sigset_t signals_;
+  const int timeout_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int signal_ = 0;
+  bool over_ = false;
+  std::thread thread_;
+};
+
 // `model`: "" for the repositories of the flags.
 Status serve(const std::string& model, const ServeFlags& flags, frontends::ServerOptions& options, const backends::LlmOptions& llm,
              const CompileOptions& compile) {
-  // Threads inherit the mask, so the signals reach sigwait below and nobody else.
+  // Threads inherit the mask, so the signals reach `exit_signal` and nobody else.
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  ExitSignal exit_signal(signals, options.core.exit_timeout_secs);
   std::signal(SIGPIPE, SIG_IGN);
   if (!flags.process_name.empty()) ::prctl(PR_SET_NAME, flags.process_name.c_str());
 
@@ -94,8 +142,7 @@ Status serve(const std::string& model, const ServeFlags& flags, frontends::Serve
   server.set_ready();
   log_info("ready after ", static_cast<int64_t>(seconds_since(start) * 1e3), " ms; the page: http://localhost:", frontend->http_port(), "/");
 
-  int signal = 0;
-  sigwait(&signals, &signal);
+  const int signal = exit_signal.wait();
   log_info("signal ", signal, ": finishing what runs, at most ", options.core.exit_timeout_secs, " s");
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(options.core.exit_timeout_secs);
   server.begin_exit();

@@ -1,5 +1,6 @@
 """`ingot serve --model-repository` over a copy of the test models, with this interpreter for their processes."""
 
+import json
 import os
 import shutil
 import signal
@@ -51,7 +52,7 @@ def wait_for(what, condition, seconds=20):
 
 
 class PythonServer:
-    def __init__(self, binary, work, models, *flags):
+    def __init__(self, binary, work, models, *flags, begin=True):
         self.work = Path(work)
         shutil.rmtree(work, ignore_errors=True)
         self.repository = self.work / "models"
@@ -60,11 +61,14 @@ class PythonServer:
             shutil.copytree(HERE / "models" / model, self.repository / model)
         self.log_path = self.work / "server.log"
         self.http, self.grpc, self.metrics = free_port(), free_port(), free_port()
+        self.command = [binary, "serve", "--model-repository", self.repository, "--http-port", str(self.http), "--grpc-port", str(self.grpc),
+                        "--metrics-port", str(self.metrics), "--backend-directory", HERE / "backends", *flags]
+        if begin:
+            self.begin()
+
+    def begin(self):
         environment = dict(os.environ, PATH=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"], PYTHONDONTWRITEBYTECODE="1")
-        self.process = subprocess.Popen(
-            [binary, "serve", "--model-repository", self.repository, "--http-port", str(self.http), "--grpc-port", str(self.grpc),
-             "--metrics-port", str(self.metrics), "--backend-directory", HERE / "backends", *flags],
-            stderr=open(self.log_path, "w"), env=environment)
+        self.process = subprocess.Popen(self.command, stderr=open(self.log_path, "w"), env=environment)
 
     def start(self):
         wait_for("the server is live", lambda: self.process.poll() is not None or self.get("/v2/health/live") == 200, 120)
@@ -81,6 +85,14 @@ class PythonServer:
             return e.code
         except OSError:
             return 0
+
+    def post(self, path, body):
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", json.dumps(body).encode())
+        try:
+            with urllib.request.urlopen(request, timeout=30) as r:
+                return r.status, r.read().decode()
+        except urllib.error.HTTPError as e:
+            return e.code, e.read().decode()
 
     def log(self):
         return self.log_path.read_text(errors="replace")
