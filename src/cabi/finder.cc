@@ -27,7 +27,7 @@ class CustomBackends : public server::BackendFinder {
     if (!config.runtime.empty()) {
       if (config.runtime == "model.py") return std::shared_ptr<server::Backend>();
       if (config.runtime.find('/') != std::string::npos || config.runtime == "..")
-        return Error(Code::kInvalidArgument, cat("backend library '", config.runtime, "' (runtime of model '", config.name, "') escapes its directory, want the name of a file"));
+        return Error(Code::kInvalidArgument, cat("backend library name '", config.runtime, "' escapes backend directory (runtime of model '", config.name, "', want the name of a file)"));
       file = config.runtime;
     }
     const std::string root = directory_of(name), own = join_path(root, name);
@@ -40,8 +40,9 @@ class CustomBackends : public server::BackendFinder {
         return std::shared_ptr<server::Backend>(std::move(b));
       }
     if (place == Place::kBesideModel) return std::shared_ptr<server::Backend>();
-    return Error(Code::kInvalidArgument, cat("unable to find backend library for backend '", name, "', try specifying runtime on the model configuration. (looked for ",
-                                             file, " in ", version_directory, ", ", model_directory, " and ", own, ")"));
+    return Error(Code::kInvalidArgument, cat(config.runtime.empty() ? cat("unable to find backend library for backend '", name, "', try specifying runtime on the model configuration.")
+                                                                    : cat("unable to find backend library '", file, "' for model '", config.name, "'"),
+                                             " (looked for ", file, " in ", version_directory, ", ", model_directory, " and ", own, ")"));
   }
 
   std::vector<std::shared_ptr<server::Backend>> found() const override {

@@ -282,25 +282,31 @@ ModelConfig model_config(const Message& m) {
   return c;
 }
 
+constexpr std::pair<std::string_view, std::string_view> kPlatforms[] = {{"onnxruntime_onnx", "onnxruntime"}, {"tensorrt_plan", "tensorrt"}};
+
 // What no field table can say.
 Status check(const ModelConfig& c, std::string_view file) {
   const auto wrong = [&](const std::string& what) { return Error(Code::kInvalidArgument, cat(file, ": ", what)); };
-  if (c.max_batch_size < 0) return wrong(cat("max_batch_size is ", c.max_batch_size, ", want 0 (no batch dimension) or more"));
+  if (c.max_batch_size < 0) return wrong(cat("'max_batch_size' must be non-negative value for ", c.name, ", found ", c.max_batch_size));
   if (c.version_policy && c.version_policy->kind == VersionPolicy::Kind::kLatest && c.version_policy->num_versions == 0)
     return wrong("version_policy latest has num_versions 0, want at least 1");
   for (const ModelInput& i : c.input) {
-    if (i.name.empty()) return wrong("an input has no name");
+    if (i.name.empty()) return wrong("model input must specify 'name'");
     if (std::count_if(c.input.begin(), c.input.end(), [&](const ModelInput& other) { return other.name == i.name; }) > 1)
       return wrong(cat("input '", i.name, "' is there twice"));
     for (int64_t d : i.dims)
       if (d < -1) return wrong(cat("input '", i.name, "' has dimension ", d, ", want -1 (any) or at least 0"));
   }
   for (const ModelOutput& o : c.output) {
-    if (o.name.empty()) return wrong("an output has no name");
+    if (o.name.empty()) return wrong("model output must specify 'name'");
     for (int64_t d : o.dims)
       if (d < -1) return wrong(cat("output '", o.name, "' has dimension ", d, ", want -1 (any) or at least 0"));
   }
-  if (c.ensemble_scheduling && !c.instance_group.empty()) return wrong("an ensemble has no instances: instance_group is not allowed beside ensemble_scheduling");
+  if (c.ensemble_scheduling && !c.instance_group.empty()) return wrong(cat("instance group should not be specified for ensemble '", c.name, "'"));
+  // The platforms that name their backend; others mean what their backend makes of them.
+  for (const auto& [platform, backend] : kPlatforms)
+    if (!c.platform.empty() && !c.backend.empty() && (c.platform == platform) != (c.backend == backend))
+      return wrong(cat("unexpected 'platform' and 'backend' pair, got:", c.platform, ", ", c.backend));
   for (const InstanceGroup& g : c.instance_group)
     if (g.count < 0 || g.count > 1024) return wrong(cat("instance_group count is ", g.count, ", want 0 .. 1024"));
   return {};

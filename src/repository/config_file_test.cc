@@ -70,7 +70,7 @@ TEST(ConfigFile, ErrorsNamePlaceFoundAndWanted) {
   EXPECT_EQ(error("name: \"a\nb\""), "m/config.pbtxt:1:7: found a string without its closing \" on the same line");
   EXPECT_EQ(error("input [ {} {} ]"), "m/config.pbtxt:1:12: found '{', want ',' or ']' in the list of 'input'");
   EXPECT_NE(error("instance_group { kind: KIND_TPU }").find("want an enum value for 'kind' (KIND_AUTO, KIND_GPU, KIND_CPU, KIND_MODEL)"), std::string::npos);
-  EXPECT_NE(error("max_batch_size: -1").find("max_batch_size is -1"), std::string::npos);
+  EXPECT_NE(error("max_batch_size: -1").find("'max_batch_size' must be non-negative value for"), std::string::npos);
 }
 
 TEST(ConfigFile, JsonSaysTheSameAsText) {

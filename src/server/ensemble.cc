@@ -495,8 +495,9 @@ Result<std::shared_ptr<Model>> load_ensemble(const ModelLoad& load) {
   const MemberConfig member = [&](const std::string& name, int64_t version) -> Result<ModelConfig> {
     Result<std::shared_ptr<LoadedModel>> m = registry.find(name, version);
     if (m.ok()) return m.value()->config;
-    const std::string which = version < 0 ? "no loaded version" : cat("no loaded version ", version);
-    return Error(Code::kInvalidArgument, cat("ensemble '", load.config.name, "' depends on '", name, "' which has ", which));
+    const bool others = version >= 0 && !registry.ready_versions(name).empty();
+    return Error(Code::kInvalidArgument, cat("ensemble '", load.config.name, "' depends on '", name, "' ",
+                                             others ? cat("whose required version ", version, " is not loaded.") : "which has no loaded version"));
   };
   ModelConfig exact = load.config;
   for (auto& step : exact.ensemble_scheduling->step)

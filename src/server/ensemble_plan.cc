@@ -29,7 +29,7 @@ class Planner {
   Result<EnsemblePlan> run() {
     plan_.name = c_.name;
     plan_.max_inflight = c_.ensemble_scheduling->max_inflight_requests;
-    if (c_.ensemble_scheduling->step.empty()) return wrong(cat("must specify 'step' for ensemble '", c_.name, "'"));
+    TRY(check_ensemble(c_));
     for (size_t i = 0; i < c_.input.size(); ++i) {
       const ModelInput& in = c_.input[i];
       const int t = TRY(learn(in.name, {c_.name, in.data_type, in.reshape ? in.reshape->shape : in.dims, {}}, c_.max_batch_size > 0));
@@ -44,9 +44,6 @@ class Planner {
     }
     for (size_t i = 0; i < c_.ensemble_scheduling->step.size(); ++i) TRY(add_step(i));
     TRY(find_levels());
-    for (const EnsemblePlan::Tensor& t : plan_.tensors)
-      if (t.output >= 0 && t.input < 0 && producer_.count(&t - plan_.tensors.data()) == 0)
-        return wrong(cat("ensemble output '", t.name, "' of ensemble '", c_.name, "' is not produced by any step"));
     plan_.decoupled = plan_.levels.size() > 1;
     return std::move(plan_);
   }
@@ -78,10 +75,7 @@ class Planner {
   Status add_step(size_t index) {
     const auto& s = c_.ensemble_scheduling->step[index];
     const std::string in_ensemble = cat("in ensemble '", c_.name, "', ");
-    if (s.model_name.empty()) return wrong(cat("must specify 'model_name' in step ", index, " of ensemble '", c_.name, "'"));
     if (s.model_name == c_.name) return wrong(cat("ensemble '", c_.name, "' has itself as step ", index));
-    if (s.input_map.empty()) return wrong(cat("must specify 'input_map' in step ", index, " of ensemble '", c_.name, "'"));
-    if (s.output_map.empty()) return wrong(cat("must specify 'output_map' in step ", index, " of ensemble '", c_.name, "'"));
     const ModelConfig m = TRY(member_(s.model_name, s.model_version));
     // An ensemble with a batch dimension may have members without one, as long as the whole shapes agree.
     if (m.max_batch_size != 0 && m.max_batch_size < c_.max_batch_size)
@@ -107,8 +101,6 @@ class Planner {
       if (out == nullptr)
         return wrong(cat(in_ensemble, "ensemble tensor '", tensor, "' is mapped from non-existing output '", name, "' in model '", s.model_name, "'"));
       const int t = TRY(learn(tensor, {s.model_name, out->data_type, out->dims, {}}, step.batching));
-      if (plan_.tensors[static_cast<size_t>(t)].input >= 0 || !producer_.emplace(t, index).second)
-        return wrong(cat("ensemble tensor '", tensor, "' can appear in an output map only once for ensemble '", c_.name, "' step ", index));
       step.outputs.emplace_back(name, t);
     }
     plan_.steps.push_back(std::move(step));
@@ -119,8 +111,7 @@ class Planner {
     plan_.levels.push_back({});
     std::vector<bool> known(plan_.tensors.size()), done(plan_.steps.size());
     for (size_t t = 0; t < known.size(); ++t) known[t] = plan_.tensors[t].input >= 0;
-    for (size_t left = plan_.steps.size(); left > 0;) {
-      const size_t before = left;
+    for (size_t left = plan_.steps.size(); left > 0;) {  // ends: check_ensemble() has found a way to each tensor
       for (size_t i = 0; i < plan_.steps.size(); ++i) {
         EnsemblePlan::Step& s = plan_.steps[i];
         if (done[i] || !std::all_of(s.inputs.begin(), s.inputs.end(), [&](const auto& in) { return known[static_cast<size_t>(in.tensor)]; })) continue;
@@ -141,12 +132,6 @@ class Planner {
         done[i] = true;
         --left;
       }
-      if (left != before) continue;
-      for (size_t i = 0; i < plan_.steps.size(); ++i)
-        for (const auto& in : plan_.steps[i].inputs)
-          if (!done[i] && !known[static_cast<size_t>(in.tensor)])
-            return wrong(cat("ensemble tensor '", plan_.tensors[static_cast<size_t>(in.tensor)].name, "' of step ", i, " in ensemble '", c_.name,
-                             "' has no data: it is no input, and no step writes it before it is used"));
     }
     return {};
   }
@@ -156,10 +141,62 @@ class Planner {
   EnsemblePlan plan_;
   std::map<std::string, int> ids_;
   std::vector<Known> known_;
-  std::map<std::ptrdiff_t, size_t> producer_;  // tensor -> step
 };
 
 }  // namespace
+
+Status check_ensemble(const ModelConfig& c) {
+  struct Tensor {
+    const StringMap* from = nullptr;  // the input map of the step that writes it
+    bool used = false, ready = false;
+  };
+  std::map<std::string, Tensor> tensors;
+  const auto wrong = [&](std::string_view what) { return Error(Code::kInvalidArgument, cat(what, " '", c.name, "'")); };
+  if (c.optimization) return wrong("optimization should not be specified for ensemble");
+  if (!c.model_warmup.empty()) return wrong("model_warmup can not be specified for ensemble");
+  const std::vector<EnsembleScheduling::Step>& steps = c.ensemble_scheduling->step;
+  if (steps.empty()) return wrong("must specify 'step' for ensemble");
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const EnsembleScheduling::Step& s = steps[i];
+    if (s.model_name.empty()) return wrong(cat("must specify 'model_name' in step ", i, " of ensemble"));
+    if (s.input_map.empty()) return wrong(cat("must specify 'input_map' in step ", i, " of ensemble"));
+    if (s.output_map.empty()) return wrong(cat("must specify 'output_map' in step ", i, " of ensemble"));
+    for (const auto& [name, tensor] : s.input_map) tensors[tensor].used = true;
+    for (const auto& [name, tensor] : s.output_map) {
+      Tensor& t = tensors[tensor];
+      if (t.from != nullptr || std::any_of(c.input.begin(), c.input.end(), [&](const ModelInput& in) { return in.name == tensor; }))
+        return Error(Code::kInvalidArgument, cat("ensemble tensor '", tensor, "' can appear in an output map only once for ensemble '", c.name, "' step ", i));
+      t.from = &s.input_map;
+    }
+  }
+  for (const ModelInput& in : c.input) {
+    auto it = tensors.find(in.name);
+    if (it == tensors.end()) return wrong(cat("must map ensemble input '", in.name, "' for ensemble"));
+    it->second.ready = true;
+  }
+  const auto unready = [&](const Tensor& t) -> const std::string* {  // of the tensors that `t` is made of
+    if (t.from != nullptr)
+      for (const auto& [name, tensor] : *t.from)
+        if (!tensors[tensor].ready) return &tensor;
+    return nullptr;
+  };
+  for (bool again = true; again;) {
+    again = false;
+    for (auto& [name, t] : tensors)
+      if (!t.ready && t.from != nullptr && unready(t) == nullptr) again = t.ready = true;
+  }
+  for (const ModelOutput& out : c.output) {
+    auto it = tensors.find(out.name);
+    if (it == tensors.end()) return wrong(cat("must map ensemble output '", out.name, "' for ensemble"));
+    if (it->second.ready) continue;
+    const std::string* missing = unready(it->second);
+    return Error(Code::kInvalidArgument, cat("output '", out.name, "' for ensemble '", c.name, "' is not written",
+                                             missing ? cat(": at least one of its depending tensors, '", *missing, "', is not connected") : ""));
+  }
+  for (const auto& [name, t] : tensors)
+    if (c.find_output(name) == nullptr && (!t.ready || !t.used)) return wrong(cat("ensemble tensor '", name, "' is unused in ensemble"));
+  return {};
+}
 
 bool EnsemblePlan::above(int level, int of) const {
   for (; of >= 0; of = levels[static_cast<size_t>(of)].parent)

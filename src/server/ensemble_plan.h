@@ -50,6 +50,9 @@ struct EnsemblePlan {
   bool above(int level, int of) const;
 };
 
+// What an ensemble's own config tells without its members: steps that are whole, tensors that are written once, and used. Triton's texts.
+Status check_ensemble(const ModelConfig& config);
+
 // The config of a member that is loaded.
 using MemberConfig = std::function<Result<ModelConfig>(const std::string& name, int64_t version)>;
 Result<EnsemblePlan> plan_ensemble(const ModelConfig& config, const MemberConfig& member);

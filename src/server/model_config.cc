@@ -351,7 +351,7 @@ class Writer {
       strings("source_input", b.source_input);
       j.end();
     });
-    optimization(c.optimization.value_or(OptimizationPolicy{}));
+    if (c.optimization || !c.ensemble_scheduling) optimization(c.optimization.value_or(OptimizationPolicy{}));
     if (c.dynamic_batching) dynamic_batching(*c.dynamic_batching);
     if (c.sequence_batching) sequence_batching(*c.sequence_batching);
     if (c.ensemble_scheduling) ensemble(*c.ensemble_scheduling);

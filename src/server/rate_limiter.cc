@@ -60,7 +60,7 @@ Status RateLimiter::add(const std::string& model, const void* key, const Instanc
       for (const auto& [known, count] : other.needs)
         if (known.first == r.name && (known.second == kGlobal) != r.global)
           return Error(Code::kInvalidArgument,
-                       cat("Resource \"", r.name, "\" is present as both global and device-specific resource in the model configuration of '", model, "'."));
+                       cat("Resource \"", r.name, "\" is present as both global and device-specific resource in the model configuration. (of '", model, "')"));
     i.needs[resource] = std::max(i.needs[resource], r.count);
   }
   instances_[key] = i;
@@ -69,8 +69,7 @@ Status RateLimiter::add(const std::string& model, const void* key, const Instanc
     if (count <= most) continue;
     instances_.erase(key);
     return Error(Code::kInvalidArgument, cat("Resource count for \"", resource.first, "\" is limited to ", most,
-                                             " which will prevent scheduling of one or more model instances of '", model,
-                                             "', the minimum required count is ", count));
+                                             " which will prevent scheduling of one or more model instances, the minimum required count is ", count, " (of '", model, "')"));
   }
   return {};
 }

@@ -6,6 +6,7 @@
 #include "base/files.h"
 #include "server/complete.h"
 #include "server/ensemble.h"
+#include "server/ensemble_plan.h"
 #include "server/scheduler.h"
 #include "server/server.h"
 #include "server/warmup.h"
@@ -439,6 +440,7 @@ std::string ModelRegistry::closes_circle(ModelSource& source, const std::string&
 // The members of an ensemble, before its own lock is taken: nobody waits for one model while it holds another.
 Status ModelRegistry::load_members(const ModelSpec& spec, bool retry_members) {
   if (!is_core_ensemble(spec.config)) return {};
+  TRY(check_ensemble(spec.config));
   std::shared_ptr<ModelSource> source;
   {
     std::lock_guard lock(mutex_);

@@ -404,9 +404,24 @@ TEST_F(SchedulerTest, EnsembleConfigsAreChecked) {
   ASSERT_EQ(load(lab("one", 1)), "");
   const auto error = [&](ModelConfig c) { return load(std::move(c)); };
   EXPECT_NE(error(ensemble("e", {step("gone", "X", "Y")})).find("ensemble 'e' depends on 'gone' which has no loaded version"), std::string::npos);
-  EXPECT_NE(error(ensemble("e", {step("one", "X", "M")})).find("ensemble output 'Y' of ensemble 'e' is not produced by any step"), std::string::npos);
+  EXPECT_NE(error(ensemble("e", {step("one", "X", "M")})).find("must map ensemble output 'Y' for ensemble 'e'"), std::string::npos);
   EXPECT_NE(error(ensemble("e", {step("one", "X", "Y"), step("one", "X", "Y")})).find("can appear in an output map only once"), std::string::npos);
-  EXPECT_NE(error(ensemble("e", {step("one", "Z", "Y")})).find("ensemble tensor 'Z' of step 0 in ensemble 'e' has no data"), std::string::npos);
+  EXPECT_NE(error(ensemble("e", {step("one", "Z", "Y")})).find("must map ensemble input 'X' for ensemble 'e'"), std::string::npos);
+  EXPECT_NE(error(ensemble("e", {step("one", "X", "M"), step("one", "Z", "Y")}))
+                .find("output 'Y' for ensemble 'e' is not written: at least one of its depending tensors, 'Z', is not connected"),
+            std::string::npos);
+  EXPECT_NE(error(ensemble("e", {step("one", "X", "Y"), step("one", "X", "M")})).find("ensemble tensor 'M' is unused in ensemble 'e'"), std::string::npos);
+  EXPECT_NE(error(ensemble("e", {})).find("must specify 'step' for ensemble 'e'"), std::string::npos);
+  EXPECT_NE(error(ensemble("e", {step("", "X", "Y")})).find("must specify 'model_name' in step 0 of ensemble 'e'"), std::string::npos);
+  auto other_version = step("one", "X", "Y");
+  other_version.model_version = 7;
+  EXPECT_NE(error(ensemble("e", {other_version})).find("ensemble 'e' depends on 'one' whose required version 7 is not loaded."), std::string::npos);
+  ModelConfig more = ensemble("e", {step("one", "X", "Y")});
+  more.optimization.emplace();
+  EXPECT_NE(error(more).find("optimization should not be specified for ensemble 'e'"), std::string::npos);
+  more.optimization.reset();
+  more.model_warmup.emplace_back();
+  EXPECT_NE(error(more).find("model_warmup can not be specified for ensemble 'e'"), std::string::npos);
   auto wrong = step("one", "X", "Y");
   wrong.input_map = {{"OTHER", "X"}};
   EXPECT_NE(error(ensemble("e", {wrong})).find("is mapping to non-existing input 'OTHER' in model 'one'"), std::string::npos);
