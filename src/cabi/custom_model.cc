@@ -286,6 +286,7 @@ std::unique_ptr<TRITONBACKEND_Request> make_request(CustomModel* model, const se
   r->answer->model = model;
   r->answer->sink = invocation.sink;
   r->answer->counts = counts;
+  r->answer->decoupled = model->config().is_decoupled();
   model->began();
   r->request = invocation.request;
   const server::ModelConfig& config = model->config();

@@ -351,8 +351,14 @@ TRITONSERVER_Error* TRITONBACKEND_ResponseSend(TRITONBACKEND_Response* response,
   if (final) a.ended = true;
   if (error) {
     a.failed = true;
-    a.ended = true;  // an error ends the request for its client
-    a.sink->fail(read_error(error));
+    if (final || !a.decoupled) {
+      a.ended = true;
+      a.sink->fail(read_error(error));
+      return nullptr;
+    }
+    server::InferResponse r;
+    r.error = std::make_unique<Error>(read_error(error));
+    a.sink->send(std::move(r));
     return nullptr;
   }
   server::InferResponse r;

@@ -448,8 +448,28 @@ Status append_json_elements(std::string& out, const Tensor& t) {
   return {};
 }
 
+namespace {
+
+// As C++ prints a number of that type.
+Result<std::string> class_value(const Tensor& t, int64_t at) {
+  switch (t.datatype) {
+    case DataType::kFp16:
+    case DataType::kBf16:
+    case DataType::kFp32:
+    case DataType::kFp64: {
+      char number[512];  // the longest double has 309 digits before the point
+      snprintf(number, sizeof number, "%f", TRY(server::read_number(t, at)));
+      return std::string(number);
+    }
+    case DataType::kUint64: return cat(TRY(server::read_unsigned(t, at)));
+    default: return cat(TRY(server::read_integer(t, at)));
+  }
+}
+
+}  // namespace
+
 Result<Tensor> classify(const Tensor& t, uint32_t most, const std::vector<std::string>* labels) {
-  if (t.datatype == DataType::kBytes) return bad(cat("classification of output '", t.name, "' needs numbers, its datatype is BYTES"));
+  if (t.datatype == DataType::kBytes) return bad(cat("class result not available for output '", t.name, "' due to unsupported type 'BYTES'"));
   const int64_t rows = t.shape.size() > 1 ? t.shape[0] : 1;
   const int64_t columns = rows > 0 ? t.elements() / rows : 0;
   std::vector<std::string> out;
@@ -461,10 +481,8 @@ Result<Tensor> classify(const Tensor& t, uint32_t most, const std::vector<std::s
       return a.first > b.first || (a.first == b.first && a.second < b.second);
     });
     for (int64_t i = 0; i < k; ++i) {
-      char number[64];
-      snprintf(number, sizeof number, "%f", values[static_cast<size_t>(i)].first);
       const int64_t index = values[static_cast<size_t>(i)].second;
-      std::string text = cat(number, ":", index);
+      std::string text = cat(TRY(class_value(t, row * columns + index)), ":", index);
       if (labels != nullptr && index < static_cast<int64_t>(labels->size())) text += ":" + (*labels)[static_cast<size_t>(index)];
       out.push_back(std::move(text));
     }

@@ -131,6 +131,7 @@ struct GenerateTask {
   }
 
   void receive_one(InferResponse& r) {
+    if (exchange->answered()) return;  // with an error, which need not be the last response
     if (!r.ok()) {
       send_error(*exchange, *r.error);
       return;
@@ -143,7 +144,7 @@ struct GenerateTask {
         return;
       }
     }
-    if (!r.final || exchange->answered()) return;
+    if (!r.final) return;
     if (responses == 1) {
       send_json(*exchange, std::move(text));
       return;
@@ -154,13 +155,9 @@ struct GenerateTask {
   }
 
   void receive_streamed(InferResponse& r) {
-    if (!r.ok() && !exchange->streaming()) {
-      send_error(*exchange, *r.error);
-      return;
-    }
     if (!exchange->streaming()) {
-      if (exchange->answered()) return;
-      exchange->begin_stream({200, "text/event-stream; charset=utf-8"});
+      // The first response has the status.
+      exchange->begin_stream({r.ok() ? 200 : http_status(r.error->code()), "text/event-stream; charset=utf-8"});
     }
     if (!r.empty) {
       text.assign("data: ");

@@ -237,7 +237,7 @@ bool Instance::is_output(const std::string& name) const { return config_.find_ou
 
 // A response for a running request. A model that is not decoupled has one, which waits for its final flag.
 void Instance::answer(uint64_t id, server::InferResponse response, bool final) {
-  final |= !response.ok();
+  if (!config_.is_decoupled()) final |= !response.ok();
   std::shared_ptr<server::ResponseSink> sink;
   std::optional<Running> ended;
   // What nobody asked for goes no further, nor what the config does not know.

@@ -76,9 +76,13 @@ Status write_request(JsonText& j, Channel& channel, uint64_t number, const serve
 }
 
 std::string write_answer(Channel& channel, uint64_t number, const server::InferResponse& response) {
-  if (!response.ok()) return write_answer(number, *response.error);
+  if (!response.ok() && response.final) return write_answer(number, *response.error);
   JsonText j;
   j.object().key("m").string("answer").key("c").integer(number).key("final").boolean(response.final);
+  if (!response.ok()) {  // of a decoupled model that goes on
+    j.key("e").array().integer(static_cast<int>(response.error->code())).string(response.error->message()).end().end();
+    return std::move(j.text);
+  }
   uint64_t block = Arena::kNone;
   if (Status s = write_tensors(j, "o", channel, response.outputs, block); !s.ok()) return write_answer(number, s.error());
   if (!response.parameters.empty()) {

@@ -36,8 +36,8 @@ uint64_t steady_ns();
 class ResponseSink {
  public:
   virtual ~ResponseSink() = default;
-  // Passes one response on. model, version and id are filled by the core. With response.final set it ends the request. Responses after
-  // the end or after a cancel are dropped.
+  // Passes one response on. model, version and id are filled by the core. With response.final set it ends the request, and so does one
+  // with an error, unless the model is decoupled. Responses after the end or after a cancel are dropped.
   virtual void send(InferResponse response) = 0;
   virtual void fail(Error error) = 0;  // ends the request with an error
   virtual void finish() = 0;           // ends the request without another response

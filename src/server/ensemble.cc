@@ -314,8 +314,7 @@ class EnsembleRun : public std::enable_shared_from_this<EnsembleRun> {
       advance(scope);
       if (s.decoupled) forget(scope);
     }
-    const bool final = r.final || !r.ok();
-    if (final) {
+    if (r.final) {
       inner->over = true;
       inner->call = nullptr;
       std::erase(calls_, inner);
@@ -328,7 +327,7 @@ class EnsembleRun : public std::enable_shared_from_this<EnsembleRun> {
       forget(from.scope);
     }
     proceed(std::move(lock));
-    if (!final && blocking_[from.step]) wait_for_room();
+    if (!r.final && blocking_[from.step]) wait_for_room();
   }
 
   // Back pressure: the producer's thread waits while a step behind it has more to do than it may.

@@ -59,7 +59,7 @@ class Ordering {
     while (!lines_.empty() && !lines_.front().responses.empty()) {
       InferResponse next = std::move(lines_.front().responses.front());
       lines_.front().responses.pop_front();
-      const bool last = next.final || !next.ok();
+      const bool last = next.final;
       const std::shared_ptr<ResponseSink> to = lines_.front().sink;
       if (last) {
         lines_.pop_front();
@@ -155,7 +155,7 @@ class BatchedSink : public ResponseSink, public std::enable_shared_from_this<Bat
 class InstanceScheduler : public Scheduler {
  public:
   InstanceScheduler(const SchedulerContext& context, std::unique_ptr<BatchSource> source)
-      : model_(context.model), stats_(context.model->reports_executions() ? nullptr : &context.stats), source_(std::move(source)) {
+      : model_(context.model), decoupled_(context.config.is_decoupled()), stats_(context.model->reports_executions() ? nullptr : &context.stats), source_(std::move(source)) {
     if (source_->preserve_ordering()) ordering_ = std::make_shared<Ordering>();
     keys_.resize(static_cast<size_t>(std::max(1, model_->instances())));
   }
@@ -236,6 +236,7 @@ class InstanceScheduler : public Scheduler {
     return source_->update_state(ticket, std::move(state));
   }
   const BatchSource& source() const { return *source_; }
+  bool decoupled() const { return decoupled_; }
 
  private:
   // A cancelled request leaves its queue at once, also when all instances are busy. The model's own on_cancel replaces this one.
@@ -359,6 +360,7 @@ class InstanceScheduler : public Scheduler {
   }
 
   std::shared_ptr<Model> model_;
+  const bool decoupled_;
   ModelStats* stats_;
   std::unique_ptr<BatchSource> source_;
   std::shared_ptr<Ordering> ordering_;
@@ -371,7 +373,7 @@ class InstanceScheduler : public Scheduler {
 
 void BatchedSink::send(InferResponse response) {
   if (over_.load() || inner_ == nullptr) return;
-  const bool last = response.final || !response.ok();
+  const bool last = response.final || (!response.ok() && !scheduler_->decoupled());
   response.final = last;
   std::erase_if(response.outputs, [&](Tensor& t) {
     if (!scheduler_->source().is_state(t.name)) return false;

@@ -55,15 +55,16 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
 
   void send(InferResponse response) override {
     if (done_.load(std::memory_order_acquire)) return;
-    const bool final = response.final || !response.ok();
+    // Of a decoupled model an error is one response among others.
+    const bool decoupled = model_->config.is_decoupled(), final = response.final || (!response.ok() && !decoupled);
     if (cancelled_.load(std::memory_order_acquire) && !final) return;
     const uint64_t now = steady_ns();
     if (sent_ == 0) {
       leave_queue();
       if (response.ok() && !response.empty) model_->stats->first_response(times_, now);
     }
-    if (model_->config.is_decoupled() && response.ok() && !counted_by_backend_)
-      model_->stats->response(sent_, now - (sent_ == 0 ? times_.request_start : last_ns_), 0, true, response.empty);
+    if (decoupled && !(final && !response.ok()) && !counted_by_backend_)
+      model_->stats->response(sent_, now - (sent_ == 0 ? times_.request_start : last_ns_), 0, response.ok(), response.empty);
     last_ns_ = now;
     ++sent_;
     response.final = final;

@@ -56,6 +56,7 @@ struct Answer {
   std::shared_ptr<server::ResponseSink> sink;
   uint64_t batch_size = 1;
   bool counts = false;                  // success or failure is for us to count
+  bool decoupled = false;               // an error is one response among others
   std::atomic<bool> reported{false};    // by ModelInstanceReportStatistics
   std::atomic<bool> ended{false};       // the last response is out
   std::atomic<bool> failed{false};
