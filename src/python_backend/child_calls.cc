@@ -60,15 +60,17 @@ Status ChildCalls::infer(uint64_t number, const Json& m) {
   server::InferRequest request = TRY(read_infer(*channel_, m));
   // What is wrong with the request is the model's to know, not a breach of the protocol.
   const auto refuse = [&](const Error& e) { channel_->send_event(write_answer(number, e)); };
-  if (!request.accepts_many_responses) {
-    auto model = server_.registry().find(request.model, request.version);
-    if (model.ok() && model.value()->config.is_decoupled()) {
-      refuse(Error(Code::kUnsupported,
-                   cat("Model ", request.model,
-                       " is using the decoupled. The current BLS request call doesn't support models using the decoupled transaction policy. "
-                       "Please use 'decoupled=True' argument to the 'exec' or 'async_exec' calls for decoupled models.'")));
-      return {};
-    }
+  const auto model = server_.registry().find(request.model, request.version);
+  if (!model.ok()) {
+    refuse(Error(model.error().code(), cat("Failed for execute the inference request. Model '", request.model, "' is not ready. ", model.error().message())));
+    return {};
+  }
+  if (!request.accepts_many_responses && model.value()->config.is_decoupled()) {
+    refuse(Error(Code::kUnsupported,
+                 cat("Model ", request.model,
+                     " is using the decoupled. The current BLS request call doesn't support models using the decoupled transaction policy. "
+                     "Please use 'decoupled=True' argument to the 'exec' or 'async_exec' calls for decoupled models.'")));
+    return {};
   }
   auto call = server_.infer(std::move(request), [self = shared_from_this(), number](server::InferResponse r) { self->answered(number, std::move(r)); });
   if (!call.ok()) {

@@ -77,7 +77,7 @@ def check_requests(h, g):
     got = json.loads(says(surface(h, "request", httpclient, request_id="h"))[0])
     assert got[0] == "h" and got[5] == ["TEXT", "Y"], got
     p = surface(h, "parameters", httpclient).get_response()["parameters"]
-    assert p == {"b": True, "i": -3, "d": 2.0, "s": "text"}, p
+    assert p == {"b": True, "i": -3, "s": "text"}, p
     assert says(surface(g, "sender")) == ["by the sender"]
     assert says(surface(g, "again:3")) == ["3"]
 
@@ -124,6 +124,30 @@ def check_decoupled(s, g):
     _, error = answers.get(timeout=20)
     g.stop_stream()
     assert "dropped the request without a final response" in error.message(), error
+    # An error is one response among others, unless the client wants the stream to end with it.
+    answers = stream(g, 2, "errors", request_id="e", enable_empty_final_response=True)
+    got = []
+    while not got or got[-1] != "end":
+        result, error = answers.get(timeout=20)
+        if error is not None:
+            got.append(error.message())
+        elif result.get_response().parameters["triton_final_response"].bool_param:
+            got.append("end")
+        else:
+            got.append(int(result.as_numpy("OUT")[0]))
+    g.stop_stream()
+    assert got == [0, "error 0", 1, "error 1", "end"], got
+    status, body = s.post("/v2/models/repeat/generate_stream", {"IN": 2, "MODE": "errors"})
+    events = [json.loads(e.removeprefix("data: ")) for e in body.split("\n\n") if e]
+    assert status == 200 and [e.get("error", e.get("OUT")) for e in events] == [0, "error 0", 1, "error 1"], body
+    answers = queue.Queue()
+    g.start_stream(lambda result, error: answers.put((result, error)), headers={"triton_grpc_error": "true"})
+    g.async_stream_infer("repeat", [tensor(grpcclient, "IN", np.array([2], np.int32)), tensor(grpcclient, "MODE", np.array(["errors"], np.object_))])
+    assert answers.get(timeout=20)[0].as_numpy("OUT").tolist() == [0]
+    _, error = answers.get(timeout=20)
+    assert error.status() == "StatusCode.NOT_FOUND" and error.message() == "error 0", error
+    g.stop_stream()
+    assert answers.empty(), answers.get()
     answers = stream(g, 1, "endless")
     for i in range(3):
         assert answers.get(timeout=20)[0].as_numpy("OUT").tolist() == [i]
@@ -156,6 +180,7 @@ def check_logs_and_metrics(s, g):
     assert s.get("/metrics", s.metrics) == 200
     assert f'surface_calls_total{{kind="all",model="surface"}} {calls:.0f}\n' in s.body and "# HELP surface_calls_total Calls" in s.body, s.body
     assert 'surface_level{a="1",b="2"} 3.5\n' in s.body and 'surface_size_bucket{le="10"} 1\n' in s.body, s.body
+    assert 'surface_size_bucket{of="all",le="+Inf"} 1\n' in s.body and s.body.count('surface_size_bucket{of="all"') == 1, s.body
     wait_for("the output is in the log", lambda: "to stderr" in s.log())
     log = s.log()
     for line in ('model.py:', '] "[surface_0_0] an info"', '[surface_0_0] a warning', '[surface_0_0] an error\\nof two lines', '[surface_0_0] printed by initialize'):
@@ -277,6 +302,36 @@ class TritonPythonModel:
     # A python-based backend: the code of the backend directory, the files of the model.
     r = g.infer("scale_by_3", [tensor(grpcclient, "X", np.array([1.0, 2.0]))])
     assert r.as_numpy("Y").tolist() == [3.0, 6.0]
+
+
+# What auto_complete_config() of a model does to the config below, and what the load says. The texts are those of the old backend.
+AUTO = {
+    "smaller": ("c.set_max_batch_size(4)", "configuration specified max_batch_size 6, but in auto-complete-config function for model 'auto_smaller' specified max_batch_size 4"),
+    "property": ("c.add_input({'name': 'B', 'data_type': 'TYPE_FP32', 'dims': [4], 'is_shape_tensor:': True})",
+                 "input 'B' in auto-complete-config function for model 'auto_property' contains property other than 'name', 'data_type', 'dims' and 'optional'."),
+    "out_property": ("c.add_output({'name': 'B', 'data_type': 'TYPE_FP32', 'dims': [4], 'x': 1})",
+                     "output 'B' in auto-complete-config function for model 'auto_out_property' contains property other than 'name', 'data_type' and 'dims'."),
+    "no_name": ("c.add_input({'data_type': 'TYPE_FP32', 'dims': [4]})", "input in auto-complete-config function for model 'auto_no_name' is missing 'name' property."),
+    "no_dims": ("c.add_output({'name': 'B', 'data_type': 'TYPE_FP32'})", "output 'B' in auto-complete-config function for model 'auto_no_dims' is missing 'dims' property."),
+    "type": ("c.add_input({'name': 'A', 'data_type': 'TYPE_FP32', 'dims': [16]})",
+             "unable to load model 'auto_type', configuration expects datatype TYPE_INT32 for input 'A', model provides TYPE_FP32"),
+    "dims": ("c.add_input({'name': 'A', 'data_type': 'TYPE_INT32', 'dims': [4]})",
+             "model 'auto_dims', tensor 'A': the model expects dims [4] but the model configuration specifies dims [16]"),
+    "policy": ("c.set_model_transaction_policy(dict(invalid=1))",
+               "model transaction property in auto-complete-config function for model 'auto_policy' contains property other than 'decoupled'"),
+    "decoupled": ("c.set_model_transaction_policy(dict(decoupled=True))",
+                  "trying to change decoupled property in auto-complete-config for model 'auto_decoupled', which is already set to 'False'"),
+    "scheduler": ("c.set_dynamic_batching()", "Configuration specified scheduling_choice as 'sequence_batching', but auto-complete-config function for model "
+                                              "'auto_scheduler' tries to set scheduling_choice as 'dynamic_batching'"),
+}
+
+
+def check_auto_complete(g):
+    for name, (code, want) in AUTO.items():
+        source = f"class TritonPythonModel:\n  @staticmethod\n  def auto_complete_config(c):\n    {code}\n    return c\n  def execute(self, requests): pass\n"
+        message = refused(load, g, "auto_" + name, source, max_batch_size=6, sequence_batching={}, model_transaction_policy={"decoupled": False},
+                          input=[{"name": "A", "data_type": "TYPE_INT32", "dims": [16]}], output=[{"name": "Y", "data_type": "TYPE_INT32", "dims": [16]}]).message()
+        assert want in message, (name, message)
 
 
 def check_environment(s, g):
@@ -409,6 +464,7 @@ def main():
             asyncio.run(check_aio(s.grpc))
             check_cancel(s, g)
             check_loading(s, g)
+            check_auto_complete(g)
             check_environment(s, g)
             check_outputs(g)
             check_instances(s, g)

@@ -10,6 +10,8 @@ from ingot_python_tensor import Tensor, TritonModelException, place_all
 
 _FINAL = 1
 _RELEASE_ALL, _RELEASE_RESCHEDULE = 1, 2
+_RESPONSE_PARAMETERS = (bool, int, str)  # as the old backend, which takes no float there
+_REQUEST_PARAMETERS = (bool, int, float, str)  # a model passes on what its client sent
 
 
 class TritonError:
@@ -91,19 +93,19 @@ def open_tensors(channel, entries, block):
     return [Tensor.over_memory(n, t, shape, lease, base + offset, size) for n, t, shape, offset, size in entries]
 
 
-def check_parameters(parameters):
+def check_parameters(parameters, kinds):
     if parameters is None:
         return {}
     if isinstance(parameters, str):
         parameters = json.loads(parameters) if parameters else {}
     if not isinstance(parameters, dict):
-        raise TypeError("parameters must be a dict, not %s" % type(parameters).__name__)
+        raise TypeError("Expect parameters to have type <class 'dict'>, got %s" % type(parameters))
     for key, value in parameters.items():
         if not isinstance(key, str):
             raise TritonModelException("Expect parameters keys to have type str, found type %r" % type(key))
-        if not isinstance(value, (bool, int, float, str)):
+        if not isinstance(value, kinds):
             raise TritonModelException(
-                "Expect parameters values to have type bool/int/str, found type %r for key '%s'" % (type(value), key)
+                "Expect parameters values to have type %s, found type %s for key '%s'" % ("/".join(k.__name__ for k in kinds), type(value), key)
             )
         if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
             raise TritonModelException("parameter '%s' must be finite" % key)
@@ -126,7 +128,8 @@ class InferenceResponse:
                 raise TypeError("output_tensors must hold Tensor objects, found %s" % type(tensor).__name__)
         if error is not None and not isinstance(error, TritonError):
             raise TypeError("error must be a TritonError, not %s" % type(error).__name__)
-        self._tensors, self._error, self._parameters = tensors, error, check_parameters(parameters)
+        self._tensors, self._error = tensors, error
+        self._parameters = check_parameters(parameters, _RESPONSE_PARAMETERS)
 
     def output_tensors(self):
         return self._tensors
@@ -232,7 +235,7 @@ class ResponseIterator:
         self._call, self._seen, self._at = call, [], 0
 
     def __iter__(self):
-        if self._call.over:
+        if self._call.over and self._at >= len(self._seen):  # once more; else on from where it is
             self._at = 0
         return self
 
@@ -344,7 +347,7 @@ class InferenceRequest:
         self._inputs, self._names, self._model_name = inputs, names, model_name
         self._request_id, self._correlation_id, self._model_version = request_id, correlation_id, model_version
         self._flags, self._timeout, self._memory, self._trace = flags, timeout, preferred_memory, trace
-        self._parameters, self._open = check_parameters(parameters), None
+        self._parameters, self._open = check_parameters(parameters, _REQUEST_PARAMETERS), None
 
     @classmethod
     def received(cls, channel, message, model_name, model_version):

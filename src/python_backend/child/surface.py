@@ -4,6 +4,7 @@ import enum
 import json
 import os
 import sys
+import weakref
 
 import numpy as np
 
@@ -214,7 +215,7 @@ class Metric:
     """One time series of a family; made by MetricFamily.Metric(labels, buckets)."""
 
     def __init__(self, family, labels, buckets):
-        self._kind, self._id = family._kind, None
+        self._kind, self._id, self._family = family._kind, None, weakref.ref(family)
         if labels is None:
             labels = {}
         if not isinstance(labels, dict):
@@ -224,14 +225,20 @@ class Metric:
                 raise TritonModelException("the labels of a metric map str to str, found %r: %r" % (key, value))
         buckets = [float(b) for b in buckets] if buckets is not None else None
         if family._kind is MetricKind.HISTOGRAM:
-            if not buckets:
-                raise TritonModelException("a histogram needs buckets")
+            if buckets is None:
+                raise TritonModelException("a histogram needs buckets, [] for the one up to infinity")
             if any(not a < b for a, b in zip(buckets, buckets[1:])):
                 raise TritonModelException("the buckets of a histogram must ascend")
         elif buckets:
             raise TritonModelException("only a histogram has buckets")
-        self._family = family
         self._id = _runtime.ask({"m": "metric", "family": family._name, "labels": labels, "buckets": buckets or []})
+
+    def _check_family(self):
+        if self._family() is None:  # the old backend ends a family's metrics with it
+            raise TritonModelException(
+                "Invalid metric operation as the corresponding 'MetricFamily' has been deleted. The 'MetricFamily' object should be deleted "
+                "AFTER its corresponding 'Metric' objects have been deleted."
+            )
 
     def _change(self, operation, value, kinds):
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
@@ -239,6 +246,7 @@ class Metric:
         value = float(value)
         if self._kind not in kinds:
             raise TritonModelException("a %s has no %s()" % (self._kind.name.lower(), operation))
+        self._check_family()
         if value != value or value in (float("inf"), float("-inf")):
             raise TritonModelException("the value of a metric must be finite")
         if operation == "increment" and self._kind is MetricKind.COUNTER and value < 0:
@@ -257,6 +265,7 @@ class Metric:
     def value(self):
         if self._kind is MetricKind.HISTOGRAM:
             raise TritonModelException("a histogram has no value()")
+        self._check_family()
         return float(_runtime.ask({"m": "metric_value", "id": self._id}))
 
     def __del__(self):
@@ -292,64 +301,71 @@ class ModelConfig:
     def as_dict(self):
         return self._model_config
 
-    def _conflict(self, what, ours, theirs):
-        raise ValueError(
-            "configuration specified %s %s, but in auto_complete_config function for model '%s' specified %s %s"
-            % (what, ours, self._model_config["name"], what, theirs)
-        )
+    def _here(self):
+        return "in auto-complete-config function for model '%s'" % self._model_config["name"]
 
     def set_max_batch_size(self, max_batch_size):
-        if self._model_config.get("max_batch_size", 0) > max_batch_size:
-            self._conflict("max_batch_size", self._model_config["max_batch_size"], max_batch_size)
+        ours = self._model_config.get("max_batch_size", 0)
+        if ours > max_batch_size:
+            raise ValueError(
+                "configuration specified max_batch_size %s, but %s specified max_batch_size %s" % (ours, self._here(), max_batch_size)
+            )
         self._model_config["max_batch_size"] = max_batch_size
 
     def set_dynamic_batching(self):
         for scheduler in ("sequence_batching", "ensemble_scheduling"):
             if self._model_config.get(scheduler):
                 raise ValueError(
-                    "configuration specified %s, but in auto_complete_config function for model '%s' tries to set scheduling choice to dynamic_batching"
-                    % (scheduler, self._model_config["name"])
+                    "Configuration specified scheduling_choice as '%s', but auto-complete-config function for model '%s' tries to set "
+                    "scheduling_choice as 'dynamic_batching'" % (scheduler, self._model_config["name"])
                 )
         self._model_config.setdefault("dynamic_batching", {})
 
     def set_model_transaction_policy(self, transaction_policy_dict):
         unknown = [key for key in transaction_policy_dict if key != "decoupled"]
         if unknown:
-            raise ValueError("transaction_policy_dict has the property %s, want only 'decoupled'" % unknown[0])
+            raise ValueError("model transaction property %s contains property other than 'decoupled': '%s'" % (self._here(), unknown[0]))
+        policy = self._model_config.setdefault("model_transaction_policy", {})
         if "decoupled" not in transaction_policy_dict:
-            raise ValueError("transaction_policy_dict has no property 'decoupled'")
+            return
         decoupled = bool(transaction_policy_dict["decoupled"])
-        policy = self._model_config.get("model_transaction_policy")
-        if policy is not None and bool(policy.get("decoupled", False)) and not decoupled:
-            self._conflict("decoupled", True, decoupled)
-        self._model_config["model_transaction_policy"] = {"decoupled": decoupled}
+        if bool(policy.get("decoupled", decoupled)) != decoupled:
+            raise ValueError(
+                "trying to change decoupled property in auto-complete-config for model '%s', which is already set to '%s'."
+                % (self._model_config["name"], policy["decoupled"])
+            )
+        policy["decoupled"] = decoupled
 
     def add_input(self, input):
-        self._add("input", input)
+        self._add("input", input, "'name', 'data_type', 'dims' and 'optional'")
 
     def add_output(self, output):
-        self._add("output", output)
+        self._add("output", output, "'name', 'data_type' and 'dims'")
 
-    def _add(self, kind, tensor):
+    def _add(self, kind, tensor, properties):
         name = self._model_config["name"]
+        if "name" not in tensor:
+            raise ValueError("%s %s is missing 'name' property." % (kind, self._here()))
         for key in tensor:
             if key not in self._TENSOR_KEYS:
-                raise ValueError(
-                    "%s in auto_complete_config function for model '%s' contains property '%s' that is not allowed, want %s"
-                    % (kind, name, key, ", ".join(self._TENSOR_KEYS))
-                )
-        for key in ("name", "data_type", "dims"):
+                raise ValueError("%s '%s' %s contains property other than %s. (found '%s')" % (kind, tensor["name"], self._here(), properties, key))
+        for key in ("data_type", "dims"):
             if key not in tensor:
-                raise ValueError("%s in auto_complete_config function for model '%s' is missing '%s' property." % (kind, name, key))
+                raise ValueError("%s '%s' %s is missing '%s' property." % (kind, tensor["name"], self._here(), key))
         known = self._model_config.setdefault(kind, [])
         for present in known:
             if present["name"] != tensor["name"]:
                 continue
-            for key in ("data_type", "dims", "optional"):
-                if key in tensor and tensor[key] != present.get(key, tensor[key]):
+            if present.get("data_type") != tensor["data_type"]:
+                raise ValueError(
+                    "unable to load model '%s', configuration expects datatype %s for %s '%s', model provides %s"
+                    % (name, present.get("data_type"), kind, tensor["name"], tensor["data_type"])
+                )
+            for key in ("dims", "optional"):
+                if key in tensor and key in present and tensor[key] != present[key]:
                     raise ValueError(
-                        "unable to load model '%s', configuration expects %s '%s' to have %s %s but auto_complete_config() says %s"
-                        % (name, kind, tensor["name"], key, present[key], tensor[key])
+                        "model '%s', tensor '%s': the model expects %s %s but the model configuration specifies %s %s"
+                        % (name, tensor["name"], key, tensor[key], key, present[key])
                     )
             return
         known.append(dict(tensor))

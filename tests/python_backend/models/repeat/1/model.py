@@ -13,7 +13,7 @@ def response(i):
 
 
 class TritonPythonModel:
-    """IN responses 0 .. IN - 1, by MODE: thread (default), at_once, async, endless, raise, return, lost."""
+    """IN responses 0 .. IN - 1, by MODE: thread (default), at_once, async, endless, raise, return, lost, errors (one after each)."""
 
     def initialize(self, args):
         self.cancelled_after = -1
@@ -41,6 +41,11 @@ class TritonPythonModel:
                     assert "Response sender has been closed" in str(e), e
             elif mode == "async":
                 return self.later(sender, n)
+            elif mode == "errors":
+                for i in range(n):
+                    sender.send(response(i))
+                    sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError("error %d" % i, pb_utils.TritonError.NOT_FOUND)))
+                sender.send(flags=FINAL)
             elif mode == "how_many":
                 sender.send(response(self.cancelled_after), flags=FINAL)
             else:

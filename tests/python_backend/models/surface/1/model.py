@@ -82,7 +82,12 @@ class TritonPythonModel:
         )
 
     def op_parameters(self, request, _):
-        return pb_utils.InferenceResponse(text("p").output_tensors(), parameters={"b": True, "i": -3, "d": 2.0, "s": "text"})
+        for wrong, says in (([], ", got <class 'list'>"), ({1: "x"}, "Expect parameters keys to have type str, found type <class 'int'>"),
+                            ({"f": 0.5}, "Expect parameters values to have type bool/int/str, found type <class 'float'>"),
+                            ({"n": None}, "found type <class 'NoneType'>")):
+            message = raises(Exception, pb_utils.InferenceResponse, [], parameters=wrong)
+            assert says in message, message
+        return pb_utils.InferenceResponse(text("p").output_tensors(), parameters={"b": True, "i": -3, "s": "text"})
 
     def op_error(self, request, code):
         return pb_utils.InferenceResponse(error=pb_utils.TritonError("error code: " + code, getattr(pb_utils.TritonError, code)))
@@ -154,14 +159,26 @@ class TritonPythonModel:
         return text("logged")
 
     def op_metrics(self, request, _):
-        gauge = pb_utils.MetricFamily(name="surface_level", description="Level", kind=pb_utils.GAUGE).Metric(labels={"b": "2", "a": "1"})
+        levels = pb_utils.MetricFamily(name="surface_level", description="Level", kind=pb_utils.GAUGE)
+        gauge = levels.Metric(labels={"b": "2", "a": "1"})
         gauge.set(5)
         gauge.increment(-1.5)
         assert gauge.value() == 3.5
-        twin = pb_utils.MetricFamily(name="surface_level", description="other", kind=pb_utils.GAUGE).Metric(labels={"a": "1", "b": "2"})
+        same = pb_utils.MetricFamily(name="surface_level", description="other", kind=pb_utils.GAUGE)
+        twin = same.Metric(labels={"a": "1", "b": "2"})
         assert twin.value() == 3.5
-        histogram = pb_utils.MetricFamily(name="surface_size", description="Size", kind=pb_utils.HISTOGRAM).Metric(labels={}, buckets=[1, 10])
+        del same
+        for call in (lambda: twin.set(1), lambda: twin.increment(1), twin.value):
+            message = raises(pb_utils.TritonModelException, call)
+            assert message.startswith("Invalid metric operation as the corresponding 'MetricFamily' has been deleted."), message
+        sizes = pb_utils.MetricFamily(name="surface_size", description="Size", kind=pb_utils.HISTOGRAM)
+        histogram = sizes.Metric(labels={}, buckets=[1, 10])
         histogram.observe(4)
+        for buckets in (None, [2.5, 0.1], [1, 1, 2]):
+            raises(pb_utils.TritonModelException, sizes.Metric, labels={}, buckets=buckets)
+        raises(pb_utils.TritonModelException, levels.Metric, labels={}, buckets=[1])
+        whole = sizes.Metric(labels={"of": "all"}, buckets=[])
+        whole.observe(3)
         raises(pb_utils.TritonModelException, histogram.value)
         raises(pb_utils.TritonModelException, self.calls.increment, -1)
         raises(pb_utils.TritonModelException, self.calls.set, 1)
@@ -169,7 +186,7 @@ class TritonPythonModel:
         message = raises(pb_utils.TritonModelException, pb_utils.MetricFamily, "surface_level", "x", pb_utils.COUNTER)
         assert "exists with another kind" in message, message
         raises(pb_utils.TritonModelException, pb_utils.MetricFamily, "no-name", "x", pb_utils.COUNTER)
-        self.kept = (gauge, histogram)
+        self.kept = (levels, gauge, sizes, histogram, whole)
         return text(self.calls.value())
 
     def op_bls(self, request, _):
@@ -181,7 +198,9 @@ class TritonPythonModel:
         assert (identity(big).exec().output_tensors()[0].as_numpy() == big).all()
         response = identity([1], name="unheard_of").exec()
         assert response.has_error() and response.error().code() == pb_utils.TritonError.NOT_FOUND and response.output_tensors() == []
-        assert "Request for unknown model: 'unheard_of' is not found" in response.error().message()
+        message = response.error().message()
+        assert message.startswith("Failed for execute the inference request. Model 'unheard_of' is not ready."), message
+        assert "Request for unknown model: 'unheard_of' is not found" in message, message
         response = pb_utils.InferenceRequest(model_name="identity", requested_output_names=[], inputs=[]).exec()
         assert "expected 1 inputs but got 0 inputs for model 'identity'" in response.error().message(), response.error().message()
         responses = list(identity([4]).exec(decoupled=True))
@@ -209,8 +228,20 @@ class TritonPythonModel:
             else:
                 empty += 1
         assert seen == list(range(5)) and empty == 1, (seen, empty)
+        stream = repeat(4).exec(decoupled=True)  # four and an empty one
+        next(stream)
+        assert len(list(stream)) == 4, "a loop goes on from where next() was"
+        raises(StopIteration, next, stream)
+        assert len(list(stream)) == 5, "a loop over what was read to its end reads it again"
+        for at, _ in enumerate(stream):
+            if at == 1:
+                break
+        next(stream)
+        assert len(list(stream)) == 2, "a loop goes on from where another one broke off"
         message = repeat(2).exec().error().message()
         assert "Please use 'decoupled=True'" in message, message
+        mixed = [r.error().message() if r.has_error() else len(r.output_tensors()) for r in repeat(2, "errors").exec(decoupled=True)]
+        assert mixed == [1, "error 0", 1, "error 1", 0], mixed
         stream, n = repeat(0, "endless").exec(decoupled=True), 0
         for response in stream:
             if response.has_error():
