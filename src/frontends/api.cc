@@ -58,6 +58,11 @@ void WorkQueue::run() {
   }
 }
 
+void ask_readiness(ApiContext& api, const std::string& model, std::function<void()> answer) {
+  if (api.server.registry().readiness_takes_time(model)) api.checks.post(std::move(answer));
+  else answer();
+}
+
 void handle_metrics(ApiContext& api, ExchangePtr exchange) {
   exchange->respond({200, "text/plain; charset=utf-8", {}, api.server.metrics().text()});
 }

@@ -23,7 +23,7 @@ HttpResponse error_response(const Error& error);
 void send_error(Exchange& exchange, const Error& error);
 void send_json(Exchange& exchange, std::string body);
 
-// A few threads for what may block: loading and unloading models.
+// A few threads for what may block: loading and unloading models; models' own readiness checks.
 class WorkQueue {
  public:
   explicit WorkQueue(int threads);
@@ -45,6 +45,7 @@ struct ApiContext {
   server::Server& server;
   InferLimits limits{};
   WorkQueue& slow;
+  WorkQueue& checks;                // not behind loads
   KeyTable* keys = nullptr;         // null: no API keys
   std::string header_forward_pattern{};  // of /infer: headers that become parameters
   int default_max_tokens = 0;       // of the OpenAI routes; 0: the model's own
@@ -52,6 +53,9 @@ struct ApiContext {
 
 using ExchangePtr = std::shared_ptr<Exchange>;
 using Segments = std::vector<std::string>;
+
+// Answers at once, or on another thread when it takes time to tell whether `model` ("": the server) is ready.
+void ask_readiness(ApiContext& api, const std::string& model, std::function<void()> answer);
 
 // Each answers the exchange (at once or later); the path is known to begin with what the comment says.
 void handle_kserve(ApiContext& api, ExchangePtr exchange, const Segments& path);     // /v2

@@ -132,12 +132,14 @@ class HostMetrics {
   std::shared_ptr<void> refresh_;
 };
 
+constexpr int kCheckThreads = 4;  // readiness checks of users' models that wait at once
+
 }  // namespace
 
 struct Frontend::Impl {
-  explicit Impl(server::Server& server, int load_threads) : slow(load_threads), api{.server = server, .slow = slow} {}
+  explicit Impl(server::Server& server, int load_threads) : slow(load_threads), api{.server = server, .slow = slow, .checks = checks} {}
 
-  WorkQueue slow;
+  WorkQueue slow, checks{kCheckThreads};
   ApiContext api;
   std::unique_ptr<KeyTable> keys;
   std::vector<std::pair<std::string, Restriction>> restrictions;

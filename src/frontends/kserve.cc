@@ -37,20 +37,22 @@ void server_metadata(ApiContext& api, Exchange& e) {
   send_json(e, std::move(j.text));
 }
 
-void health(ApiContext& api, Exchange& e, bool live) {
+void health(ApiContext& api, const ExchangePtr& e, bool live) {
   if (api.server.state() == server::ServerState::kExiting) {
-    send_error(e, Error(Code::kUnavailable, "Server exiting"));
+    send_error(*e, Error(Code::kUnavailable, "Server exiting"));
     return;
   }
-  const bool yes = live ? api.server.live() : api.server.ready();
-  e.respond({yes ? 200 : 400, "", {}, ""});
+  if (live) return e->respond({api.server.live() ? 200 : 400, "", {}, ""});
+  ask_readiness(api, "", [&api, e] { e->respond({api.server.ready() ? 200 : 400, "", {}, ""}); });
 }
 
-void model_ready(ApiContext& api, Exchange& e, const std::string& name, int64_t version) {
-  Result<bool> ready = api.server.registry().ready(name, version);
-  if (!ready.ok()) send_error(e, ready.error());
-  else if (ready.value()) e.respond({200, "", {}, ""});
-  else send_error(e, bad("Model version not ready"));
+void model_ready(ApiContext& api, const ExchangePtr& e, const std::string& name, int64_t version) {
+  ask_readiness(api, name, [&api, e, name, version] {
+    Result<bool> ready = api.server.registry().ready(name, version);
+    if (!ready.ok()) send_error(*e, ready.error());
+    else if (ready.value()) e->respond({200, "", {}, ""});
+    else send_error(*e, bad("Model version not ready"));
+  });
 }
 
 template <class Tensors>
@@ -355,7 +357,7 @@ void models(ApiContext& api, const ExchangePtr& e, const Segments& p) {
   Status s;
   if (action.empty() || action == "ready" || action == "config" || action == "stats" || action == "attributes") {
     if (!get) return e->respond(kMethodNotAllowed);
-    if (action == "ready") return model_ready(api, *e, name, version);
+    if (action == "ready") return model_ready(api, e, name, version);
     s = action.empty()         ? model_metadata(api, *e, name, version)
         : action == "config"   ? model_config(api, *e, name, version)
         : action == "stats"    ? model_stats(api, *e, name, version)
@@ -413,7 +415,7 @@ void handle_kserve(ApiContext& api, ExchangePtr e, const Segments& p) {
   }
   if (second == "health" && p.size() == 3 && (p[2] == "live" || p[2] == "ready")) {
     if (!get) return e->respond(kMethodNotAllowed);
-    return health(api, *e, p[2] == "live");
+    return health(api, e, p[2] == "live");
   }
   if (second == "models") return models(api, e, p);
   if (second == "repository") return repository(api, e, p);

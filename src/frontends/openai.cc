@@ -363,7 +363,7 @@ void handle_openai(ApiContext& api, ExchangePtr e, const Segments& p) {
   const bool get = method == "GET" || method == "HEAD", post = method == "POST";
   if (p[0] == "health") {
     if (p.size() != 2 || p[1] != "ready") return e->respond(openai_error({404, "Not Found"}));
-    return e->respond({api.server.ready() ? 200 : 400, "", {}, ""});
+    return ask_readiness(api, "", [&api, e] { e->respond({api.server.ready() ? 200 : 400, "", {}, ""}); });
   }
   const bool control = route == "models" && p.size() == 4 && (p[3] == "load" || p[3] == "unload");
   const bool chat = route == "chat" && p.size() == 3 && p[2] == "completions";

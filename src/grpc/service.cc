@@ -101,6 +101,16 @@ Status client_shm(const server::Server& server, bool cuda, const char* action) {
 
 }  // namespace
 
+// The answer of a user's code may take its time.
+template <class F>
+Service::Unary* Service::answer_readiness(Context* c, const std::string& model, F work) {
+  if (!server_.registry().readiness_takes_time(model)) return answer(c, "health", std::move(work));
+  Unary* reactor = c->DefaultReactor();
+  if (::grpc::Status s = check_restriction(options_, *c, "health"); !s.ok()) reactor->Finish(s);
+  else finish_elsewhere(reactor, std::move(work));
+  return reactor;
+}
+
 Service::Unary* Service::ServerLive(Context* c, In<ServerLiveRequest>, ServerLiveResponse* out) {
   return answer(c, "health", [&]() -> Status {
     out->set_live(server_.live());
@@ -109,14 +119,14 @@ Service::Unary* Service::ServerLive(Context* c, In<ServerLiveRequest>, ServerLiv
 }
 
 Service::Unary* Service::ServerReady(Context* c, In<ServerReadyRequest>, ServerReadyResponse* out) {
-  return answer(c, "health", [&]() -> Status {
+  return answer_readiness(c, "", [this, out]() -> Status {
     out->set_ready(server_.ready());
     return {};
   });
 }
 
 Service::Unary* Service::ModelReady(Context* c, In<ModelReadyRequest> in, ModelReadyResponse* out) {
-  return answer(c, "health", [&]() -> Status {
+  return answer_readiness(c, in->name(), [this, in, out]() -> Status {
     const int64_t version = TRY(parse_version(in->version()));
     const Result<bool> ready = server_.registry().ready(in->name(), version);
     out->set_ready(ready.ok() && *ready);  // an unknown model is one that is not ready

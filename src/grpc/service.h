@@ -77,6 +77,9 @@ class Service : public inference::GRPCInferenceService::CallbackService {
     return reactor;
   }
 
+  template <class F>
+  Unary* answer_readiness(Context* context, const std::string& model, F work);
+
   server::Server& server_;
   const ServiceOptions& options_;
 };

@@ -128,6 +128,9 @@ class PythonModel : public server::Model {
   }
   bool is_new(int instance) const override { return taken_over.empty() || !taken_over[static_cast<size_t>(instance)]; }
   std::mutex* instance_lock(int instance) override { return &children[static_cast<size_t>(instance)]->instance.executing(); }
+  bool readiness_takes_time() const override {
+    return std::any_of(children.begin(), children.end(), [](const auto& c) { return c->instance.asks_model(); });
+  }
   Status ready() const override {
     for (const auto& c : children) TRY(c->instance.ready());
     return {};

@@ -122,8 +122,12 @@ Status ChildCalls::control(const std::string& kind, uint64_t number, const Json&
         return {};
       }
     }
-    auto ready = server_.registry().ready(model, version);
-    channel_->send_event(ready.ok() ? write_answer(number, *ready ? "true" : "false") : write_answer(number, ready.error()));
+    auto tell = [channel = channel_, &server = server_, number, model, version] {
+      auto ready = server.registry().ready(model, version);
+      channel->send_event(ready.ok() ? write_answer(number, *ready ? "true" : "false") : write_answer(number, ready.error()));
+    };
+    if (server_.registry().readiness_takes_time(model)) workers_->run(std::move(tell));
+    else tell();
     return {};
   }
   if (!server_.options().explicit_control) {

@@ -11,8 +11,7 @@ namespace {
 
 using std::chrono::steady_clock;
 constexpr const char* kWhat = "message of a Python model";
-constexpr std::chrono::milliseconds kReadyPatience{100};  // a readiness route waits so long for the model's own check
-constexpr std::chrono::seconds kReadyLimit{5};        // after which a check without an answer means not ready
+constexpr std::chrono::seconds kReadyLimit{5};  // after which a check without an answer means not ready
 
 }  // namespace
 
@@ -116,10 +115,15 @@ Status Instance::ready() {
     channel_->send_event(cat("{\"m\":\"check_ready\",\"n\":", ready_asked_, "}"));
   }
   const uint64_t wanted = ready_asked_;
-  changed_.wait_until(lock, std::min(now + kReadyPatience, ready_asked_at_ + kReadyLimit), [&] { return ready_answered_ >= wanted || state_ != State::kReady; });
+  changed_.wait_until(lock, ready_asked_at_ + kReadyLimit, [&] { return ready_answered_ >= wanted || state_ != State::kReady; });
   const bool late = ready_answered_ < wanted && steady_clock::now() - ready_asked_at_ >= kReadyLimit;
   if (state_ == State::kReady && ready_answer_ && !late) return {};
   return Error(Code::kUnavailable, cat("model instance '", setup_.name, "' says that it is not ready"));
+}
+
+bool Instance::asks_model() const {
+  std::lock_guard lock(mutex_);
+  return checks_ready_ && state_ == State::kReady;
 }
 
 uint64_t Instance::resident_bytes() const {

@@ -93,8 +93,10 @@ class Model {
   // Ends every invocation of the batch, sooner or later, exactly once. `instance` is 0 .. instances() - 1.
   virtual void execute(int instance, std::span<Invocation> batch) = 0;
 
-  // Runtime health, asked by readiness routes: an error says what is wrong (a dead child, a stalled step loop). Must not block.
+  // Runtime health, asked by readiness routes: an error says what is wrong (a dead child, a stalled step loop). Must not block unless
+  // readiness_takes_time(), as where the user's own code is asked; then it is called on a thread that may wait.
   virtual Status ready() const { return {}; }
+  virtual bool readiness_takes_time() const { return false; }
   // Asks running requests to end (the core cancels those which remain when the time is over), before destruction.
   virtual void drain() {}
   // Ends what runs at once, as far as the backend can: the server's time to exit is over. Nothing runs on the model afterwards.

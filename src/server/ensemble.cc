@@ -468,6 +468,9 @@ class Ensemble : public Model {
     }
   }
 
+  bool readiness_takes_time() const override {
+    return std::any_of(plan_->steps.begin(), plan_->steps.end(), [&](const auto& s) { return server_.registry().readiness_takes_time(s.model); });
+  }
   Status ready() const override {
     for (const EnsemblePlan::Step& s : plan_->steps) {
       const Result<bool> r = server_.registry().ready(s.model, s.version);

@@ -706,6 +706,11 @@ Result<bool> ModelRegistry::ready(const std::string& name, int64_t version) cons
   return m.ok() && m.value()->model->ready().ok();
 }
 
+bool ModelRegistry::readiness_takes_time(const std::string& name) const {
+  const auto models = loaded(name);
+  return std::any_of(models.begin(), models.end(), [](const auto& m) { return m->model->readiness_takes_time(); });
+}
+
 bool ModelRegistry::all_ready() const {
   std::vector<std::shared_ptr<LoadedModel>> models;
   {

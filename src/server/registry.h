@@ -153,6 +153,8 @@ class ModelRegistry {
   Result<std::shared_ptr<LoadedModel>> find(const std::string& name, int64_t version) const;
   // As find, for routes that ask about readiness: kNotFound if unknown, else whether it is ready and healthy.
   Result<bool> ready(const std::string& name, int64_t version) const;
+  // Whether ready() of this model, or of any one for all_ready() (""), may wait for the user's code.
+  bool readiness_takes_time(const std::string& name = "") const;
   bool all_ready() const;  // strict readiness: every known version READY or unloaded on request, and healthy
   std::vector<std::shared_ptr<LoadedModel>> loaded(const std::string& name = "") const;
   std::vector<int64_t> ready_versions(const std::string& name) const;

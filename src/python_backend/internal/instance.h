@@ -50,6 +50,7 @@ class Instance {
   Status initialize(const std::string& args_json, const server::ModelConfig& config);
   void execute(std::span<server::Invocation> batch);
   Status ready();
+  bool asks_model() const;  // whether ready() waits for the model's own check
   void stop();
   void abort();  // kills the child, whatever it does, for good; before stop(), from any thread
   uint64_t resident_bytes() const;
