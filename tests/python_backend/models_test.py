@@ -304,6 +304,38 @@ class TritonPythonModel:
     assert r.as_numpy("Y").tolist() == [3.0, 6.0]
 
 
+SLOW_CHECK = """import asyncio, time, triton_python_backend_utils as pb_utils
+class TritonPythonModel:
+  async def is_ready(self):
+    await asyncio.sleep(%s)
+    return True
+  def execute(self, requests):
+    return [pb_utils.InferenceResponse(r.inputs()) for r in requests]
+"""
+
+
+def check_readiness(s, h, g):
+    """A check of the model's own may take its time, up to 5 s; nothing else waits for it."""
+    more = dict(max_batch_size=0, input=[{"name": "X", "data_type": "TYPE_INT32", "dims": [1]}], output=[{"name": "X", "data_type": "TYPE_INT32", "dims": [1]}])
+    load(g, "slow_check", SLOW_CHECK % 0.3, **more)
+    for _ in range(2):
+        assert h.is_model_ready("slow_check") and g.is_model_ready("slow_check") and h.is_server_ready() and g.is_server_ready()
+    load(g, "no_answer", SLOW_CHECK % 60, **more)
+    answers = queue.Queue()
+    asking = [threading.Thread(target=lambda c=c: answers.put(c("no_answer"))) for c in [g.is_model_ready] * 8]
+    asking += [threading.Thread(target=lambda: answers.put(s.get("/v2/models/no_answer/ready") == 200)) for _ in range(12)]
+    for t in asking:
+        t.start()
+    x = tensor(grpcclient, "X", np.array([3], np.int32))
+    assert g.infer("no_answer", [x]).as_numpy("X").tolist() == [3] and s.get("/v2/models/identity") == 200 and answers.empty(), "these wait for no check"
+    for t in asking:
+        t.join()
+    assert not any(answers.get() for _ in asking)
+    assert not h.is_model_ready("no_answer") and not h.is_server_ready(), "and a check that is over its time is not waited for"
+    g.unload_model("slow_check")
+    g.unload_model("no_answer")
+
+
 # What auto_complete_config() of a model does to the config below, and what the load says. The texts are those of the old backend.
 AUTO = {
     "smaller": ("c.set_max_batch_size(4)", "configuration specified max_batch_size 6, but in auto-complete-config function for model 'auto_smaller' specified max_batch_size 4"),
@@ -463,6 +495,7 @@ def main():
             check_logs_and_metrics(s, g)
             asyncio.run(check_aio(s.grpc))
             check_cancel(s, g)
+            check_readiness(s, h, g)
             check_loading(s, g)
             check_auto_complete(g)
             check_environment(s, g)
