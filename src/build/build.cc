@@ -110,8 +110,8 @@ Result<DType> kv_dtype(const BuildInput& input, const BuildOptions& o, const ing
   if (o.kv_cache_dtype == "int8") return DType::kI8;
   if (o.kv_cache_dtype == "fp8") return DType::kF8E4M3;
   if (o.kv_cache_dtype != "auto") {
-    const DType d = TRY(parse_dtype(o.kv_cache_dtype));
-    if (d == DType::kF32 || d == DType::kF16 || d == DType::kBf16) return d;
+    const Result<DType> d = parse_dtype(o.kv_cache_dtype);
+    if (d.ok() && (*d == DType::kF32 || *d == DType::kF16 || *d == DType::kBf16)) return d;
     return Error(Code::kInvalidArgument, cat("kv-cache-dtype is ", o.kv_cache_dtype, ", want auto, float32, float16, bfloat16, int8 or fp8"));
   }
   if (input.config.quantization.kv_cache_quant_algo == checkpoint::KvQuantAlgo::kInt8) return DType::kI8;
@@ -441,7 +441,8 @@ Result<BuildReport> build_engine(const BuildInput& input, const BuildOptions& op
     return Error(Code::kInvalidArgument, cat("tp_size ", input.tp_size, " and pp_size ", input.pp_size, ": want 1 .. ", plan::kMaxRanks, " ranks"));
   if (options.engine_name.find('/') != std::string::npos) return Error(Code::kInvalidArgument, cat("engine-name is '", options.engine_name, "', want no folder"));
   if (options.tokens_per_block & (options.tokens_per_block - 1)) return Error(Code::kInvalidArgument, cat("tokens-per-block is ", options.tokens_per_block, ", want a power of two"));
-  for (const auto& [name, value, list] : {std::tuple{"lm-head", options.lm_head, "auto keep int8 int4"}, std::tuple{"embedding", options.embedding, "keep int8"}})
+  for (const auto& [name, value, list] : {std::tuple{"lm-head", options.lm_head, "auto keep int8 int4"}, std::tuple{"embedding", options.embedding, "keep int8"},
+                                          std::tuple{"kv-cache-type", options.kv_cache_type, "paged continuous disabled"}})
     if (value.empty() || (cat(" ", list, " ").find(cat(" ", value, " ")) == std::string::npos)) return Error(Code::kInvalidArgument, cat(name, " is '", value, "', want one of ", list));
   Result<BuildReport> r = Builder(input, options, device).run(output_dir, print);
   if (!r.ok()) return r.error().in(cat("build of ", output_dir));

@@ -1,6 +1,7 @@
 #include "build/build.h"
 
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <thread>
 
@@ -82,6 +83,11 @@ Status run(const BuildFlags& flags, build::BuildOptions options) {
   std::unique_ptr<convert::JoinedCheckpoint> unified;
   checkpoint::Mapping mapping;
   const std::string shape = flags.synthetic.empty() ? flags.model_config : flags.synthetic;
+  if (shape.empty() && !flags.quant_algo.empty())
+    return Error(Code::kUnsupported, cat("--quant_algo ", flags.quant_algo, " belongs to --synthetic: the checkpoint states its own; --use_weight_only rounds a published model"));
+  std::error_code none;  // of paths that do not exist
+  if (shape.empty() && std::filesystem::equivalent(flags.checkpoint_dir, flags.output_dir, none))
+    return Error(Code::kUnsupported, cat("--output_dir ", flags.output_dir, " is the checkpoint's own folder, whose config.json would be replaced: want another one"));
   if (!shape.empty()) {
     if (!flags.checkpoint_dir.empty()) return Error(Code::kUnsupported, "--synthetic and --checkpoint_dir exclude each other");
     input.config = TRY(build::synthetic_config(shape, flags.quant_algo, flags.dtype, flags.layers));
@@ -92,6 +98,10 @@ Status run(const BuildFlags& flags, build::BuildOptions options) {
     unified = TRY(convert::JoinedCheckpoint::open(flags.checkpoint_dir));  // the ranks of a sharded one become one engine
     input.config = unified->config();
     input.tensors = unified.get();
+    const Result<DType> asked = flags.dtype.empty() || flags.dtype == "auto" ? Result<DType>(input.config.dtype) : parse_dtype(flags.dtype);
+    if (flags.use_weight_only || !asked.ok() || *asked != input.config.dtype)
+      return Error(Code::kUnsupported, cat(flags.checkpoint_dir, " is a unified checkpoint of ", dtype_info(input.config.dtype).long_name,
+                                           ": --dtype and --use_weight_only are of the conversion (ingot convert)"));
     input.tokenizer = TRY(convert::checkpoint_tokenizer(flags.checkpoint_dir));
     mapping = unified->stored_mapping();
   } else {

@@ -167,8 +167,9 @@ Status generate(backends::LlmService& service, std::vector<Generation>& batch, c
     if (o.end_id && *o.end_id >= 0) r.stop_ids.push_back(*o.end_id);
     r.detokenize = service.shared_tokenizer() != nullptr;
     r.stop = o.stop_words;
+    if (!o.bad_words.empty() && !r.detokenize) return Error(Code::kInvalidArgument, "--bad_words needs a tokenizer, which this engine has not sealed in: give --tokenizer_dir");
     for (const std::string& word : o.bad_words)
-      if (r.detokenize) r.sampling.bad_words.push_back(TRY(service.tokenizer().encode(word, false)));
+      r.sampling.bad_words.push_back(TRY(service.tokenizer().encode(word, false)));
     const bool logits = !o.output_logits_npy.empty();
     r.context_logits = logits;
     r.generation_logits = logits;

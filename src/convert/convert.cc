@@ -1,6 +1,7 @@
 #include "convert/convert.h"
 
 #include <atomic>
+#include <filesystem>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -96,6 +97,9 @@ Status write_tensor(const checkpoint::CheckpointConfig& config, const formats::T
 }  // namespace
 
 Status convert(const ConvertOptions& o, const ConvertProgress& progress) {
+  std::error_code none;  // of paths that do not exist
+  if (std::filesystem::equivalent(o.model_dir, o.output_dir, none))
+    return Error(Code::kInvalidArgument, cat("--output_dir ", o.output_dir, " is the model's own folder, whose config.json would be replaced: want another one"));
   Source source = TRY(open(o));
   checkpoint::CheckpointConfig config = source.config;
   int tp = o.tp_size;

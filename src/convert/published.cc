@@ -32,6 +32,15 @@ std::string stored_form(const QuantisedSource* source) {
   return cat("int", source->import()->bits, source->import()->method == quant::ImportConfig::Method::kAwq ? "_awq" : "_gptq");
 }
 
+Status fits_half(std::span<const float> values, const Recipe& r, int64_t first_row) {
+  constexpr float kMost = 65520;  // from here on float16 rounds to infinity
+  for (size_t i = 0; i < values.size(); ++i)
+    if (std::fabs(values[i]) >= kMost && std::isfinite(values[i]))
+      return Error(Code::kInvalidArgument, cat("tensor '", r.pieces[0].tensor, "' (", r.name, ") holds ", values[i], " in row ", first_row + static_cast<int64_t>(i) / r.width(),
+                                               ", float16 at most 65504: want --dtype bfloat16 or float32"));
+  return {};
+}
+
 }  // namespace
 
 bool is_unified(const std::string& path) {
@@ -71,15 +80,18 @@ Result<std::unique_ptr<PublishedCheckpoint>> PublishedCheckpoint::open(const std
   CheckpointConfig config = TRY(architecture->read_config(published, what));
   TRY(checkpoint::check_config(config, what));
   if (options.dtype != "auto") {
-    config.dtype = TRY(parse_dtype(options.dtype));
-    if (config.dtype != DType::kF32 && config.dtype != DType::kF16 && config.dtype != DType::kBf16)
-      return Error(Code::kInvalidArgument, cat("dtype is ", options.dtype, ", want auto, float32, float16 or bfloat16"));
+    const Result<DType> dtype = parse_dtype(options.dtype);
+    if (!dtype.ok() || (*dtype != DType::kF32 && *dtype != DType::kF16 && *dtype != DType::kBf16))
+      return Error(Code::kInvalidArgument, cat("dtype is '", options.dtype, "', want auto, float32, float16 or bfloat16"));
+    config.dtype = *dtype;
   }
   out->path_ = path;
   out->options_ = options;
   out->source_ = std::move(source);
   out->config_ = std::move(config);
-  out->recipes_ = TRY(architecture->weights(out->config_, *out->source_));
+  Result<std::vector<Recipe>> recipes = architecture->weights(out->config_, *out->source_);
+  if (!recipes.ok()) return recipes.error().message().find(path) == std::string::npos ? recipes.error().in(what) : recipes.error();
+  out->recipes_ = *std::move(recipes);
   if (out->source_->gguf()) models::adapt_recipes_to_gguf(out->recipes_);
   for (const Recipe& r : out->recipes_) {
     TRY(models::check_recipe(r, *out->source_));
@@ -218,7 +230,9 @@ Result<quant::QuantWeight> PublishedCheckpoint::make_quantised(const Recipe& r) 
     scheme.group = quant::fitting_group(r.shape[-1], options_.group_size);
     scheme.search = 4;  // a tenth less error for a second per billion weights
   }
-  return quant::quantize(View{DType::kF32, r.shape, std::as_bytes(std::span(values))}, scheme);
+  auto rounded = quant::quantize(View{DType::kF32, r.shape, std::as_bytes(std::span(values))}, scheme);
+  if (!rounded.ok()) return rounded.error().in(cat(path_, ": ", r.name));
+  return rounded;
 }
 
 Result<View> PublishedCheckpoint::find_quantised(const Entry& e) const {
@@ -311,6 +325,7 @@ Result<View> PublishedCheckpoint::find_dense(const Recipe& recipe) const {
       const int64_t n = std::min(block, total - row);
       values.resize(static_cast<size_t>(n * width));
       TRY(models::read_rows(*r, *source_, row, n, values));
+      if (dtype == DType::kF16) TRY(fits_half(values, *r, row));
       const int64_t to = storage_bytes(dtype, row * width);
       TRY(from_float(values, dtype, std::span(bytes).subspan(static_cast<size_t>(to), static_cast<size_t>(storage_bytes(dtype, n * width)))));
     }

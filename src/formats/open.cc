@@ -35,6 +35,8 @@ Source open_file(const std::string& path) {
   }
   MappedFile mapped = TRY(MappedFile::open(path));
   const auto bytes = mapped.bytes();
+  if (begins(bytes, "version https://git-lfs"))
+    return Error(Code::kInvalidArgument, cat(path, " is a Git LFS pointer of ", bytes.size(), " bytes, not the file itself: fetch it with `git lfs pull`"));
   if (begins(bytes, "GGUF")) return open_gguf(path);
   if (is_tensorrt_plan(bytes))
     return Error(Code::kUnsupported, cat(path, " is a TensorRT engine (plan): machine code for one GPU model and one TensorRT version, from which the "

@@ -12,7 +12,7 @@ namespace {
 Result<CheckpointConfig> read(const Json& hf, std::string_view what, bool three) {
   Json given = hf;
   given["head_dim"] = TRY(read_int(hf, {"qk_rope_head_dim"}, what));  // published configs differ on what head_dim means
-  CheckpointConfig c = TRY(read_decoder_config(given, what, {.position = "rope_gptj"}));
+  CheckpointConfig c = TRY(read_decoder_config(given, what, {.position = three && !TRY(read_bool_or(hf, "rope_interleave", true, what)) ? "rope_gpt_neox" : "rope_gptj"}));
   c.architecture = three ? "DeepseekV3ForCausalLM" : "DeepseekV2ForCausalLM";
   c.num_key_value_heads = c.num_attention_heads;  // latent rows become keys and values of every head
   const int rope = c.head_size, nope = TRY(read_int(hf, {"qk_nope_head_dim"}, what));
@@ -22,8 +22,9 @@ Result<CheckpointConfig> read(const Json& hf, std::string_view what, bool three)
   c.extra["v_head_dim"] = TRY(read_int(hf, {"v_head_dim"}, what));
   c.extra["q_lora_rank"] = TRY(read_int_or(hf, {"q_lora_rank"}, 0, what));
   c.extra["kv_lora_rank"] = TRY(read_int(hf, {"kv_lora_rank"}, what));
-  TRY(refuse_unless(hf, "attention_bias", false, what));
-  TRY(refuse_unless(hf, "rope_interleave", true, what));
+  c.extra["attn_bias"] = TRY(read_bool_or(hf, "attention_bias", false, what));
+  if (!three) TRY(refuse_unless(hf, "rope_interleave", true, what));
+  TRY(refuse_unless(hf, "mlp_bias", false, what));
   TRY(refuse_unless(hf, "moe_layer_freq", 1, what));
   TRY(refuse_unless(hf, "scoring_func", three ? "sigmoid" : "softmax", what));
   const std::string method = TRY(read_string_or(hf, "topk_method", three ? "noaux_tc" : "greedy", what));
@@ -33,14 +34,14 @@ Result<CheckpointConfig> read(const Json& hf, std::string_view what, bool three)
   moe["num_experts"] = TRY(read_int(hf, {"n_routed_experts"}, what));
   moe["top_k"] = TRY(read_int(hf, {"num_experts_per_tok"}, what));
   moe["normalization_mode"] = three && TRY(read_bool_or(hf, "norm_topk_prob", true, what)) ? 1 : 0;  // V2's published code never normalises
-  moe["scale"] = TRY(read_number_or(hf, {"routed_scaling_factor"}, 1, what));
+  moe["scale"] = TRY(read_number_or(hf, {"routed_scaling_factor"}, three ? 2.5 : 1, what));
   const bool grouped = method != "greedy";
   moe["n_group"] = grouped ? TRY(read_int(hf, {"n_group"}, what)) : 0;
   moe["topk_group"] = grouped ? TRY(read_int(hf, {"topk_group"}, what)) : 0;
   c.extra["moe"] = std::move(moe);
   c.extra["moe_intermediate_size"] = TRY(read_int(hf, {"moe_intermediate_size"}, what));
   c.extra["n_shared_experts"] = TRY(read_int_or(hf, {"n_shared_experts"}, 0, what));
-  c.extra["first_k_dense_replace"] = TRY(read_int_or(hf, {"first_k_dense_replace"}, 0, what));
+  c.extra["first_k_dense_replace"] = TRY(read_int_or(hf, {"first_k_dense_replace"}, three ? 3 : 0, what));
   return c;
 }
 
@@ -50,7 +51,7 @@ Result<CheckpointConfig> read_v3(const Json& hf, std::string_view what) { return
 struct DeepSeek {
   Decoder d;
   int nope = 0, rope = 0, v = 0, q_rank = 0, kv_rank = 0, dense_layers = 0, ffn = 0, shared_ffn = 0;
-  bool three = false;
+  bool three = false, bias = false;  // bias: of the projections down to the ranks and of the output
   double scale = 0;
   Builder::Route route;
 };
@@ -67,8 +68,9 @@ Result<DeepSeek> deepseek(const CheckpointConfig& given) {
   for (int size : {m.nope, m.rope, m.v, m.kv_rank})
     if (size < 1 || size > 65536) return Error(Code::kInvalidArgument, cat("a size of latent attention is ", size, ", want 1 to 65536"));
   c.head_size = m.rope;  // frequencies are those of the rotating part
-  c.position_embedding_type = "rope_gptj";
+  if (c.position_embedding_type != "rope_gpt_neox") c.position_embedding_type = "rope_gptj";
   m.d = TRY(decoder(c));
+  m.bias = TRY(extra_bool(c, "attn_bias", false));
   m.d.head_dim = m.nope + m.rope;
   m.scale = 1 / std::sqrt(static_cast<double>(m.d.head_dim));
   if (c.rotary_scaling.is_object()) {
@@ -102,16 +104,16 @@ Result<std::vector<Recipe>> weights(const CheckpointConfig& c, const formats::Te
     const std::string to = layer_name(i), from = cat("model.layers.", i), a = to + ".attention", attn = from + ".self_attn";
     map.norm(to + ".input_layernorm", from + ".input_layernorm", d.hidden, false);
     if (m.q_rank) {
-      map.linear(a + ".q_a", attn + ".q_a_proj", m.q_rank, d.hidden, false, "q_lora_rank, hidden_size");
+      map.linear(a + ".q_a", attn + ".q_a_proj", m.q_rank, d.hidden, m.bias, "q_lora_rank, hidden_size");
       map.norm(a + ".q_a_layernorm", attn + ".q_a_layernorm", m.q_rank, false);
       map.linear(a + ".q_b", attn + ".q_b_proj", q_width, m.q_rank, false, "num_attention_heads * qk head dim, q_lora_rank");
     } else {
       map.linear(a + ".q", attn + ".q_proj", q_width, d.hidden, false, "num_attention_heads * qk head dim, hidden_size");
     }
-    map.linear(a + ".kv_a", attn + ".kv_a_proj_with_mqa", m.kv_rank + m.rope, d.hidden, false, "kv_lora_rank + qk_rope_head_dim, hidden_size");
+    map.linear(a + ".kv_a", attn + ".kv_a_proj_with_mqa", m.kv_rank + m.rope, d.hidden, m.bias, "kv_lora_rank + qk_rope_head_dim, hidden_size");
     map.norm(a + ".kv_a_layernorm", attn + ".kv_a_layernorm", m.kv_rank, false);
     map.linear(a + ".kv_b", attn + ".kv_b_proj", kv_b, m.kv_rank, false, "num_attention_heads * (qk_nope_head_dim + v_head_dim), kv_lora_rank");
-    map.linear(a + ".dense", attn + ".o_proj", d.hidden, d.heads * m.v, false, "hidden_size, num_attention_heads * v_head_dim");
+    map.linear(a + ".dense", attn + ".o_proj", d.hidden, d.heads * m.v, m.bias, "hidden_size, num_attention_heads * v_head_dim");
     map.norm(to + ".post_layernorm", from + ".post_attention_layernorm", d.hidden, false);
     if (i < m.dense_layers) {
       map_gated_mlp(map, d, to + ".mlp", from + ".mlp.gate_proj", from + ".mlp.up_proj", from + ".mlp.down_proj");
@@ -136,9 +138,9 @@ Result<std::vector<Recipe>> weights(const CheckpointConfig& c, const formats::Te
 Value latent_attention(Builder& b, const DeepSeek& m, Value h, const std::string& p) {
   const Decoder& d = m.d;
   const int q_width = d.heads * d.head_dim;
-  Value q = m.q_rank ? b.linear(b.rms_norm(b.linear(h, p + ".q_a", m.q_rank), p + ".q_a_layernorm", d.eps), p + ".q_b", q_width)
+  Value q = m.q_rank ? b.linear(b.rms_norm(b.linear(h, p + ".q_a", m.q_rank, m.bias), p + ".q_a_layernorm", d.eps), p + ".q_b", q_width)
                      : b.linear(h, p + ".q", q_width);
-  const Value latent = b.linear(h, p + ".kv_a", m.kv_rank + m.rope);
+  const Value latent = b.linear(h, p + ".kv_a", m.kv_rank + m.rope, m.bias);
   const Value kv = b.linear(b.rms_norm(b.slice(latent, 0, m.kv_rank), p + ".kv_a_layernorm", d.eps), p + ".kv_b", d.heads * (m.nope + m.v));
   Builder::Rope query_rope = d.rope, key_rope = d.rope;  // the key's rotating part is shared by all heads
   query_rope.head_dim = d.head_dim;
@@ -152,7 +154,7 @@ Value latent_attention(Builder& b, const DeepSeek& m, Value h, const std::string
   a.head_dim = d.head_dim;
   a.v_head_dim = m.v;
   a.scale = m.scale;
-  return b.linear(b.attention(q, k, v, a), p + ".dense", d.hidden);
+  return b.linear(b.attention(q, k, v, a), p + ".dense", d.hidden, m.bias);
 }
 
 Result<Graph> build(const CheckpointConfig& c) {

@@ -12,7 +12,7 @@ Result<CheckpointConfig> read_config(const Json& hf, std::string_view what) {
   CheckpointConfig c = TRY(read_decoder_config(hf, what, {.tied = true, .eps = 1e-5, .activation = "gelu", .ffn_per_hidden = 4}));
   c.architecture = "FalconForCausalLM";
   if (const Json* act = find_key(hf, {"activation"})) c.hidden_act = act->is_string() ? act->get<std::string>() : "gelu";
-  const bool grouped = TRY(read_bool_or(hf, "new_decoder_architecture", false, what));
+  const bool grouped = TRY(read_bool_or(hf, "new_decoder_architecture", TRY(read_string_or(hf, "model_type", "", what)) == "RefinedWeb", what));  // 40B's first name
   if (grouped) c.num_key_value_heads = TRY(read_int_or(hf, {"num_kv_heads", "n_head_kv"}, c.num_attention_heads, what));
   else c.num_key_value_heads = TRY(read_bool_or(hf, "multi_query", true, what)) ? 1 : c.num_attention_heads;
   const bool alibi = TRY(read_bool_or(hf, "alibi", false, what));

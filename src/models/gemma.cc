@@ -13,9 +13,21 @@ Result<int> version_of(const CheckpointConfig& c) {
   return c.architecture == "GemmaForCausalLM" ? 1 : c.architecture == "Gemma2ForCausalLM" ? 2 : 3;
 }
 
+// The text side of Gemma 3 with vision: published files state there only what differs from the class's defaults.
+Json text_config(const Json& hf) {
+  Json out = hf["text_config"];
+  for (const char* key : {"torch_dtype", "dtype"})
+    if (!find_key(out, {"torch_dtype", "dtype"}) && find_key(hf, {key})) out[key] = hf[key];
+  constexpr std::pair<const char*, int> kDefaults[] = {{"vocab_size", 262208},     {"hidden_size", 2304},     {"intermediate_size", 9216},           {"num_hidden_layers", 26}, {"num_attention_heads", 8},
+                                                       {"num_key_value_heads", 4}, {"sliding_window", 4096}, {"max_position_embeddings", 131072}};
+  for (const auto& [key, value] : kDefaults)
+    if (!find_key(out, {key})) out[key] = value;
+  return out;
+}
+
 // Gemma 3 as Transformers 5 saves it: one set of rope parameters for each layer type.
 Json flat(const Json& hf) {
-  Json out = hf.contains("text_config") && hf["text_config"].is_object() ? hf["text_config"] : hf;
+  Json out = hf.contains("text_config") && hf["text_config"].is_object() ? text_config(hf) : hf;
   const Json* rope = find_key(out, {"rope_parameters"});
   if (!rope || !rope->is_object() || !rope->contains("full_attention")) return out;
   const Json full = (*rope)["full_attention"], sliding = rope->contains("sliding_attention") ? (*rope)["sliding_attention"] : Json::object();
@@ -47,7 +59,7 @@ Result<CheckpointConfig> read(const Json& published, std::string_view what, int 
     windows["layer_types"] = Json::array();
     for (int i = 0; i < c.num_hidden_layers; ++i) windows["layer_types"].push_back((i + 1) % pattern ? "sliding_attention" : "full_attention");
   }
-  TRY(read_windows(windows, c, TRY(read_int_or(hf, {"sliding_window"}, version == 2 ? 4096 : 1024, what)), 0, what));
+  TRY(read_windows(windows, c, TRY(read_int_or(hf, {"sliding_window"}, 4096, what)), 0, what));
   if (version == 3) c.extra["rope_local_base_freq"] = TRY(read_number_or(hf, {"rope_local_base_freq"}, 10000, what));
   return c;
 }

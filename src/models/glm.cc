@@ -12,7 +12,8 @@ Result<CheckpointConfig> read_glm(const Json& hf, std::string_view what, const c
   c.architecture = architecture;
   const Json* rope = find_key(hf, {"rope_parameters"});
   if (!find_key(hf, {"partial_rotary_factor"}) && !(rope && rope->contains("partial_rotary_factor"))) c.rotary_pct = 0.5;
-  c.extra["qkv_bias"] = TRY(read_bool_or(hf, "attention_bias", false, what));
+  c.extra["qkv_bias"] = TRY(read_bool_or(hf, "attention_bias", true, what));
+  if (!find_key(hf, {"head_dim"})) c.head_size = 128;
   c.extra["sandwich_norm"] = std::string_view(architecture) == "Glm4ForCausalLM";
   return c;
 }

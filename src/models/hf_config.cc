@@ -90,12 +90,12 @@ Result<CheckpointConfig> read_decoder_config(const Json& hf, std::string_view wh
   CheckpointConfig c;
   std::string dtype = TRY(read_string_or(hf, "torch_dtype", "", what));
   if (dtype.empty()) dtype = TRY(read_string_or(hf, "dtype", "float16", what));
-  Result<DType> parsed = parse_dtype(dtype);
-  if (!parsed) return parsed.error().in(cat(what, ": torch_dtype"));
-  c.dtype = *parsed;
-  if (c.dtype != DType::kF32 && c.dtype != DType::kBf16) c.dtype = DType::kF16;
+  const Result<DType> parsed = parse_dtype(dtype);
+  if (!parsed || (*parsed != DType::kF32 && *parsed != DType::kF16 && *parsed != DType::kBf16 && *parsed != DType::kF64))
+    return Error(Code::kInvalidArgument, cat(what, ": 'torch_dtype' is '", dtype, "', want float32, float16, bfloat16 or float64"));
+  c.dtype = *parsed == DType::kF64 ? DType::kF32 : *parsed;
   c.vocab_size = TRY(read_int(hf, {"vocab_size", "padded_vocab_size"}, what));
-  c.hidden_size = TRY(read_int(hf, {"hidden_size", "n_embd", "d_model"}, what));
+  c.hidden_size = TRY(read_int(hf, {"hidden_size", "n_embd", "n_embed", "d_model"}, what));
   c.num_hidden_layers = TRY(read_int(hf, {"num_hidden_layers", "n_layer", "num_layers", "n_layers"}, what));
   c.num_attention_heads = TRY(read_int(hf, {"num_attention_heads", "n_head", "n_heads"}, what));
   // What follows counts with these; check_config sees the rest at the end.

@@ -22,7 +22,7 @@ struct ConfigDefaults {
   int ffn_per_hidden = 0;          // intermediate_size = this * hidden_size when absent; 0: required
 };
 
-// vocab_size, hidden_size | n_embd | d_model, layers, heads, kv heads, head_dim, intermediate size, activation, epsilon, rope
+// vocab_size, hidden_size | n_embd | n_embed | d_model, layers, heads, kv heads, head_dim, intermediate size, activation, epsilon, rope
 // (rope_theta, rope_scaling, rope_parameters), positions, dtype, tied head. Checked by check_config at the end of read_config.
 Result<CheckpointConfig> read_decoder_config(const Json& hf, std::string_view what, const ConfigDefaults& defaults);
 

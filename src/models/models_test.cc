@@ -79,6 +79,36 @@ TEST(Models, ModelTypeNamesTheFamily) {
   EXPECT_FALSE(find_of_config(Json{{"model_type", "mamba"}}, "test").ok());
 }
 
+// Keys as published files have them and others leave out.
+TEST(Models, ReadsPublishedSpellings) {
+  const auto config = [](const char* text) {
+    const Json hf = *parse_json(text, "test");
+    const auto family = find_of_config(hf, "test");
+    CHECK(family.ok(), text);
+    const auto c = (*family)->read_config(hf, "test");
+    CHECK(c.ok(), c.error().message());
+    return *c;
+  };
+  const CheckpointConfig bloom = config(R"({"architectures": ["BloomForCausalLM"], "n_embed": 1024, "n_layer": 24, "num_attention_heads": 16, "vocab_size": 250880, "seq_length": 2048})");
+  EXPECT_EQ(bloom.hidden_size, 1024);
+  EXPECT_EQ(bloom.intermediate_size, 4096);
+  const CheckpointConfig gemma = config(R"({"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "torch_dtype": "bfloat16", "vision_config": {"hidden_size": 1152},
+    "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}})");
+  EXPECT_EQ(gemma.dtype, DType::kBf16);
+  EXPECT_EQ(gemma.vocab_size, 262208);
+  EXPECT_EQ(gemma.num_attention_heads, 8);
+  EXPECT_EQ(gemma.num_key_value_heads, 4);
+  EXPECT_EQ(gemma.head_size, 256);
+  EXPECT_EQ(gemma.extra["layer_windows"][5], 0);
+  EXPECT_EQ(gemma.extra["layer_windows"][4], 1024);
+  const CheckpointConfig falcon = config(R"({"architectures": ["RWForCausalLM"], "model_type": "RefinedWeb", "hidden_size": 8192, "n_head": 128, "n_head_kv": 8, "n_layer": 60, "parallel_attn": true, "vocab_size": 65024})");
+  EXPECT_EQ(falcon.num_key_value_heads, 8);
+  EXPECT_EQ(falcon.extra["num_ln_in_parallel_attn"], 2);
+  const char* kQwen3 = R"({"architectures": ["Qwen3ForCausalLM"], "hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 64, "torch_dtype": "float64"})";
+  EXPECT_EQ(config(kQwen3).head_size, 128);
+  EXPECT_EQ(config(kQwen3).dtype, DType::kF32);
+}
+
 // An existing TensorRT-LLM checkpoint has none of this project's keys.
 TEST(Models, TakesOldCheckpointConfigs) {
   for (const char* text : {R"("architecture": "LlamaForCausalLM")", R"("architecture": "QWenForCausalLM", "qwen_type": "qwen2")",

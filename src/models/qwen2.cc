@@ -23,6 +23,7 @@ Result<CheckpointConfig> read_qwen2(const Json& hf, std::string_view what) {
 
 Result<CheckpointConfig> read_qwen3(const Json& hf, std::string_view what) {
   CheckpointConfig c = TRY(read_config(hf, what, "qwen3"));
+  if (!find_key(hf, {"head_dim"})) c.head_size = 128;
   const bool bias = TRY(read_bool_or(hf, "attention_bias", false, what));
   c.extra["qkv_bias"] = bias;
   c.extra["dense_bias"] = bias;

@@ -13,7 +13,7 @@ Result<CheckpointConfig> read_bigcode(const Json& hf, std::string_view what) {
   c.extra["gpt_variant"] = "starcoder";
   c.max_position_embeddings = TRY(read_int_or(hf, {"n_positions", "max_position_embeddings"}, 1024, what));
   c.num_key_value_heads = TRY(read_bool_or(hf, "multi_query", true, what)) ? 1 : c.num_attention_heads;
-  TRY(refuse_unless(hf, "scale_attn_weights", true, what));
+  c.extra["scale_attn_weights"] = TRY(read_bool_or(hf, "scale_attn_weights", true, what));
   TRY(refuse_unless(hf, "add_cross_attention", false, what));
   return c;
 }
@@ -75,6 +75,7 @@ Result<Graph> build(const CheckpointConfig& c) {
   const std::vector<int> windows = TRY(layer_windows(c));
   AttentionForm form{.qkv_bias = bias, .dense_bias = bias};
   form.rotate = !learned;
+  if (!TRY(extra_bool(c, "scale_attn_weights", true))) form.scale = 1;
   Builder b;
   Value x = embed(b, d);
   if (learned) x = b.add(x, b.embedding("transformer.position_embedding", b.positions(), c.max_position_embeddings, d.hidden));

@@ -71,6 +71,8 @@ Status check_recipe(const Recipe& r, const formats::TensorSource& source) {
     if (!(info->shape == p.shape))
       return Error(Code::kInvalidArgument, cat("tensor '", p.tensor, "' in ", source.path(), " has shape ", str(info->shape), ", want ",
                                                str(p.shape), " (", p.why, " from config.json)"));
+    if (!is_floating(info->dtype) && !is_gguf_block(info->dtype))
+      return Error(Code::kInvalidArgument, cat("tensor '", p.tensor, "' in ", source.path(), " has type ", dtype_info(info->dtype).name, ", want a floating type or GGUF's blocks"));
     if (piece_width(p) != r.width())
       return Error(Code::kInternal, cat("recipe of ", r.name, ": '", p.tensor, "' gives width ", piece_width(p), ", want ", r.width()));
     for (const RowRange& range : p.rows)

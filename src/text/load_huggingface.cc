@@ -369,6 +369,7 @@ Result<SealedTokenizer> load_file(const Folder& f, const std::string& file) {
   if (name.ends_with(".json") && name != "vocab.json") return load_json(f, file);
   if (name == "vocab.json" || name == "merges.txt") return load_gpt2(f);
   const std::string bytes = TRY(read_file(file));
+  if (bytes.starts_with("version https://git-lfs")) return Error(Code::kInvalidArgument, cat(file, " is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"));
   if (!looks_like_ranks(bytes)) return load_sentencepiece(f, file, bytes);
   const bool qwen = name.starts_with("qwen") || f.model_type == "qwen";
   return load_ranks(f, file, bytes, qwen ? qwen_tiktoken() : llama3_tiktoken());

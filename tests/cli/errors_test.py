@@ -15,6 +15,24 @@ import tempfile
 from pathlib import Path
 
 
+def llama(root, name, config, types={}, fill=0.01):
+    """A Llama of one layer; every weight is `fill`."""
+    shapes = {"model.embed_tokens.weight": [32, 16], "lm_head.weight": [32, 16], "model.norm.weight": [16]}
+    p = "model.layers.0."
+    shapes |= {p + f"self_attn.{x}_proj.weight": [16, 16] for x in "qkvo"} | {p + f"mlp.{x}_proj.weight": [16, 16] for x in ("gate", "up", "down")}
+    shapes |= {p + "input_layernorm.weight": [16], p + "post_attention_layernorm.weight": [16]}
+    header, data = {}, b""
+    for tensor, shape in shapes.items():
+        values = struct.pack("<f", fill) * (shape[0] * (shape + [1])[1])
+        header[tensor] = {"dtype": types.get(tensor, "F32"), "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+        data += values
+    text = json.dumps(header).encode()
+    (root / name).mkdir()
+    (root / name / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+    (root / name / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1,
+                                                         "vocab_size": 32, "torch_dtype": "float32", "hidden_act": "silu", "max_position_embeddings": 64, **config}))
+
+
 def make_files(root):
     """Small wrong files, one reason each."""
     def write(name, data):
@@ -35,6 +53,13 @@ def make_files(root):
     write("bad_json/config.json", '{"architectures": ["LlamaForCausalLM",}')
     write("bad_json/model.safetensors", struct.pack("<Q", 2) + b"{}")
     write("ids.csv", "1,2,three\n")
+    write("lfs/config.json", "{}")
+    write("lfs/model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 123\n")
+    llama(root, "llama", {})
+    llama(root, "llama_mish", {"hidden_act": "mish"})
+    llama(root, "llama_f8", {"torch_dtype": "float8"})
+    llama(root, "llama_integers", {}, {"model.norm.weight": "I32"})
+    llama(root, "llama_huge", {}, fill=1e20)
     (root / "empty_dir").mkdir()
 
 
