@@ -225,6 +225,11 @@ class Builder {
     plan_.limits.max_beam_width = options_.max_beam_width;
     plan_.limits.max_num_tokens = options_.max_num_tokens;
     plan_.limits.max_seq_len = options_.max_seq_len > 0 ? options_.max_seq_len : options_.max_output_len > 0 ? options_.max_input_len + options_.max_output_len : plan_.max_positions;
+    // A table of positions ends; rotations and slopes go on.
+    if (input_.config.position_embedding_type == "learned_absolute" && plan_.limits.max_seq_len > plan_.max_positions) {
+      log_warning("build: sequences of ", plan_.limits.max_seq_len, " tokens are wanted, the model has ", plan_.max_positions, " learned positions: the engine takes as many");
+      plan_.limits.max_seq_len = plan_.max_positions;
+    }
     return choose_kernels();
   }
 

@@ -504,6 +504,17 @@ TEST(Build, SpreadsWeightsOverRanks) {
   EXPECT_EQ(plan::engine_in(b.folder), b.folder + "/llama_float32_tp2_pp2_rank0.engine");
 }
 
+// Old scripts ask for more than GPT-2's table of positions holds.
+TEST(Build, LearnedPositionsBoundSequences) {
+  Built b;
+  BuildOptions options;
+  options.max_input_len = 1024;
+  options.max_output_len = 512;
+  const auto report = b("gpt2", {.config = synthetic_config("gpt2", "", "", 1).value(), .seed = 3}, options);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  EXPECT_EQ(b.open().plan().limits.max_seq_len, 1024);
+}
+
 TEST(Synthetic, SaysWhatItKnows) {
   const std::string message = synthetic_config("llama3-8", "", "").error().message();
   EXPECT_NE(message.find("did you mean llama3-8b?"), std::string::npos) << message;
