@@ -343,20 +343,31 @@ void attention_cases(std::vector<Chain>& out) {
       out.push_back(std::move(c));
     }
   // Over several chunks of the context. Keys and values that bf16 holds exactly: what is left is the kernel's own error.
-  for (auto [window, d, kv, pages, nmse] : {std::tuple{0, 16, DType::kF32, 16, 1e-11}, {300, 16, DType::kF32, 64, 1e-11}, {0, 64, DType::kBf16, 64, 1e-9},
-                                            {300, 64, DType::kBf16, 16, 1e-9}, {0, 128, DType::kBf16, 64, 1e-9}}) {
-    Chain c(cat("attention/long/window", window, "/heads of ", d, "/kv ", dtype_name(kv)), {700}, ++seed);
+  struct Long {
+    int rows, heads, kv_heads, d, window, page_tokens;
+    DType kv;
+    double nmse;
+  };
+  const Long longs[] = {
+      {700, 2, 1, 16, 0, 16, DType::kF32, 1e-11},   {700, 2, 1, 16, 300, 64, DType::kF32, 1e-11},  {700, 2, 1, 64, 0, 64, DType::kBf16, 1e-9},
+      {700, 2, 1, 64, 300, 16, DType::kBf16, 1e-9}, {700, 2, 1, 128, 0, 64, DType::kBf16, 1e-9},   {700, 8, 1, 64, 0, 64, DType::kI8, 2e-4},
+      {700, 3, 1, 64, 300, 16, DType::kI8, 2e-4},   {700, 4, 1, 64, 300, 64, DType::kF8E4M3, 4e-3},
+      {4084, 8, 8, 16, 0, 64, DType::kI8, 2e-4},  // over two segments; the last row of the uneven schedule stands alone
+  };
+  for (const Long& l : longs) {
+    Chain c(cat("attention/long/", l.rows, "/window", l.window, "/heads ", l.heads, " of ", l.d, "/kv ", dtype_name(l.kv)), {l.rows}, ++seed);
     Attrs a{};
-    a.heads = 2;
-    a.kv_heads = 1;
-    a.head_dim = d;
-    a.scale = 2.0 / std::sqrt(d);
-    a.window = window;
-    c.kv_dtype = static_cast<int>(kv);
-    c.page_tokens = pages;
-    c.nmse = c.nmse_int8 = nmse;
-    const std::vector<int> in{c.input(2 * d), c.input(d), c.input(d)};
-    for (int i : {1, 2}) c.round_input(in[i], kv);
+    a.heads = l.heads;
+    a.kv_heads = l.kv_heads;
+    a.head_dim = l.d;
+    a.scale = 2.0 / std::sqrt(l.d);
+    a.window = l.window;
+    c.kv_dtype = static_cast<int>(l.kv);
+    c.page_tokens = l.page_tokens;
+    c.nmse = c.nmse_int8 = l.nmse;
+    const std::vector<int> in{c.input(l.heads * l.d), c.input(l.kv_heads * l.d), c.input(l.kv_heads * l.d)};
+    if (l.kv == DType::kBf16)
+      for (int i : {1, 2}) c.round_input(in[static_cast<size_t>(i)], l.kv);
     c.check(c.add(Op::kAttention, a, in));
     out.push_back(std::move(c));
   }

@@ -36,6 +36,7 @@ struct Bounds {
 // One layer of the paged KV cache. Layout of a page, for P tokens rounded up to tiles of 16:
 //   keys    [Hkv][P / 16][D][16]     values [Hkv][P][Dv]     i8 only: scales f32 [2][Hkv][P]
 // bf16, as bf16 tiles and widening in registers want it: keys [Hkv][P / 16][D / 2][16][2], values [Hkv][P / 2][Dv][2].
+// i8, as dot products of four bytes want it: keys [Hkv][P / 16][D / 4][16][4], values [Hkv][P / 4][Dv][4].
 struct KvLayer {
   char* base = nullptr;
   int64_t page_bytes = 0, value_offset = 0, scale_offset = 0;

@@ -13,9 +13,9 @@ constexpr int kKeyTile = 16;  // tokens whose keys are interleaved
 
 inline int padded_values(int v_head_dim) { return (v_head_dim + 15) / 16 * 16; }
 
-// bf16: inputs (of keys) and tokens (of values) lie in pairs, see KvLayer; an odd last input has a zero beside it.
-inline bool kv_pairs(int dtype) { return dtype == static_cast<int>(DType::kBf16); }
-inline int stored_keys(int dtype, int head_dim) { return kv_pairs(dtype) ? (head_dim + 1) / 2 * 2 : head_dim; }
+// How many inputs (of keys) and tokens (of values) lie side by side, see KvLayer; missing last inputs are zero.
+inline int kv_pack(int dtype) { return dtype == static_cast<int>(DType::kBf16) ? 2 : dtype == static_cast<int>(DType::kI8) ? 4 : 1; }
+inline int stored_keys(int dtype, int head_dim) { return (head_dim + kv_pack(dtype) - 1) / kv_pack(dtype) * kv_pack(dtype); }
 
 inline size_t kv_element_bytes(int dtype) {
   return dtype == static_cast<int>(DType::kF32) ? 4 : dtype == static_cast<int>(DType::kI8) || dtype == static_cast<int>(DType::kF8E4M3) ? 1 : 2;

@@ -24,23 +24,35 @@ void launch(const Call& c, Thread& t) {
 size_t scratch(const ingot_op_desc& d, const Bounds& b) { return attention_scratch<VectorWork<KvF32>>(d, b); }
 
 #if defined(INGOT_SIMD_AVX512)
-// Tiles multiply 32 inputs at once; pages that are not bf16 go to the vector kernels.
+// i8 pages by dot products of bytes; all others go to the vector kernels.
+void dot_launch(const Call& c, Thread& t) {
+  if (static_cast<DType>(c.context->kv_dtype) == DType::kI8) attention_dot(c, t);
+  else launch(c, t);
+}
+
+size_t dot_scratch(const ingot_op_desc& d, const Bounds& b) {
+  const size_t vectors = scratch(d, b), dots = attention_dot_scratch(d, b);
+  return vectors > dots ? vectors : dots;
+}
+
+// bf16 pages by tiles, which multiply 32 inputs at once.
 bool tile_accepts(const ingot_op_desc& d) { return accepts(d) && d.attrs.head_dim % 32 == 0; }
 
 void tile_launch(const Call& c, Thread& t) {
   if (static_cast<DType>(c.context->kv_dtype) == DType::kBf16) attention_tile(c, t);
-  else launch(c, t);
+  else dot_launch(c, t);
 }
 
 size_t tile_scratch(const ingot_op_desc& d, const Bounds& b) {
-  const size_t vectors = scratch(d, b), tiles = attention_tile_scratch(d, b);
-  return vectors > tiles ? vectors : tiles;
+  const size_t others = dot_scratch(d, b), tiles = attention_tile_scratch(d, b);
+  return others > tiles ? others : tiles;
 }
 #endif
 
 constexpr Kernel kKernels[] = {
 #if defined(INGOT_SIMD_AVX512)
     {op::Op::kAttention, "attention.amx", Isa::kAmx, tile_accepts, tile_launch, tile_scratch},
+    {op::Op::kAttention, "attention.vnni", Isa::kAvx512Vnni, accepts, dot_launch, dot_scratch},
 #endif
     {op::Op::kAttention, "attention." INGOT_SIMD_NAME, kIsa, accepts, launch, scratch},
 };

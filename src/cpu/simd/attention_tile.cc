@@ -23,10 +23,10 @@ struct TileWork {
   // Queries [D / 32][high, low][16][32], scores [16][256], weights [256 / 32][high, low][16][32], values [32 / 2][64][2].
   static constexpr size_t kScoreBytes = kMost * kChunk * 4, kWeightBytes = kChunk / kBlock * 2 * kTileBytes, kValueBytes = kBlock * 64 * 2;
   static size_t query_bytes(int d) { return static_cast<size_t>(d / kTileInputs) * 2 * kTileBytes; }
-  static size_t bytes(int d, int) { return query_bytes(d) + kScoreBytes + kWeightBytes + kValueBytes; }
-  TileWork(const AttentionShape& s, char* memory)
-      : queries(memory), score(reinterpret_cast<float*>(memory + query_bytes(s.d))), weights(memory + query_bytes(s.d) + kScoreBytes),
-        gathered(reinterpret_cast<T*>(weights + kWeightBytes)) {}
+  static size_t bytes(int d, int, int blocks) { return static_cast<size_t>(blocks) * query_bytes(d) + kScoreBytes + kWeightBytes + kValueBytes; }
+  TileWork(const AttentionShape& s, char* memory, int blocks)
+      : queries(memory), score(reinterpret_cast<float*>(memory + static_cast<size_t>(blocks) * query_bytes(s.d))),
+        weights(reinterpret_cast<char*>(score) + kScoreBytes), gathered(reinterpret_cast<T*>(weights + kWeightBytes)), exponents(s) {}
 
   void begin(int count) {
     if (count == configured) return;
@@ -34,19 +34,20 @@ struct TileWork {
     configured = count;
   }
   void end() { release_tiles(); }
-  void put(const AttentionShape& s, int, int j, const float* from) {
+  void put(const AttentionShape& s, int block, int, int j, const float* from) {
     for (int i = 0; i < s.d; i += 16) {
-      char* at = queries + i / kTileInputs * 2 * kTileBytes + j * 64 + i % kTileInputs * 2;
+      char* at = queries + static_cast<size_t>(block) * query_bytes(s.d) + i / kTileInputs * 2 * kTileBytes + j * 64 + i % kTileInputs * 2;
       split(load(from + i), at, at + kTileBytes);
     }
   }
-  void chunk(int count, const AttentionShape& s, const int32_t* pages, int kv_head, const Query* query, int begin, int end, float* y, float* top, float* total);
+  void chunk(const Chunk& c, float* y, float* top, float* total);
 
   char* queries;
   float* score;
   char* weights;
   T* gathered;
-  int configured = 0, last_base = 0;
+  const Exponents exponents;
+  int configured = 0;
 };
 
 // Right factors for two of the four sums, or one: two take turns, so that a sum seldom waits for its own product.
@@ -65,7 +66,7 @@ inline void load_parts(const char* from) {
 
 // The queries' products with N tiles of keys, to scores 16 positions apart.
 template <int N>
-inline void multiply_keys(const char* queries, const uint16_t* const (&keys)[4], int blocks, float* score) {
+inline void multiply_key_tiles(const char* queries, const uint16_t* const (&keys)[4], int blocks, float* score) {
   const int64_t line = 64, row = kChunk * 4;
   __asm__ volatile("tilezero %%tmm0\n" ::: "memory");
   if (N == 4) __asm__ volatile("tilezero %%tmm1\ntilezero %%tmm2\ntilezero %%tmm3\n" ::: "memory");
@@ -96,34 +97,24 @@ inline void multiply_values(const char* weights, const uint16_t* v, int64_t stri
   else if (N > 2) INGOT_ONE_PRODUCT(2, v + 64, stride);
 }
 
-// Where pages of a kv head hold the pair of positions of `t`, from `column` on.
-struct Values {
-  const AttentionShape& s;
-  const int32_t* pages;
-  int kv_head;
-  const uint16_t* at(int t, int column) const {
-    const int p = s.page_tokens;
-    const char* page = s.layer->base + pages[t / p] * s.layer->page_bytes + s.layer->value_offset;
-    return reinterpret_cast<const uint16_t*>(page) + static_cast<int64_t>(kv_head) * p * s.dv_padded + (t % p / 2 * s.dv_padded + column) * 2;
-  }
-};
-
 // Columns [column, column + 16 N) of the results of positions [from, end), from a multiple of 32.
 template <int N>
-void results(const TileWork& w, const Values& values, int base, int from, int end, int column, float* y) {
-  const AttentionShape& s = values.s;
+void results(const TileWork& w, const Chunk& c, int from, int column, float* y) {
+  const AttentionShape& s = *c.shape;
+  const int base = round_down(c.begin, kChunk), end = c.end;
+  const auto values = [&](int t, int at) { return values_at<uint16_t>(s, c.pages, c.kv_head, round_down(t, 2)) + 2 * at; };
   __asm__ volatile("tilezero %%tmm0\ntilezero %%tmm1\ntilezero %%tmm2\ntilezero %%tmm3\n" ::: "memory");
   for (int t = from; t < end; t += kBlock) {
     const char* weights = w.weights + (t - base) / kBlock * 2 * kTileBytes;
     if (t + kBlock <= end && t % s.page_tokens + kBlock <= s.page_tokens) {
-      multiply_values<N>(weights, values.at(t, column), s.dv_padded * 4);
+      multiply_values<N>(weights, values(t, column), s.dv_padded * 4);
       continue;
     }
     // A block over two pages, or with positions that nobody has written: what lies there must not meet even a weight of zero.
     uint16_t* out = w.gathered;
     for (int i = t; i < t + kBlock; i += 2, out += 32 * N) {
       const I first = set1i(i + 1 < end ? -1 : i < end ? 0xffff : 0);
-      for (int c = 0; c < N; ++c) storei(out + 32 * c, i < end ? loadi(values.at(i, column + 16 * c)) & first : first);
+      for (int k = 0; k < N; ++k) storei(out + 32 * k, i < end ? loadi(values(i, column + 16 * k)) & first : first);
     }
     multiply_values<N>(weights, w.gathered, 64 * N);
   }
@@ -135,22 +126,8 @@ void results(const TileWork& w, const Values& values, int base, int from, int en
   if (N > 3) __asm__ volatile("tilestored %%tmm3, (%0,%1,1)\n" ::"r"(y + 48), "r"(row) : "memory");
 }
 
-inline int round_up(int t) { return (t + kKeyTile - 1) / kKeyTile * kKeyTile; }
-
 inline void prefetch_bytes(const void* from, int bytes) {
   for (int i = 0; i < bytes; i += 64) prefetch2(static_cast<const char*>(from) + i);
-}
-
-// 2^x for x of at most 0 (a rounding above it does no harm), the weights' exponentials: relative error below 5e-7; 0 below -150.
-inline F exp2_weight(F x) {
-  x = max(x, set1(-160.f));
-  const F n = round(x), r = x - n;
-  F p = set1(0.001112550768f);
-  p = fma(p, r, set1(0.009666282525f));
-  p = fma(p, r, set1(0.05557400473f));
-  p = fma(p, r, set1(0.2402235065f));
-  p = fma(p, r, set1(0.6931428306f));
-  return scale2(fma(p, r, set1(1.f)), n);
 }
 
 // 32 weights, which lie in [0, 1], to their two parts: the upper half of the bits, and the rounded rest.
@@ -167,41 +144,35 @@ inline void split_weights(F a, F b, char* out) {
   _mm512_store_si512(out + kTileBytes, _mm512_permutex2var_epi16(rest(a), upper, rest(b)));
 }
 
-void TileWork::chunk(int count, const AttentionShape& s, const int32_t* pages, int kv_head, const Query* query, int begin, int end, float* y,
-                     float* top, float* total) {
-  const int p = s.page_tokens, base = begin / kChunk * kChunk, from = begin / kBlock * kBlock, to = (end + kBlock - 1) / kBlock * kBlock;
-  const auto keys_at = [&](int t) {
-    const char* page = s.layer->base + pages[t / p] * s.layer->page_bytes;
-    return reinterpret_cast<const T*>(page) + (static_cast<int64_t>(kv_head) * p + t % p) * s.d_stored;
-  };
-  const Values values{s, pages, kv_head};
-  // One row reads every page once, from memory: its values are fetched while keys are multiplied, the keys of the chunk that this thread
-  // will probably take next (as far ahead as this one is from the last) during the exponentials. Many rows find the pages in the cache.
-  const bool streams = query[0].row == query[count - 1].row;
-  const int step = base > last_base ? base - last_base : kChunk, next = base + step, limit = query[0].position + 1;
-  last_base = base;
+void TileWork::chunk(const Chunk& c, float* y, float* top, float* total) {
+  const AttentionShape& s = *c.shape;
+  const Query* query = c.query;
+  const int count = c.count, end = c.end, base = round_down(c.begin, kChunk), from = round_down(c.begin, kBlock), to = round_up(end, kBlock);
+  const char* const put = queries + static_cast<size_t>(c.block) * query_bytes(s.d);
+  const auto keys = [&](int t) { return keys_at<T>(s, c.pages, c.kv_head, t); };
+  // One row reads every page once, from memory: its values are fetched while keys are multiplied, the keys that this thread takes next
+  // during the exponentials. Many rows find the pages in the cache.
+  const bool streams = c.fresh && query[0].row == query[count - 1].row;
   for (int t = from; t < end;) {
-    const T* keys[4] = {keys_at(t)};
+    const T* tiles[4] = {keys(t)};
     const int here = t;
     if (t + 3 * kKeyTile < end) {
-      for (int i = 1; i < 4; ++i) keys[i] = keys_at(t + i * kKeyTile);
-      multiply_keys<4>(queries, keys, s.d / kTileInputs, score + (t - base));
+      for (int i = 1; i < 4; ++i) tiles[i] = keys(t + i * kKeyTile);
+      multiply_key_tiles<4>(put, tiles, s.d / kTileInputs, score + (t - base));
       t += 4 * kKeyTile;
     } else {
-      multiply_keys<1>(queries, keys, s.d / kTileInputs, score + (t - base));
+      multiply_key_tiles<1>(put, tiles, s.d / kTileInputs, score + (t - base));
       t += kKeyTile;
     }
     if (streams)
-      for (int i = here; i < t && i < end; i += kKeyTile) prefetch_bytes(values.at(i, 0), kKeyTile * s.dv_padded * 2);
+      for (int i = here; i < t && i < end; i += kKeyTile) prefetch_bytes(values_at<T>(s, c.pages, c.kv_head, i), kKeyTile * s.dv_padded * 2);
   }
-  const bool plain = s.softcap <= 0 && !s.slopes && s.scale > 0;
-  constexpr float kLog2e = 1.44269504088896341f;
-  const float by = plain ? s.scale * kLog2e : kLog2e;  // from stored scores to exponents of 2
+  const bool plain = exponents.plain;
   for (int j = 0; j < count; ++j) {
     float* scores = score + j * kChunk - base;
     // Tiles that the query sees whole, as products come: [whole, seen).
-    const int whole = plain ? round_up(query[j].first > from ? query[j].first : from) : end, visible = (query[j].position + 1) / kKeyTile * kKeyTile;
-    const int seen = visible < end ? visible : end / kKeyTile * kKeyTile;
+    const int whole = plain ? round_up(larger(query[j].first, from), kKeyTile) : end, visible = round_down(query[j].position + 1, kKeyTile);
+    const int seen = visible < end ? visible : round_down(end, kKeyTile);
     F most = set1(kNothing);
     for (int t = from; t < end; t += kKeyTile) {
       if (t == whole && t < seen) {
@@ -214,13 +185,13 @@ void TileWork::chunk(int count, const AttentionShape& s, const int32_t* pages, i
         most = max(most, more);
         if (t >= end) break;
       }
-      const F x = shape_scores(s, query[j], t, plain ? load(scores + t) : load(scores + t) * set1(s.scale));
+      const F x = shape_scores(s, query[j], t, plain ? load(scores + t) : load(scores + t) * set1(exponents.before));
       most = max(x, most);
       store(scores + t, x);
     }
     const float highest = largest(most);
     top[j] = highest == kNothing || !plain ? highest : highest * s.scale;
-    const F scale = set1(by), m = set1(highest == kNothing ? 0.f : -highest * by);
+    const F scale = set1(exponents.by), m = set1(highest == kNothing ? 0.f : -highest * exponents.by);
     F sums[2] = {zero(), zero()};
     char* out = weights + (from - base) / kBlock * 2 * kTileBytes + j * 64;
     for (int t = from; t < to; t += kBlock, out += 2 * kTileBytes) {
@@ -231,18 +202,18 @@ void TileWork::chunk(int count, const AttentionShape& s, const int32_t* pages, i
       split_weights(a, b, out);
     }
     total[j] = sum(sums[0] + sums[1]);
-    if (streams && next < limit) {  // this query's share of the next keys
-      const int tiles = kChunk / kKeyTile, end_tile = (j + 1) * tiles / count;
-      for (int i = j * tiles / count; i < end_tile && next + i * kKeyTile < limit; ++i)
-        prefetch_bytes(keys_at(next + i * kKeyTile), kKeyTile * s.d_stored * 2);
+    if (streams) {  // this query's share of the next keys
+      const int first = round_down(c.ahead.begin, kKeyTile), tiles = (c.ahead.end - first + kKeyTile - 1) / kKeyTile;
+      for (int i = j * tiles / count; i < (j + 1) * tiles / count; ++i)
+        prefetch_bytes(keys_at<T>(s, c.ahead.pages, c.ahead.kv_head, first + i * kKeyTile), kKeyTile * s.d_stored * 2);
     }
   }
   for (int column = 0; column < s.dv_padded; column += 64) {
     switch ((s.dv_padded - column) / 16) {
-      case 1: results<1>(*this, values, base, from, end, column, y); break;
-      case 2: results<2>(*this, values, base, from, end, column, y); break;
-      case 3: results<3>(*this, values, base, from, end, column, y); break;
-      default: results<4>(*this, values, base, from, end, column, y);
+      case 1: results<1>(*this, c, from, column, y); break;
+      case 2: results<2>(*this, c, from, column, y); break;
+      case 3: results<3>(*this, c, from, column, y); break;
+      default: results<4>(*this, c, from, column, y);
     }
   }
 }

@@ -48,7 +48,7 @@ inline F operator-(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline F operator*(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline F operator/(F a, F b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-inline F max(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F max(F a, F b) { return {_mm512_maskz_max_ps(0xffff, a.v, b.v)}; }  // unmasked, GCC 12 takes its own header for an error
 inline F min(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F abs(F a) { return {_mm512_abs_ps(a.v)}; }
 inline F round(F a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
@@ -82,7 +82,9 @@ inline I operator&(I a, I b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline I operator-(I a, I b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 template <int N> I shift_left(I a) { return {_mm512_slli_epi32(a.v, N)}; }
 template <int N> I shift_right(I a) { return {_mm512_srli_epi32(a.v, N)}; }
-inline F to_f(I a) { return {_mm512_maskz_cvtepi32_ps(0xffff, a.v)}; }  // unmasked, GCC 12 takes its own header for an error
+// Byte k of each lane, sign extended.
+inline I signed_byte(I a, int k) { return {_mm512_srai_epi32(_mm512_slli_epi32(a.v, 24 - 8 * k), 24)}; }
+inline F to_f(I a) { return {_mm512_maskz_cvtepi32_ps(0xffff, a.v)}; }  // as max
 inline F as_f(I a) { return {_mm512_castsi512_ps(a.v)}; }
 
 #elif defined(INGOT_SIMD_AVX2)
@@ -188,6 +190,9 @@ inline I operator&(I a, I b) { return {{_mm256_and_si256(a.v[0], b.v[0]), _mm256
 inline I operator-(I a, I b) { return {{_mm256_sub_epi32(a.v[0], b.v[0]), _mm256_sub_epi32(a.v[1], b.v[1])}}; }
 template <int N> I shift_left(I a) { return {{_mm256_slli_epi32(a.v[0], N), _mm256_slli_epi32(a.v[1], N)}}; }
 template <int N> I shift_right(I a) { return {{_mm256_srli_epi32(a.v[0], N), _mm256_srli_epi32(a.v[1], N)}}; }
+inline I signed_byte(I a, int k) {
+  return {{_mm256_srai_epi32(_mm256_slli_epi32(a.v[0], 24 - 8 * k), 24), _mm256_srai_epi32(_mm256_slli_epi32(a.v[1], 24 - 8 * k), 24)}};
+}
 inline F to_f(I a) { return {{_mm256_cvtepi32_ps(a.v[0]), _mm256_cvtepi32_ps(a.v[1])}}; }
 inline F as_f(I a) { return {{_mm256_castsi256_ps(a.v[0]), _mm256_castsi256_ps(a.v[1])}}; }
 
@@ -259,6 +264,7 @@ inline I operator&(I a, I b) { INGOT_EACH a.v[i] &= b.v[i]; return a; }
 inline I operator-(I a, I b) { INGOT_EACH a.v[i] -= b.v[i]; return a; }
 template <int N> I shift_left(I a) { INGOT_EACH a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << N); return a; }
 template <int N> I shift_right(I a) { INGOT_EACH a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) >> N); return a; }
+inline I signed_byte(I a, int k) { INGOT_EACH a.v[i] = static_cast<int8_t>(static_cast<uint32_t>(a.v[i]) >> 8 * k); return a; }
 inline F to_f(I a) { F r; INGOT_EACH r.v[i] = static_cast<float>(a.v[i]); return r; }
 inline F as_f(I a) { F r; std::memcpy(r.v, a.v, 64); return r; }
 #undef INGOT_EACH
