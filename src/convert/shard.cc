@@ -32,6 +32,9 @@ struct Rule {
   bool bias_of_columns = false;   // kept by tensor rank 0 alone
 };
 
+// Scales of a stack's rows: [experts, rows], as [experts, rows, 1].
+bool is_stack_of_scales(const TensorInfo& info) { return info.shape.rank() == 2 && info.name.ends_with(".per_channel_scale"); }
+
 int64_t vocabulary(const CheckpointConfig& c, int tp) { return (int64_t{c.vocab_size} + tp - 1) / tp * tp; }
 
 bool is_sharded_table(const CheckpointConfig& c, std::string_view name, int dim) {
@@ -61,8 +64,9 @@ Result<Rule> rule_of(const CheckpointConfig& c, const TensorInfo& info, std::str
   } else if (module == "attention.qk" || module == "attention.v" || module == "attention.q_affine" || module == "attention.k_affine") {
     in_rows({q}, {1});
   } else if (module == "mlp.fc" || module == "mlp.gate" || module == "mlp.shared_expert.fc" || module == "mlp.shared_expert.gate") {
-    const bool halves = (info.shape.rank() > 1 && c.extra.contains("moe") && module != "mlp.gate" && info.shape.rank() == 3) || module == "mlp.shared_expert.fc";
-    const int64_t experts = info.shape.rank() == 3 ? info.shape[0] : 1, own = rows / experts;
+    const bool stack = info.shape.rank() == 3 || is_stack_of_scales(info);
+    const bool halves = (stack && c.extra.contains("moe") && module != "mlp.gate") || module == "mlp.shared_expert.fc";
+    const int64_t experts = stack ? info.shape[0] : 1, own = rows / experts;
     if (halves) in_rows({own / 2, own / 2}, {1, 1});
     else in_rows({own}, {1});
   } else if (module == "attention.dense" || module == "mlp.proj" || module == "mlp.shared_expert.proj") {
@@ -110,7 +114,7 @@ Result<std::optional<Shard>> shard_of(const CheckpointConfig& c, const TensorInf
   } else if (pp_rank != 0 && !(c.share_embedding_table && info.name == "transformer.vocab_embedding.weight" && pp_rank == m.pp_size - 1)) {
     return std::optional<Shard>();
   }
-  s.full_width = s.columns = info.shape.rank() < 2 ? 1 : info.shape[-1];
+  s.full_width = s.columns = info.shape.rank() < 2 || is_stack_of_scales(info) ? 1 : info.shape[-1];
   const int64_t rows = s.full_width > 0 ? info.shape.elements() / s.full_width : 0;
   const Rule r = TRY(rule_of(c, info, tail, rows, tp));
   if (r.bias_of_columns && tp_rank != 0) return std::optional<Shard>(std::move(s));  // no rows: zeros
@@ -141,7 +145,7 @@ Result<std::optional<Shard>> shard_of(const CheckpointConfig& c, const TensorInf
       to += count;
       from += r.parts[i];
     }
-  if (info.shape.rank() == 3) s.shape[1] = to / stacks;
+  if (info.shape.rank() == 3 || is_stack_of_scales(info)) s.shape[1] = to / stacks;
   else s.shape[0] = to;
   return std::optional<Shard>(std::move(s));
 }

@@ -151,6 +151,25 @@ TEST(Shard, RanksHoldWhatTheRulesSay) {
   EXPECT_EQ(head.rows[0].count, 1);  // row 9; 10 and 11 are padding
 }
 
+// Each expert's scales split as its rows do: half of what fc has, half of what gate has.
+TEST(Shard, ScalesOfExpertsFollowTheirRows) {
+  CheckpointConfig c = config();
+  c.extra["moe"] = {{"num_experts", 3}, {"top_k", 1}};
+  checkpoint::Mapping m;
+  m.world_size = m.tp_size = 2;
+  const std::string layer = "transformer.layers.1.mlp.";
+  const Shard weight = **shard_of(c, {layer + "fc.weight", DType::kI8, {3, 8, 16}}, m, 1), scale = **shard_of(c, {layer + "fc.per_channel_scale", DType::kF32, {3, 8}}, m, 1);
+  EXPECT_EQ(weight.shape, (Shape{3, 4, 16}));
+  EXPECT_EQ(scale.shape, (Shape{3, 4}));
+  ASSERT_EQ(scale.rows.size(), weight.rows.size());
+  for (size_t i = 0; i < scale.rows.size(); ++i) {
+    EXPECT_EQ(scale.rows[i].from, weight.rows[i].from);
+    EXPECT_EQ(scale.rows[i].to, weight.rows[i].to);
+    EXPECT_EQ(scale.rows[i].count, weight.rows[i].count);
+  }
+  EXPECT_EQ((**shard_of(c, {layer + "proj.per_channel_scale", DType::kF32, {3, 16}}, m, 1)).shape, (Shape{3, 16}));  // its columns split
+}
+
 TEST(Shard, RefusesWhatDoesNotDivide) {
   CheckpointConfig c = config();
   c.num_attention_heads = 28;
