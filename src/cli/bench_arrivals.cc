@@ -17,7 +17,7 @@ struct ArrivalFlags {
   std::optional<double> free_fraction;
   std::optional<int> cache_tokens;
   bool enable_kv_cache_reuse = false;
-  int max_num_sequences = 0;
+  int max_num_sequences = 0, max_num_tokens = 0;
   template <class Self, class V>
   static void fields(Self& o, V&& v) {
     v("engine-dir", o.engine_dir, "Engine folder, or a model.");
@@ -27,12 +27,13 @@ struct ArrivalFlags {
     v("max-tokens-in-paged-kvcache", o.cache_tokens, "Tokens in the KV cache.", 1, 1e9);
     v("enable-kv-cache-reuse", o.enable_kv_cache_reuse, "Share the pages of equal prompt prefixes.");
     v("max-num-sequences", o.max_num_sequences, "Sequences that run at once; 0: the engine's.", 0, 1 << 16);
+    v("max-num-tokens", o.max_num_tokens, "Tokens in one step; 0: the engine's.", 0, 1 << 20);
     v("tokenizer-dir", o.tokenizer_dir, "Tokenizer of an engine that holds none; not needed, since the dataset holds ids.");
     v("log-level", o.log_level, "verbose, info, warning or error.");
   }
 };
 
-constexpr const char* kWithoutEffect[] = {"model", "m", "api", "max_attention_window", "sink_token_len", "enable_trt_overlap", "enable_chunked_context", "enable_batch_size_tuning",
+constexpr const char* kWithoutEffect[] = {"model", "m", "api", "temperature", "max_attention_window", "sink_token_len", "enable_trt_overlap", "enable_chunked_context", "enable_batch_size_tuning",
                                                  "enable_max_num_tokens_tuning", "return_context_logits", "return_generation_logits", "log_iteration_data", "wait_sleep", "kv_host_cache_bytes",
                                                  "kv_onboard_blocks", "max_prompt_len", "gpu_weights_percent", "cross_kv_cache_fraction", "multi_block_mode", "cuda_graph_mode",
                                                  "cuda_graph_cache_size", "enable_context_fmha_fp32_acc", "first_batch_delay", "kv_dont_onboard_blocks"};
@@ -91,6 +92,7 @@ Status manage(const ArrivalFlags& flags, const bench::ArrivalOptions& options, b
   llm.tokenizer_dir = flags.tokenizer_dir;
   if (flags.free_fraction) llm.runtime.kv_cache_free_gpu_mem_fraction = *flags.free_fraction;
   if (flags.cache_tokens) llm.runtime.max_tokens_in_paged_kv_cache = *flags.cache_tokens;
+  if (flags.max_num_tokens) llm.runtime.max_num_tokens = flags.max_num_tokens;
   if (flags.max_num_sequences) llm.runtime.max_batch_size = flags.max_num_sequences;
   const std::string policy = !flags.scheduler_policy.empty() ? flags.scheduler_policy : options.type == "V1" || options.type == "static" ? "static_batch" : "guaranteed_no_evict";
   TRY(sched::policy_of(policy));

@@ -77,7 +77,7 @@ struct RunOptions {
 constexpr const char* kWithoutEffect[] = {
     "use_py_session", "debug_mode", "multi_block_mode", "enable_context_fmha_fp32_acc", "cuda_graph_mode", "gpu_weights_percent", "kv_cache_enable_block_reuse",
     "kv_cache_free_gpu_memory_fraction", "cross_kv_cache_fraction", "enable_chunked_context", "length_penalty", "early_stopping",
-    "beam_search_diversity_rate", "return_all_generated_tokens", "vocab_file", "hf_model_dir", "hf_data_type", "data_type", "hf_device_map_auto",
+    "beam_search_diversity_rate", "return_all_generated_tokens", "vocab_file", "hf_model_dir", "model_dir", "hf_data_type", "data_type", "hf_device_map_auto",
     "max_attention_window_size", "sink_token_length"};
 
 struct Generation {
@@ -413,7 +413,7 @@ int run_run(const Args& args) {
   table.accept_without_effect(kWithoutEffect);
   for (const char* flag : {"lora_dir", "lora_task_uids", "lora_ckpt_source"}) table.refuse(flag, "not built yet (issue: LoRA adapters)");
   for (const char* flag : {"prompt_table_path", "prompt_tasks", "num_prepend_vtokens"}) table.refuse(flag, "not built yet (issue: prompt tables)");
-  for (const char* flag : {"medusa_choices", "eagle_choices", "lookahead_config", "prompt_lookup_config", "draft_target_model_config"})
+  for (const char* flag : {"medusa_choices", "eagle_choices", "eagle_posterior_threshold", "eagle_use_dynamic_tree", "eagle_dynamic_tree_max_top_k", "lookahead_config", "prompt_lookup_config", "draft_target_model_config"})
     table.refuse(flag, "not built yet (issue: speculative decoding)");
   for (const char* flag : {"qwen_engine_dir", "vit_engine_dir", "images_path", "input_dir"}) table.refuse(flag, "not built yet (issue: Qwen-VL's vision side)");
   std::vector<std::string> rest;

@@ -196,7 +196,7 @@ int run_summarize(const Args& args) {
   table.alias("hf_data_type", "data_type");
   table.accept_without_effect(kWithoutEffect);
   for (const char* flag : {"lora_dir", "lora_task_uids", "lora_ckpt_source"}) table.refuse(flag, "not built yet (issue: LoRA adapters)");
-  for (const char* flag : {"medusa_choices", "eagle_choices", "lookahead_config", "prompt_lookup_config", "draft_target_model_config"})
+  for (const char* flag : {"medusa_choices", "eagle_choices", "eagle_posterior_threshold", "eagle_use_dynamic_tree", "eagle_dynamic_tree_max_top_k", "lookahead_config", "prompt_lookup_config", "draft_target_model_config"})
     table.refuse(flag, "not built yet (issue: speculative decoding)");
   std::vector<std::string> rest;
   int code = 0;

@@ -121,7 +121,11 @@ Result<std::optional<Shard>> shard_of(const CheckpointConfig& c, const TensorInf
   if (r.split != Split::kRows) {
     s.rows = {{0, 0, rows}};
     if (r.split == Split::kColumns) {
-      if (s.full_width % tp != 0) return indivisible(cat("the width of '", info.name, "'"), s.full_width, tp);
+      if (s.full_width % tp != 0) {
+        const Error e = indivisible(cat("the width of '", info.name, "'"), s.full_width, tp);
+        if (!info.name.ends_with(".weights_scaling_factor")) return e;
+        return Error(e.code(), cat(e.message(), ": a group of inputs would lie on two ranks, want a smaller --group_size"));
+      }
       s.columns = s.full_width / tp;
       s.column_begin = s.columns * tp_rank;
       s.shape[-1] = s.columns;
