@@ -418,6 +418,23 @@ class TritonPythonModel:
     g.unload_model("outputs")
 
 
+def check_background(g):
+    """A task that an async execute() leaves behind sends the response after it has returned."""
+    source = """import asyncio, numpy as np, triton_python_backend_utils as pb_utils
+class TritonPythonModel:
+  async def execute(self, requests):
+    async def later(senders):
+      await asyncio.sleep(0.05)
+      for s in senders:
+        s.send(pb_utils.InferenceResponse([pb_utils.Tensor("Y", np.array([5], np.int32))]), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    self.task = asyncio.create_task(later([r.get_response_sender() for r in requests]))
+"""
+    load(g, "background", source, max_batch_size=0, input=[{"name": "X", "data_type": "TYPE_INT32", "dims": [1]}],
+         output=[{"name": "Y", "data_type": "TYPE_INT32", "dims": [1]}])
+    assert g.infer("background", [tensor(grpcclient, "X", np.array([1], np.int32))], client_timeout=20).as_numpy("Y").tolist() == [5]
+    g.unload_model("background")
+
+
 COUNTED = """import os, time, triton_python_backend_utils as pb_utils
 class TritonPythonModel:
   def note(self, what):
@@ -500,6 +517,7 @@ def main():
             check_auto_complete(g)
             check_environment(s, g)
             check_outputs(g)
+            check_background(g)
             check_instances(s, g)
             check_death(s, g)
         children = children_of(s.process.pid)

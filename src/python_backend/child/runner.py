@@ -31,7 +31,6 @@ class Runner:
         self._setup, self._channel, self._runtime = setup, channel, runtime
         self._class = self._model = None
         self._ready_check = None
-        self._main_loop = None
         self._background_loop = None
         self._args = {}
 
@@ -93,12 +92,8 @@ class Runner:
         return {}
 
     def _run(self, result):
-        """Waits for what may be a coroutine."""
-        if not inspect.iscoroutine(result):
-            return result
-        if self._main_loop is None:
-            self._main_loop = asyncio.new_event_loop()
-        return self._main_loop.run_until_complete(result)
+        """Waits for what may be a coroutine. The tasks that it leaves behind go on."""
+        return self._in_background(result).result() if inspect.iscoroutine(result) else result
 
     def _in_background(self, coroutine):
         if self._background_loop is None:
