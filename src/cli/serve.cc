@@ -131,16 +131,22 @@ Status serve(const std::string& model, const ServeFlags& flags, frontends::Serve
   server::Server server(TRY(frontends::core_options(options)));
   std::shared_ptr<backends::LlmService> service;
   std::unique_ptr<RepositoryServer> repository;
-  if (model.empty())
-    repository = TRY(RepositoryServer::start(
-        server, {.flags = options.repository, .llm = llm, .compile = compile, .max_batch_size = flags.max_batch_size_of_requests}));
-  else
+  bool broken = false;  // for good, but the server is to answer all the same
+  if (model.empty()) {
+    Result<std::unique_ptr<RepositoryServer>> started = RepositoryServer::start(
+        server, {.flags = options.repository, .llm = llm, .compile = compile, .max_batch_size = flags.max_batch_size_of_requests});
+    if (!started.ok() && options.repository.exit_on_error) return started.error();
+    broken = !started.ok();
+    if (broken) (void)fail("serve", started.error());
+    else repository = std::move(started).value();
+  } else {
     service = TRY(load_engine(server, model, flags, llm, compile));
+  }
   std::unique_ptr<grpc::GrpcFrontend> grpc;
   if (options.grpc.allow_grpc) grpc = TRY(grpc::GrpcFrontend::start(server, options.grpc));
   std::unique_ptr<frontends::Frontend> frontend = TRY(frontends::Frontend::start(server, options));
-  server.set_ready();
-  log_info("ready after ", static_cast<int64_t>(seconds_since(start) * 1e3), " ms; the page: http://localhost:", frontend->http_port(), "/");
+  if (!broken) server.set_ready();
+  log_info(broken ? "not ready after " : "ready after ", static_cast<int64_t>(seconds_since(start) * 1e3), " ms; the page: http://localhost:", frontend->http_port(), "/");
 
   const int signal = exit_signal.wait();
   log_info("signal ", signal, ": finishing what runs, at most ", options.core.exit_timeout_secs, " s");

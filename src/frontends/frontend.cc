@@ -88,18 +88,19 @@ bool good_request_id(std::string_view id) {
   return true;
 }
 
-// CPU gauges, read when they are scraped.
+// Gauges of the machine. Those of the CPU are read when they are scraped; there is no pool of pinned memory, whose dashboards want zeros.
 class HostMetrics {
  public:
-  explicit HostMetrics(server::MetricsRegistry& metrics) {
+  HostMetrics(server::MetricsRegistry& metrics, bool cpu) {
     auto gauge = [&](const char* name, const char* help) {
       return metrics.family(name, help, server::MetricKind::kGauge).add({});
     };
+    pool_total_ = gauge("nv_pinned_memory_pool_total_bytes", "Pinned memory pool total memory size, in bytes");
+    pool_used_ = gauge("nv_pinned_memory_pool_used_bytes", "Pinned memory pool used memory size, in bytes");
+    if (!cpu) return;
     utilization_ = gauge("nv_cpu_utilization", "CPU utilization rate [0.0 - 1.0]");
     total_ = gauge("nv_cpu_memory_total_bytes", "CPU total memory (RAM), in bytes");
     used_ = gauge("nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes");
-    pool_total_ = gauge("nv_pinned_memory_pool_total_bytes", "Pinned memory pool total memory size, in bytes");
-    pool_used_ = gauge("nv_pinned_memory_pool_used_bytes", "Pinned memory pool used memory size, in bytes");
     refresh_ = metrics.before_text([this] { refresh(); });
   }
 
@@ -193,7 +194,7 @@ Result<std::unique_ptr<Frontend>> Frontend::start(server::Server& server, const 
     INGOT_LOG(kWarning, cat("HTTP is bound to ", o.http.http_address,
                             " without API keys: everyone who reaches this address may use the models (--api-keys-file)"));
   }
-  if (o.metrics.allow_metrics && o.metrics.allow_cpu_metrics) i.host_metrics = std::make_unique<HostMetrics>(server.metrics());
+  if (o.metrics.allow_metrics) i.host_metrics = std::make_unique<HostMetrics>(server.metrics(), o.metrics.allow_cpu_metrics);
   server.traces().set_global(TRY(trace_settings(o)));
   HttpServerOptions http;
   http.address = o.http.http_address;

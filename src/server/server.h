@@ -61,7 +61,8 @@ class Server {
 
   ServerState state() const { return state_.load(); }
   void set_ready() { state_ = ServerState::kReady; }
-  bool live() const { return state() != ServerState::kExiting; }
+  // A server whose repository could not be opened stays in kStarting under --exit-on-error=false: it answers, and is not live.
+  bool live() const { return state() == ServerState::kReady; }
   bool ready() const;
   // Marks the server as exiting (readiness false, new requests refused), then drains the models up to the timeout.
   // Returns false when requests had to be cancelled.
