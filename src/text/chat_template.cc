@@ -64,6 +64,16 @@ constexpr std::string_view kYuan =
 {{- '<sep>' -}}
 {%- endif -%})";
 
+// ChatGLM 3, as its later files have it: the space after the line is sentencepiece's dummy prefix of the content.
+constexpr std::string_view kChatGlm3 =
+    R"({%- for message in messages -%}
+{{- '[gMASK]sop' if loop.first -}}
+{{- '<|' + message.role + '|>\n ' + message.content -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|assistant|>' -}}
+{%- endif -%})";
+
 size_t format_now(const void* clock, const char* format, size_t n, char* out, size_t capacity) {
   const time_t seconds = static_cast<time_t>(*static_cast<const int64_t*>(clock));
   struct tm local {};
@@ -103,6 +113,7 @@ std::string_view fallback_template(std::string_view family) {
   if (family == "chatml") return kChatml;
   if (family == "baichuan") return kBaichuan;
   if (family == "yuan") return kYuan;
+  if (family == "chatglm3") return kChatGlm3;
   return {};
 }
 

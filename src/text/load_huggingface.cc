@@ -304,7 +304,19 @@ Result<SealedTokenizer> load_sentencepiece(const Folder& f, const std::string& f
   SealedTokenizer sealed;
   TokenizerInfo& info = sealed.info;
   TRY(read_info(f, info));
-  const bool baichuan = f.model_type == "baichuan", yuan = f.model_type == "yuan";
+  const bool baichuan = f.model_type == "baichuan", yuan = f.model_type == "yuan", chatglm = f.model_type == "chatglm";
+  if (chatglm) {  // ChatGLM's program gives these the ids behind the vocabulary; two of them open every text
+    int32_t id = static_cast<int32_t>(m.pieces.size());
+    for (const std::string token : {"[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"}) {
+      const bool word = token == "sop" || token == "eop";  // in no other word
+      if (std::none_of(added.begin(), added.end(), [&](const AddedToken& a) { return a.content == token; })) added.push_back({.content = token, .id = id, .single_word = word});
+      ++id;
+    }
+    m.opening = {"[gMASK]", "sop"};
+    info.family = "chatglm3";
+    for (const AddedToken& a : added)
+      if (a.content == "<|user|>" || a.content == "<|observation|>") info.stop_ids.push_back(a.id);  // the answer ends where another turn begins
+  }
   if (baichuan) {
     const int32_t user = TRY(get_or<int32_t>(f.generation, "user_token_id", 195, f.file("generation_config.json")));
     const int32_t assistant = TRY(get_or<int32_t>(f.generation, "assistant_token_id", 196, f.file("generation_config.json")));
@@ -319,7 +331,7 @@ Result<SealedTokenizer> load_sentencepiece(const Folder& f, const std::string& f
     }
   }
   m.segments_get_prefix = TRY(get_or<bool>(f.tokenizer_config, "legacy", true, what));
-  const bool add_bos = TRY(get_or<bool>(f.tokenizer_config, "add_bos_token", !yuan && !baichuan, what));
+  const bool add_bos = TRY(get_or<bool>(f.tokenizer_config, "add_bos_token", !yuan && !baichuan && !chatglm, what));
   const bool add_eos = TRY(get_or<bool>(f.tokenizer_config, "add_eos_token", false, what));
   auto piece = [&](std::string& token, int32_t& id) {  // the configuration's token, or the model file's
     if (token.empty() && id >= 0) token = m.pieces[id].text;

@@ -248,6 +248,9 @@ Result<std::string> tokenizer_json(const SentencePieceModel& m, std::vector<Adde
   p.added = std::move(added);
   if (add_bos && m.bos >= 0) p.prefix = {m.bos};
   if (add_eos && m.eos >= 0) p.suffix = {m.eos};
+  for (const std::string& token : m.opening)
+    for (const AddedToken& a : p.added)
+      if (a.content == token) p.prefix.push_back(a.id);
   return tokenizer_json(model, p);
 }
 

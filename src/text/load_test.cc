@@ -347,6 +347,24 @@ TEST(Load, SentencePieceFolderFollowsItsConfiguration) {
   EXPECT_EQ(turns.front(), 195);
   EXPECT_EQ(turns.back(), 196);
   EXPECT_EQ(std::count(turns.begin(), turns.end(), 195), 2);
+
+  // ChatGLM 3: specials behind the vocabulary, two of which open a text; "sop" inside a word is none.
+  put("config.json", R"({"model_type": "chatglm", "eos_token_id": 2})");
+  t = Tokenizer::create(load_tokenizer(folder).value()).value();
+  EXPECT_EQ(t->id_of("[gMASK]"), 1401);
+  EXPECT_EQ(t->id_of("<|observation|>"), 1408);
+  const auto plain = t->encode("a soprano", true).value();
+  ASSERT_GT(plain.size(), 3u);
+  EXPECT_EQ((std::vector<int32_t>(plain.begin(), plain.begin() + 2)), (std::vector<int32_t>{1401, 1403}));
+  EXPECT_EQ(std::count(plain.begin(), plain.end(), 1403), 1);
+  EXPECT_EQ(t->decode(plain, true), "a soprano");
+  EXPECT_EQ(t->info().stop_ids, (std::vector<int32_t>{2, 1406, 1408}));
+  chat = ChatTemplate::create(t->info()).value();
+  const std::string prompt = chat->render({.messages = messages}).value();
+  EXPECT_EQ(prompt, "[gMASK]sop<|user|>\n a<|assistant|>\n b<|user|>\n c<|assistant|>");
+  const auto opened = t->encode(prompt, false).value();
+  EXPECT_EQ((std::vector<int32_t>(opened.begin(), opened.begin() + 3)), (std::vector<int32_t>{1401, 1403, 1406}));
+  EXPECT_EQ(opened.back(), 1407);
 }
 
 TEST(Load, NamesWhatIsWrong) {

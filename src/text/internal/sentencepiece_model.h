@@ -30,6 +30,7 @@ struct SentencePieceModel {
   bool add_dummy_prefix = true, remove_extra_whitespaces = true;
   // Transformers' older habit: each stretch of text between special tokens gets the dummy prefix, not only the first.
   bool segments_get_prefix = false;
+  std::vector<std::string> opening;  // added tokens that begin every text (ChatGLM)
 };
 
 // A serialised ModelProto (sentencepiece_model.proto), read field by field.
