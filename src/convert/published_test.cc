@@ -6,8 +6,10 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <map>
 
 #include "base/files.h"
+#include "formats/safetensors.h"
 #include "quant/layer.h"
 
 namespace ingot::convert {
@@ -129,6 +131,65 @@ TEST(Published, MixedGgufTypesOfOneLayerKeepEveryValue) {
   }
   std::error_code ignored;
   std::filesystem::remove_all(directory, ignored);
+}
+
+// Experts one by one, and as the one stack that Transformers 5 may save: the same unified tensors.
+TEST(Published, ExpertsOneByOneAndStacked) {
+  constexpr int64_t kExperts = 3, kWidth = 16, kInner = 8;
+  std::string root = testing::TempDir() + "/ingot_published_XXXXXX";
+  ASSERT_TRUE(::mkdtemp(root.data()));
+  const auto write = [&](const std::string& directory, bool stacked) {
+    std::map<std::string, std::pair<Shape, std::vector<float>>> tensors;
+    uint32_t seed = 1;
+    const auto next = [&](const Shape& shape) {
+      std::vector<float> v(static_cast<size_t>(shape.elements()));
+      for (float& f : v) f = static_cast<float>((seed = seed * 1664525u + 1013904223u) >> 16) / 65536;
+      return v;
+    };
+    const auto put = [&](const std::string& name, const Shape& shape) { tensors[name] = {shape, next(shape)}; };
+    put("model.embed_tokens.weight", {24, kWidth});
+    put("lm_head.weight", {24, kWidth});
+    put("model.norm.weight", {kWidth});
+    const std::string layer = "model.layers.0.", block = layer + (stacked ? "mlp." : "block_sparse_moe.");
+    for (const char* norm : {"input_layernorm.weight", "post_attention_layernorm.weight"}) put(layer + norm, {kWidth});
+    for (const char* linear : {"q", "k", "v", "o"}) put(cat(layer, "self_attn.", linear, "_proj.weight"), {kWidth, kWidth});
+    put(block + "gate.weight", {kExperts, kWidth});
+    std::vector<float> gate_up, down;
+    for (int e = 0; e < kExperts; ++e) {
+      const std::vector<float> w1 = next({kInner, kWidth}), w3 = next({kInner, kWidth}), w2 = next({kWidth, kInner});
+      for (const auto* part : {&w1, &w3}) gate_up.insert(gate_up.end(), part->begin(), part->end());
+      down.insert(down.end(), w2.begin(), w2.end());
+      if (stacked) continue;
+      const std::string expert = cat(block, "experts.", e, ".");
+      tensors[expert + "w1.weight"] = {{kInner, kWidth}, w1};
+      tensors[expert + "w3.weight"] = {{kInner, kWidth}, w3};
+      tensors[expert + "w2.weight"] = {{kWidth, kInner}, w2};
+    }
+    if (stacked) {
+      tensors[block + "experts.gate_up_proj"] = {{kExperts, 2 * kInner, kWidth}, gate_up};
+      tensors[block + "experts.down_proj"] = {{kExperts, kWidth, kInner}, down};
+    }
+    EXPECT_TRUE(make_directories(directory).ok());
+    EXPECT_TRUE(write_file(directory + "/config.json", cat(R"({"architectures": ["MixtralForCausalLM"], "hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1,
+      "vocab_size": 24, "num_local_experts": 3, "num_experts_per_tok": 2, "torch_dtype": "float32"})")).ok());
+    formats::SafetensorsWriter w;
+    for (const auto& [name, t] : tensors) EXPECT_TRUE(w.declare(name, DType::kF32, t.first).ok());
+    EXPECT_TRUE(w.begin(directory + "/model.safetensors").ok());
+    for (const auto& [name, t] : tensors) EXPECT_TRUE(w.write(name, 0, std::as_bytes(std::span(t.second))).ok());
+    EXPECT_TRUE(w.finish().ok());
+  };
+  write(root + "/single", false);
+  write(root + "/stacked", true);
+  const auto single = PublishedCheckpoint::open(root + "/single"), stacked = PublishedCheckpoint::open(root + "/stacked");
+  ASSERT_TRUE(single.ok()) << single.error().message();
+  ASSERT_TRUE(stacked.ok()) << stacked.error().message();
+  ASSERT_EQ((*single)->list().size(), (*stacked)->list().size());
+  for (const formats::TensorInfo& t : (*single)->list()) {
+    const View a = *(*single)->find(t.name), b = *(*stacked)->find(t.name);
+    EXPECT_TRUE(a.shape == b.shape && std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin(), b.bytes.end())) << t.name;
+  }
+  std::error_code ignored;
+  std::filesystem::remove_all(root, ignored);
 }
 
 }  // namespace

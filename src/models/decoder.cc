@@ -182,6 +182,20 @@ void map_experts(WeightMap& map, const std::string& name, int experts, const std
   int64_t rows = 0;
   for (const auto& [suffix, n] : suffixes) rows += n;
   r.shape = {experts, rows, in};
+  // Transformers 5 may save all experts as one stack, gate before up.
+  if (map.has(prefix + "gate_up_proj")) {
+    Piece p;
+    p.tensor = prefix + (suffixes.size() == 2 ? "gate_up_proj" : "down_proj");
+    p.shape = r.shape;
+    p.why = why;
+    for (int64_t e = 0; suffixes.size() == 2 && e < experts; ++e) {
+      p.rows.push_back({e * rows + suffixes[1].second, suffixes[0].second});
+      p.rows.push_back({e * rows, suffixes[1].second});
+    }
+    r.pieces.push_back(std::move(p));
+    map.add(std::move(r));
+    return;
+  }
   for (int e = 0; e < experts; ++e)
     for (const auto& [suffix, n] : suffixes) {
       Piece p;

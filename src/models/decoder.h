@@ -80,7 +80,7 @@ void map_gated_mlp(WeightMap& map, const Decoder& d, const std::string& to, cons
 std::string prefix_of(const formats::TensorSource& source, std::initializer_list<const char*> prefixes, std::string_view probe);
 // Rows of a fused query_key_value into q, k, v order. `groups` blocks, each `heads_per_group` query heads, one key head, one value head.
 std::vector<RowRange> grouped_qkv_rows(int groups, int heads_per_group, int head_dim);
-// name.weight [experts, sum of rows, in]: of every expert the rows of its tensors in this order. `tensor(e, i)`: published name.
+// name.weight [experts, sum of rows, in]: of every expert the rows of its tensors in this order (up, gate; or down alone). `tensor(e, i)`: published name.
 void map_experts(WeightMap& map, const std::string& name, int experts, const std::vector<std::pair<std::string, int64_t>>& suffixes, int64_t in,
                  const std::string& prefix, const std::string& why);
 void map_embedding_and_head(WeightMap& map, const Decoder& d, const std::string& embedding, const std::string& head);

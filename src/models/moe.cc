@@ -110,7 +110,7 @@ Result<std::vector<Recipe>> weights(const CheckpointConfig& c, const formats::Te
       map_gated_mlp(map, d, to + ".mlp", from + ".mlp.gate_proj", from + ".mlp.up_proj", from + ".mlp.down_proj");
       continue;
     }
-    const std::string block = from + (mixtral ? ".block_sparse_moe" : ".mlp");
+    const std::string block = from + (mixtral && !map.has(from + ".mlp.experts.gate_up_proj") ? ".block_sparse_moe" : ".mlp");
     const std::string up = mixtral ? ".w3.weight" : ".up_proj.weight", gate = mixtral ? ".w1.weight" : ".gate_proj.weight",
                       down = mixtral ? ".w2.weight" : ".down_proj.weight";
     map.linear(to + ".mlp.router", block + ".gate", m.route.experts, d.hidden, false, "experts, hidden_size");
