@@ -102,6 +102,14 @@ def start(all_records):
     return table(["case", "median", "goal, at most"], rows) + source(records, "ingot bench start")
 
 
+def steps(all_records):
+    records = newest(all_records.get("steps", []), "")
+    if not records:
+        return "not measured yet\n"
+    rows = [[r["case"], f"{number(r['value'])} {r['unit']}", f"{number(r['ceiling'])} {r['unit']}" if r["ceiling"] else ""] for r in records]
+    return table(["case", "median", "goal, at most"], rows) + source(records, "tools/steps.py")
+
+
 def quality(all_records):
     records = all_records.get("quality", [])
     if not records:
@@ -187,7 +195,7 @@ def readme(r):
     return text.rstrip("\n") + "\n" if text else "not measured yet\n"
 
 
-BLOCKS = {"1.1b": one_b, "demo": demo, "avx2": avx2, "depth": depth, "load": load, "start": start, "soak": soak, "quality": quality, "cuda": cuda, "readme": readme}
+BLOCKS = {"1.1b": one_b, "demo": demo, "avx2": avx2, "depth": depth, "load": load, "start": start, "steps": steps, "soak": soak, "quality": quality, "cuda": cuda, "readme": readme}
 
 
 def fill(text, records, where):

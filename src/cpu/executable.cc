@@ -414,7 +414,7 @@ void Executable::dump(Flight& f, int buffer) {
 void Executable::step(Flight& f, Thread& t) {
   if (t.rank == 0) f.begin = now();
   Profile* profile = t.rank == 0 ? profile_.get() : nullptr;
-  if (profile) profile->begin(f.bindings.tokens_count);
+  if (profile) profile->begin(f.bindings.tokens_count, f.begin);
   before(f, t);
   double lap = profile ? now() : 0;
   const auto count = [&](const char* what) {
@@ -444,7 +444,7 @@ void Executable::step(Flight& f, Thread& t) {
   }
   after(f, t);
   count("(sampling)");
-  if (profile) profile->end(now() - f.begin);
+  if (profile) profile->end(now());
 }
 
 void Executable::after(Flight& f, Thread& t) {

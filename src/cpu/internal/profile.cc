@@ -2,28 +2,37 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 #include <vector>
 
 namespace ingot::cpu {
 namespace {
 
+constexpr double kPause = 0.02;
 constexpr const char* kNames[] = {"1 token", "2 to 15 tokens", "16 to 63 tokens", "64 tokens and more"};
 
 }  // namespace
 
-void Profile::begin(int tokens) {
-  now_ = &classes_[tokens <= 1 ? 0 : tokens < 16 ? 1 : tokens < 64 ? 2 : 3];
-  ++now_->steps;
-  now_->tokens += tokens;
+void Profile::begin(int tokens, double now) {
+  Class* next = &classes_[tokens <= 1 ? 0 : tokens < 16 ? 1 : tokens < 64 ? 2 : 3];
+  const Class* last = std::exchange(class_, next);
+  ++class_->steps;
+  class_->tokens += tokens;
+  // A longer pause is one without requests.
+  if (last == class_ && now - end_ < kPause) add("(between steps)", now - end_);
+  begin_ = now;
 }
 
 void Profile::add(const char* what, double seconds) {
-  Line& line = now_->lines[what];
+  Line& line = class_->lines[what];
   ++line.calls;
   line.seconds += seconds;
 }
 
-void Profile::end(double seconds) { now_->seconds += seconds; }
+void Profile::end(double now) {
+  class_->seconds += now - begin_;
+  end_ = now;
+}
 
 std::string Profile::table() const {
   std::string out;

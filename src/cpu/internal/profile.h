@@ -1,6 +1,6 @@
 // Where the time of steps goes: seconds by kernel, apart for steps of one token, of a few and of many.
 //
-//   Profile profile;  profile.begin(tokens);  profile.add("linear.amx.i4.a8", seconds);  profile.end(step_seconds);
+//   Profile profile;  profile.begin(tokens, now);  profile.add("linear.amx.i4.a8", seconds);  profile.end(now);
 //   std::string table = profile.table();
 //
 // Thread rule: the first thread of the team.
@@ -15,9 +15,9 @@ namespace ingot::cpu {
 
 class Profile {
  public:
-  void begin(int tokens);                          // a step starts
+  void begin(int tokens, double now);              // a step starts; what passed since one of the same class is "(between steps)"
   void add(const char* what, double seconds);      // one launch with the barrier after it
-  void end(double seconds);                        // the whole step
+  void end(double now);
   std::string table() const;                       // "" if no step was seen
 
  private:
@@ -31,7 +31,8 @@ class Profile {
     std::map<std::string_view, Line> lines;  // keys: kernel names, which live as long as the process
   };
   Class classes_[4];
-  Class* now_ = &classes_[0];
+  Class* class_ = nullptr;  // of the running or last step
+  double begin_ = 0, end_ = 0;
 };
 
 }  // namespace ingot::cpu
