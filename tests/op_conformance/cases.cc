@@ -44,8 +44,8 @@ void linear_cases(std::vector<Chain>& out) {
     c.check(c.add(Op::kLinear, {}, {x}, {w}));
     out.push_back(std::move(c));
   }
-  for (const Format& f : {Format{DType::kI8, -1, false}, Format{DType::kU4, -1, true}})
-    for (int rows : {2, 13, 37}) {  // one scale over so many inputs that int8 activations have two terms
+  for (const Format& f : {Format{DType::kI8, -1, false}, Format{DType::kI8, -1, true}, Format{DType::kU4, -1, true}})
+    for (int rows : {2, 13, 16, 37}) {  // one scale over so many inputs that int8 activations have two terms, or scales of their own
       const int n = 40, k = 1120;
       Chain c(cat("linear/", text(f), "/T", rows, "/", n, "x", k), {rows}, ++seed);
       c.nmse_int8 = 1e-8;

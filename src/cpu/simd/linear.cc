@@ -17,41 +17,44 @@ constexpr DType dtype_of(Format f) {
   return DType::kF32;
 }
 
-const MicroSet& set_of(Format f, bool int8) {
-  return f < Format::kI8 ? float_set(f) : int8 ? dot_set(f) : exact_set(f);
+enum class Activations { kExact, kInt8, kFineInt8 };
+
+const MicroSet& set_of(Format f, Activations a) {
+  return f < Format::kI8 ? float_set(f) : a == Activations::kExact ? exact_set(f) : a == Activations::kInt8 ? dot_set(f) : fine_set();
 }
 
-template <Format kFormat, bool kGated>
+template <Format kFormat, Activations kActivations, bool kGated>
 bool accepts(const ingot_op_desc& d) {
   if (weight_dtype(d, 0) != dtype_of(kFormat) || d.weight[0].experts != 0 || !has_panel_layout(d.weight[0], kGated)) return false;
   if (d.in_dtype[0] != 0 || d.out_dtype[0] != 0) return false;
+  if (kActivations == Activations::kFineInt8 && (d.weight[0].group <= kOneTermInputs || d.weight[0].group % kFineInputs)) return false;
   return d.weights < 2 || weight_dtype(d, 1) == DType::kF32;
 }
 
 // Rows so few that each thread packs its own copy: cheaper than meeting.
 constexpr int kOwnRows = 2;
 
-template <Format kFormat, bool kInt8, bool kGated>
+template <Format kFormat, Activations kActivations, bool kGated>
 size_t scratch(const ingot_op_desc& d, const Bounds& b) {
   const PanelLayout l = panel_layout(d.weight[0], kGated);
-  const MicroSet& set = set_of(kFormat, kInt8);
-  size_t own = rows_bytes(kInt8, kOwnRows, l.padded_k, l.groups);
-  if (set.unpacked_bytes && b.rows * terms_of(kInt8, l.padded_k, l.groups) >= set.unpack_rows) own += align64(set.unpacked_bytes(l.padded_k, l.groups));
-  return rows_bytes(kInt8, b.rows, l.padded_k, l.groups) + own * static_cast<size_t>(b.threads);
+  const MicroSet& set = set_of(kFormat, kActivations);
+  size_t own = rows_bytes(set, kOwnRows, l.padded_k, l.groups);
+  if (set.unpacked_bytes && b.rows * terms_of(set.int8, l.padded_k, l.groups) >= set.unpack_rows) own += align64(set.unpacked_bytes(l.padded_k, l.groups));
+  return rows_bytes(set, b.rows, l.padded_k, l.groups) + own * static_cast<size_t>(b.threads);
 }
 
-template <Format kFormat, bool kInt8, bool kGated>
+template <Format kFormat, Activations kActivations, bool kGated>
 void launch(const Call& c, Thread& t) {
   const Panels p = read_panels(c.desc().weight[0], kGated, c.step->weight[0]);
-  const MicroSet& set = set_of(kFormat, kInt8);
+  const MicroSet& set = set_of(kFormat, kActivations);
   const int rows = c.rows;
   if (rows == 0) return;
-  const size_t shared = rows_bytes(kInt8, rows, p.padded_k, p.groups), own_rows = rows_bytes(kInt8, kOwnRows, p.padded_k, p.groups);
-  const bool unpacks = rows * terms_of(kInt8, p.padded_k, p.groups) >= set.unpack_rows;
+  const size_t shared = rows_bytes(set, rows, p.padded_k, p.groups), own_rows = rows_bytes(set, kOwnRows, p.padded_k, p.groups);
+  const bool unpacks = rows * terms_of(set.int8, p.padded_k, p.groups) >= set.unpack_rows;
   const size_t own = own_rows + (unpacks ? align64(set.unpacked_bytes(p.padded_k, p.groups)) : 0);
   char* mine = c.scratch + shared + own * static_cast<size_t>(t.rank);
   const bool own_copy = rows <= kOwnRows;
-  const Rows packed = place_rows(p, kInt8, rows, own_copy ? mine : c.scratch);
+  const Rows packed = place_rows(p, set, rows, own_copy ? mine : c.scratch);
   const auto pack = [&](Range r) {
     for (int64_t i = r.begin; i < r.end; ++i) pack_row(packed, static_cast<int>(i), c.in[0].f(i), p.k);
   };
@@ -67,38 +70,37 @@ void launch(const Call& c, Thread& t) {
   });
 }
 
-template <Format kFormat, bool kInt8>
-constexpr Kernel linear(const char* name) {
-  return {op::Op::kLinear, name, kInt8 ? kDotIsa : kIsa, accepts<kFormat, false>, launch<kFormat, kInt8, false>,
-          scratch<kFormat, kInt8, false>, Packing::kPanel, kInt8};
-}
-template <Format kFormat, bool kInt8>
-constexpr Kernel gated(const char* name) {
-  return {op::Op::kGatedLinear, name, kInt8 ? kDotIsa : kIsa, accepts<kFormat, true>, launch<kFormat, kInt8, true>,
-          scratch<kFormat, kInt8, true>, Packing::kGatedPanel, kInt8};
+template <Format kFormat, Activations kActivations, bool kGated = false>
+constexpr Kernel row(const char* name) {
+  constexpr bool kInt8 = kActivations != Activations::kExact;
+  return {kGated ? op::Op::kGatedLinear : op::Op::kLinear, name, kInt8 ? kDotIsa : kIsa, accepts<kFormat, kActivations, kGated>,
+          launch<kFormat, kActivations, kGated>, scratch<kFormat, kActivations, kGated>, kGated ? Packing::kGatedPanel : Packing::kPanel, kInt8};
 }
 
+constexpr Activations kExact = Activations::kExact, kInt8 = Activations::kInt8, kFineInt8 = Activations::kFineInt8;
 constexpr Kernel kKernels[] = {
-    linear<Format::kI8, true>("linear." INGOT_SIMD_NAME ".i8.a8"),
-    linear<Format::kI4, true>("linear." INGOT_SIMD_NAME ".i4.a8"),
-    linear<Format::kF32, false>("linear." INGOT_SIMD_NAME ".f32"),
-    linear<Format::kBf16, false>("linear." INGOT_SIMD_NAME ".bf16"),
-    linear<Format::kF16, false>("linear." INGOT_SIMD_NAME ".f16"),
-    linear<Format::kI8, false>("linear." INGOT_SIMD_NAME ".i8.exact"),
-    linear<Format::kI4, false>("linear." INGOT_SIMD_NAME ".i4.exact"),
-    gated<Format::kI8, true>("gated_linear." INGOT_SIMD_NAME ".i8.a8"),
-    gated<Format::kI4, true>("gated_linear." INGOT_SIMD_NAME ".i4.a8"),
-    gated<Format::kF32, false>("gated_linear." INGOT_SIMD_NAME ".f32"),
-    gated<Format::kBf16, false>("gated_linear." INGOT_SIMD_NAME ".bf16"),
-    gated<Format::kF16, false>("gated_linear." INGOT_SIMD_NAME ".f16"),
-    gated<Format::kI8, false>("gated_linear." INGOT_SIMD_NAME ".i8.exact"),
-    gated<Format::kI4, false>("gated_linear." INGOT_SIMD_NAME ".i4.exact"),
+    row<Format::kI8, kFineInt8>("linear." INGOT_SIMD_NAME ".i8.a8g32"),
+    row<Format::kI8, kFineInt8, true>("gated_linear." INGOT_SIMD_NAME ".i8.a8g32"),
+    row<Format::kI8, kInt8>("linear." INGOT_SIMD_NAME ".i8.a8"),
+    row<Format::kI4, kInt8>("linear." INGOT_SIMD_NAME ".i4.a8"),
+    row<Format::kI8, kInt8, true>("gated_linear." INGOT_SIMD_NAME ".i8.a8"),
+    row<Format::kI4, kInt8, true>("gated_linear." INGOT_SIMD_NAME ".i4.a8"),
+    row<Format::kF32, kExact>("linear." INGOT_SIMD_NAME ".f32"),
+    row<Format::kBf16, kExact>("linear." INGOT_SIMD_NAME ".bf16"),
+    row<Format::kF16, kExact>("linear." INGOT_SIMD_NAME ".f16"),
+    row<Format::kI8, kExact>("linear." INGOT_SIMD_NAME ".i8.exact"),
+    row<Format::kI4, kExact>("linear." INGOT_SIMD_NAME ".i4.exact"),
+    row<Format::kF32, kExact, true>("gated_linear." INGOT_SIMD_NAME ".f32"),
+    row<Format::kBf16, kExact, true>("gated_linear." INGOT_SIMD_NAME ".bf16"),
+    row<Format::kF16, kExact, true>("gated_linear." INGOT_SIMD_NAME ".f16"),
+    row<Format::kI8, kExact, true>("gated_linear." INGOT_SIMD_NAME ".i8.exact"),
+    row<Format::kI4, kExact, true>("gated_linear." INGOT_SIMD_NAME ".i4.exact"),
 };
 
 }  // namespace
 
 std::span<const Kernel> linear_kernels() { return kKernels; }
 
-const Kernel& dot_kernel(Format f, bool is_gated) { return kKernels[(is_gated ? 7 : 0) + (f == Format::kI4 ? 1 : 0)]; }
+const Kernel& dot_kernel(Format f, bool is_gated) { return kKernels[2 + (is_gated ? 2 : 0) + (f == Format::kI4 ? 1 : 0)]; }
 
 }  // namespace ingot::cpu::INGOT_SIMD

@@ -22,10 +22,10 @@ constexpr int kMaxBlock = kBlockSizes[0];
 constexpr int kBlockCount = sizeof kBlockSizes / sizeof kBlockSizes[0];
 
 // Rows of a block as micro kernels read them. f32: data [K][M]. int8: data [K / 4][M][4], and for each group of inputs:
-// sum [groups][M] of the codes, scale [groups][M], scaled_sum [groups][M] = scale * sum.
+// start [groups][M] of the int32 sums (see MicroSet::centre), scale [groups][M], scaled_sum [groups][M] = scale * sum of the codes.
 struct Block {
   const void* data = nullptr;
-  const int32_t* sum = nullptr;
+  const int32_t* start = nullptr;
   const float* scale = nullptr;
   const float* scaled_sum = nullptr;
 };
@@ -37,6 +37,8 @@ using Unpack = void (*)(const Panels&, const uint8_t* panel, void* out);
 // kernels then read; worth it from `unpack_rows` rows.
 struct MicroSet {
   bool int8 = false;
+  int centre = 0;         // int8: of the unsigned weights; int32 sums start at -centre * sum of the codes
+  int scale_inputs = 0;   // int8: inputs of a row that share a scale; 0: those that share one of the weights'
   Micro direct[kBlockCount] = {};
   Unpack unpack = nullptr;
   Micro unpacked[kBlockCount] = {};
@@ -47,13 +49,17 @@ struct MicroSet {
 const MicroSet& float_set(Format f);   // f32, bf16, f16
 const MicroSet& exact_set(Format f);   // i8, i4 with f32 activations
 const MicroSet& dot_set(Format f);     // i8, i4 with int8 activations
+const MicroSet& fine_set();            // i8 in groups above kOneTermInputs, whose activations have a scale every kFineInputs inputs
 
 // The int8-activation row of linear or gated_linear for i8 or i4 weights: what the tile rows use for few rows.
 const Kernel& dot_kernel(Format f, bool is_gated);
 
+// Blocks are cut from the front, the largest that fit; what would leave a few rows to a small block, which hides less of an
+// instruction's latency, becomes two of 8 or less.
 inline int block_index(int rows_left) {
   int i = 0;
   while (kBlockSizes[i] > rows_left) ++i;
+  if (kMaxBlock == 12 && (rows_left == 14 || rows_left == 16)) ++i;
   return i;
 }
 
@@ -64,6 +70,10 @@ constexpr int64_t kOneTermInputs = 128;
 inline int terms_of(bool int8, int64_t padded_k, int64_t groups) { return int8 && padded_k > groups * kOneTermInputs ? 2 : 1; }
 constexpr float kLowSteps = 254;  // of the second term in one of the first
 
+// What fine_set has instead of a second term: folding in a sum of 32 inputs costs a tenth of their products (demo model: perplexity +0.25 %).
+constexpr int kFineInputs = 32;
+inline int64_t scale_groups(const MicroSet& s, int64_t padded_k, int64_t groups) { return s.scale_inputs ? padded_k / s.scale_inputs : groups; }
+
 // Packed activations; blocks follow one another, cut from the front in the largest sizes that fit. With two terms a row is two packed
 // rows, the high one first, always in the same block: all larger block sizes that an even count is cut into are even.
 struct Rows {
@@ -72,35 +82,39 @@ struct Rows {
   int rows = 0;  // packed ones
   int64_t padded_k = 0, group = 0, groups = 1;
   char* data = nullptr;
-  int32_t* sum = nullptr;
+  int centre = 0;
+  int32_t* start = nullptr;
   float* scale = nullptr;
   float* scaled_sum = nullptr;
   Block block(int first) const {
     if (!int8) return {data + first * padded_k * 4, nullptr, nullptr, nullptr};
-    return {data + first * padded_k, sum + first * groups, scale + first * groups, scaled_sum + first * groups};
+    return {data + first * padded_k, start + first * groups, scale + first * groups, scaled_sum + first * groups};
   }
 };
 
 inline size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 
-inline size_t rows_bytes(bool int8, int64_t rows, int64_t padded_k, int64_t groups) {
-  const size_t r = static_cast<size_t>(rows * terms_of(int8, padded_k, groups)), k = static_cast<size_t>(padded_k), g = static_cast<size_t>(groups);
-  return int8 ? align64(r * k) + 3 * align64(r * g * 4) : align64(r * k * 4);
+// `groups`: of the weights.
+inline size_t rows_bytes(const MicroSet& set, int64_t rows, int64_t padded_k, int64_t groups) {
+  groups = scale_groups(set, padded_k, groups);
+  const size_t r = static_cast<size_t>(rows * terms_of(set.int8, padded_k, groups)), k = static_cast<size_t>(padded_k), g = static_cast<size_t>(groups);
+  return set.int8 ? align64(r * k) + 3 * align64(r * g * 4) : align64(r * k * 4);
 }
 
-inline Rows place_rows(const Panels& p, bool int8, int rows, char* memory) {
+inline Rows place_rows(const Panels& p, const MicroSet& set, int rows, char* memory) {
   Rows r;
-  r.int8 = int8;
-  r.terms = terms_of(int8, p.padded_k, p.groups);
+  r.int8 = set.int8;
+  r.centre = set.centre;
+  r.groups = scale_groups(set, p.padded_k, p.groups);
+  r.group = set.scale_inputs ? set.scale_inputs : p.group;
+  r.terms = terms_of(set.int8, p.padded_k, r.groups);
   r.rows = rows * r.terms;
   r.padded_k = p.padded_k;
-  r.group = p.group;
-  r.groups = p.groups;
   r.data = memory;
-  if (int8) {
-    const size_t step = align64(static_cast<size_t>(r.rows) * static_cast<size_t>(p.groups) * 4);
+  if (set.int8) {
+    const size_t step = align64(static_cast<size_t>(r.rows) * static_cast<size_t>(r.groups) * 4);
     memory += align64(static_cast<size_t>(r.rows) * static_cast<size_t>(p.padded_k));
-    r.sum = reinterpret_cast<int32_t*>(memory);
+    r.start = reinterpret_cast<int32_t*>(memory);
     r.scale = reinterpret_cast<float*>(memory + step);
     r.scaled_sum = reinterpret_cast<float*>(memory + 2 * step);
   }

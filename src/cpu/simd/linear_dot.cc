@@ -1,5 +1,6 @@
 // Micro kernels for i8 and u4 weights with int8 activations: unsigned codes times signed codes, the centre of the weights corrected in
 // the start value of the int32 sums; then for each group y = fma(sum, weight_scale * row_scale, y) [and fma(offset, row_sum, y)].
+// Where activations have scales of their own within a group of weights: fine_of.
 #include <utility>
 
 #include "cpu/simd/linear.h"
@@ -65,8 +66,8 @@ inline void fold(const I (&d)[M][2], const GroupScales& s, const float* scale, c
 }
 
 template <int M>
-inline void start_sums(I (&d)[M][2], const int32_t* sum, int centre) {
-  INGOT_UNROLL for (int r = 0; r < M; ++r) d[r][0] = d[r][1] = set1i(-centre * sum[r]);
+inline void start_sums(I (&d)[M][2], const int32_t* start) {
+  INGOT_UNROLL for (int r = 0; r < M; ++r) d[r][0] = d[r][1] = set1i(start[r]);
 }
 
 template <int M>
@@ -126,7 +127,7 @@ void micro_of(const Panels& p, const uint8_t* w, const Block& b, float* out) {
     GroupScales s;
     w = read_scales(p, w, kCentre, s);
     I d[M][2];
-    start_sums<M>(d, b.sum + g * M, S == Source::kI8 && kCentred8 ? 0 : kCentre);
+    start_sums<M>(d, b.start + g * M);
     if constexpr (S == Source::kI8) lines8<M, false>(w, x, p.group, d);
     else if constexpr (S == Source::kI4) lines4<M>(w, x, p.group, d);
     else lines8<M, true>(w, x, p.group, d);
@@ -159,6 +160,48 @@ void micro(const Panels& p, const uint8_t* w, const Block& b, float* out) {
   else micro_of<M, S, true>(p, w, b, out);
 }
 
+// One weight scale for many activation scales: y = weight_scale * sum over these of (scale * int32 sum) [+ offset * row sum].
+template <int M, bool kOffset>
+void fine_of(const Panels& p, const uint8_t* w, const Block& b, float* out) {
+  const int8_t* x = static_cast<const int8_t*>(b.data);
+  constexpr bool kMemory = M > 4;
+  alignas(64) float kept[kMemory ? M * 32 : 1];
+  F y[M][2];
+  std::memset(out, 0, M * 32 * sizeof(float));
+  for (int g = 0, f = 0; g < p.groups; ++g) {
+    GroupScales s;
+    w = read_scales(p, w, 128, s);
+    float row_sum[M] = {};
+    if (kMemory) std::memset(kept, 0, sizeof kept);
+    else INGOT_UNROLL for (int r = 0; r < M; ++r) y[r][0] = y[r][1] = zero();
+    for (int i = 0; i < p.group; i += kFineInputs, ++f) {
+      I d[M][2];
+      start_sums<M>(d, b.start + f * M);
+      lines8<M, false>(w, x, kFineInputs, d);
+      INGOT_UNROLL for (int r = 0; r < M; ++r) {
+        const F by = set1(b.scale[f * M + r]);
+        INGOT_UNROLL for (int j = 0; j < 2; ++j) {
+          if constexpr (kMemory) store(kept + 32 * r + 16 * j, fma(to_f(d[r][j]), by, load(kept + 32 * r + 16 * j)));
+          else y[r][j] = fma(to_f(d[r][j]), by, y[r][j]);
+        }
+        if (kOffset) row_sum[r] += b.scaled_sum[f * M + r];
+      }
+    }
+    INGOT_UNROLL for (int r = 0; r < M; ++r) INGOT_UNROLL for (int j = 0; j < 2; ++j) {
+      float* at = out + 32 * r + 16 * j;
+      F t = fma(kMemory ? load(kept + 32 * r + 16 * j) : y[r][j], s.scale[j], load(at));
+      if (kOffset) t = fma(s.add[j], set1(row_sum[r]), t);
+      store(at, t);
+    }
+  }
+}
+
+template <int M>
+void fine(const Panels& p, const uint8_t* w, const Block& b, float* out) {
+  if (p.offsets == OffsetKind::kNone) fine_of<M, false>(p, w, b, out);
+  else fine_of<M, true>(p, w, b, out);
+}
+
 // Nibbles to bytes, scales copied: the panel then reads like i8 with codes below 16.
 void unpack4(const Panels& p, const uint8_t* w, void* out_bytes) {
   uint8_t* out = static_cast<uint8_t*>(out_bytes);
@@ -186,7 +229,18 @@ template <int... I>
 MicroSet make8(std::integer_sequence<int, I...>) {
   MicroSet s;
   s.int8 = true;
+  s.centre = kCentred8 ? 0 : 128;
   ((s.direct[I] = micro<kBlockSizes[I], Source::kI8>), ...);
+  return s;
+}
+
+template <int... I>
+MicroSet make_fine(std::integer_sequence<int, I...>) {
+  MicroSet s;
+  s.int8 = true;
+  s.centre = kCentred8 ? 0 : 128;
+  s.scale_inputs = kFineInputs;
+  ((s.direct[I] = fine<kBlockSizes[I]>), ...);
   return s;
 }
 
@@ -194,6 +248,7 @@ template <int... I>
 MicroSet make4(std::integer_sequence<int, I...>) {
   MicroSet s;
   s.int8 = true;
+  s.centre = 8;
   ((s.direct[I] = micro<kBlockSizes[I], Source::kI4>), ...);
   ((s.unpacked[I] = micro<kBlockSizes[I], Source::kI4Unpacked>), ...);
   s.unpack = unpack4;
@@ -208,6 +263,11 @@ const MicroSet& dot_set(Format f) {
   static const MicroSet kI8 = make8(std::make_integer_sequence<int, kBlockCount>{});
   static const MicroSet kI4 = make4(std::make_integer_sequence<int, kBlockCount>{});
   return f == Format::kI8 ? kI8 : kI4;
+}
+
+const MicroSet& fine_set() {
+  static const MicroSet kI8 = make_fine(std::make_integer_sequence<int, kBlockCount>{});
+  return kI8;
 }
 
 }  // namespace ingot::cpu::INGOT_SIMD

@@ -8,7 +8,7 @@ struct Home {
   int first, size, at;
 };
 Home home(int count, int index) {
-  const int full = count / kMaxBlock * kMaxBlock;
+  const int full = count > 2 * kMaxBlock ? (count / kMaxBlock - 1) * kMaxBlock : 0;  // surely whole blocks
   if (index < full) return {index / kMaxBlock * kMaxBlock, kMaxBlock, index % kMaxBlock};
   int first = full;
   for (;;) {
@@ -43,7 +43,7 @@ void quantise(const Rows& rows, const Home& h, const float* x, int k) {
       },
       [&](int term, int g, float scale, float sum_codes) {
         const int64_t at = h.first * rows.groups + g * m + h.at + term;
-        rows.sum[at] = static_cast<int32_t>(sum_codes);
+        rows.start[at] = -rows.centre * static_cast<int32_t>(sum_codes);
         rows.scale[at] = scale;
         rows.scaled_sum[at] = scale * sum_codes;
       });

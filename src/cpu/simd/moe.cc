@@ -129,7 +129,7 @@ Places places(const ingot_op_desc& d, int64_t pairs, int threads) {
   p.order = align64(static_cast<size_t>(d.attrs.experts + 1) * 4);
   p.where = p.order + align64(n * 4);
   p.rows = p.where + align64(n * 4);
-  const size_t a = rows_bytes(kInt8, pairs, in.padded_k, in.groups), b = rows_bytes(kInt8, pairs, back.padded_k, back.groups);
+  const size_t a = rows_bytes(set, pairs, in.padded_k, in.groups), b = rows_bytes(set, pairs, back.padded_k, back.groups);
   p.hidden = p.rows + (a > b ? a : b) + slack;
   p.result = p.hidden + align64(n * static_cast<size_t>(in.n) * 4);
   p.own = p.result + align64(n * static_cast<size_t>(back.n) * 4);
@@ -151,14 +151,14 @@ size_t mlp_scratch(const ingot_op_desc& d, const Bounds& b) {
 struct Segments {
   const int32_t* begin;
   int experts;
-  bool int8;
+  const MicroSet& set;
   template <class Fn>  // fn(expert, first pair, count, memory)
   void each(const Panels& p, char* memory, Fn fn) const {
     for (int e = 0; e < experts; ++e) {
       const int n = begin[e + 1] - begin[e];
       if (n == 0) continue;
       fn(e, begin[e], n, memory);
-      memory += rows_bytes(int8, n, p.padded_k, p.groups);
+      memory += rows_bytes(set, n, p.padded_k, p.groups);
     }
   }
 };
@@ -191,7 +191,7 @@ void mlp(const Call& c, Thread& t) {
   const Panels fc = read_panels(c.desc().weight[0], false, c.step->weight[0]);
   const Panels gate = read_panels(c.desc().weight[1], false, c.step->weight[1]);
   const Panels proj = read_panels(c.desc().weight[2], false, c.step->weight[2]);
-  const Segments segments{begin, a.experts, kInt8};
+  const Segments segments{begin, a.experts, set};
   float* hidden = reinterpret_cast<float*>(c.scratch + at.hidden);
   float* result = reinterpret_cast<float*>(c.scratch + at.result);
   char* own = c.scratch + at.own + (at.total - at.own) / static_cast<size_t>(t.size) * static_cast<size_t>(t.rank);
@@ -199,7 +199,7 @@ void mlp(const Call& c, Thread& t) {
   const auto pack = [&](const Panels& p, auto source) {
     t.each(pairs, [&](Range mine) {
       segments.each(p, c.scratch + at.rows, [&](int, int first, int n, char* memory) {
-        const Rows rows = place_rows(p, kInt8, n, memory);
+        const Rows rows = place_rows(p, set, n, memory);
         for (int64_t i = mine.begin > first ? mine.begin : first; i < first + n && i < mine.end; ++i)
           pack_row(rows, static_cast<int>(i) - first, source(i), p.k);
       });
@@ -209,7 +209,7 @@ void mlp(const Call& c, Thread& t) {
   const auto each_item = [&](const Panels& p, auto fn) {
     t.each(static_cast<int64_t>(a.experts) * p.panels, [&](Range items) {
       segments.each(p, c.scratch + at.rows, [&](int expert, int first, int n, char* memory) {
-        const Rows rows = place_rows(p, kInt8, n, memory);
+        const Rows rows = place_rows(p, set, n, memory);
         const int64_t before = static_cast<int64_t>(expert) * p.panels;
         for (int64_t i = items.begin > before ? items.begin : before; i < before + p.panels && i < items.end; ++i) fn(expert, first, rows, i - before);
       });

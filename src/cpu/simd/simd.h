@@ -272,20 +272,34 @@ inline F as_f(I a) { F r; std::memcpy(r.v, a.v, 64); return r; }
 #endif
 
 // Lanes added (compared) pairwise in a fixed tree.
+#if defined(INGOT_SIMD_AVX512) || defined(INGOT_SIMD_AVX2)
+#if defined(INGOT_SIMD_AVX512)
+inline __m256 half_of(F x, bool upper) { return upper ? _mm512_maskz_extractf32x8_ps(0xff, x.v, 1) : _mm512_maskz_extractf32x8_ps(0xff, x.v, 0); }
+#else
+inline __m256 half_of(F x, bool upper) { return x.v[upper]; }
+#endif
 inline float sum(F x) {
-  alignas(64) float t[16];
-  store(t, x);
-  for (int w = 8; w; w /= 2)
-    for (int i = 0; i < w; ++i) t[i] += t[i + w];
-  return t[0];
+  const __m256 a = _mm256_add_ps(half_of(x, false), half_of(x, true));
+  const __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)), c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
 }
 inline float largest(F x) {
-  alignas(64) float t[16];
-  store(t, x);
-  for (int w = 8; w; w /= 2)
-    for (int i = 0; i < w; ++i) t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
-  return t[0];
+  const __m256 a = _mm256_max_ps(half_of(x, false), half_of(x, true));
+  const __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)), c = _mm_max_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
 }
+#else
+inline float sum(F x) {
+  for (int w = 8; w; w /= 2)
+    for (int i = 0; i < w; ++i) x.v[i] += x.v[i + w];
+  return x.v[0];
+}
+inline float largest(F x) {
+  for (int w = 8; w; w /= 2)
+    for (int i = 0; i < w; ++i) x.v[i] = x.v[i] > x.v[i + w] ? x.v[i] : x.v[i + w];
+  return x.v[0];
+}
+#endif
 
 inline uint16_t to_bf16(float f) {  // to nearest even
   const uint32_t u = float_bits(f);
