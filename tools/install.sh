@@ -7,7 +7,7 @@ what=${1:-build}
 # Reasons and versions: docs/dependencies.md.
 packages=(cmake ninja-build g++ make ccache curl python3 python3-venv libgtest-dev nlohmann-json3-dev
           libssl-dev zlib1g-dev libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc pkg-config)
-if [ "$what" = test ]; then packages+=(clang-16 libclang-rt-16-dev chromium); fi
+if [ "$what" = test ]; then packages+=(clang-16 libclang-rt-16-dev chromium g++-aarch64-linux-gnu); fi
 
 missing=()
 for package in "${packages[@]}"; do
