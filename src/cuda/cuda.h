@@ -81,6 +81,7 @@ struct Launch {
   void* blas = nullptr;  // the executable's cuBLASLt state
   bool capturing = false;
   bool quantised = false;  // the program has products with quantised weights
+  bool fp8 = false;        // of fp8
   unsigned* arrived = nullptr;  // kArrivedCounters or more, zero between kernels: how many blocks of a shared result are done
 };
 
@@ -155,8 +156,9 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t stream, Ar
 
 // Share of L1 that shared memory takes in all kernels of a step, percent. Reads into registers under way live in what is left: with 100, a
 // step of one row takes 1.6 times as long as with 44; for two to eight rows, whose activations lie in shared memory, 72 is best (measured).
-// Quantised weights are read into shared memory. One value for all of a step, since another one waits for an idle multiprocessor.
-inline unsigned carveout_of(const Launch& l) { return l.quantised && l.rows <= 8 ? 100 : l.rows >= 2 && l.rows <= 8 ? 72 : 44; }
+// Quantised weights are read into shared memory, by kernels of up to kMixedRows rows (linear.h). One value for all of a step, since another
+// one waits for an idle multiprocessor: a quarter more tokens at 64 rows of int4.
+inline unsigned carveout_of(const Launch& l) { return l.quantised && l.rows <= 256 ? 100 : l.rows >= 2 && l.rows <= 8 ? 72 : 44; }
 
 // The same as a dependent of the kernel before it: it starts while that one ends, and must call wait_for_predecessor().
 template <class... P, class... Args>

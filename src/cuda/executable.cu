@@ -102,7 +102,9 @@ Status Executable::allocate(const ingot_program& p) {
   int most_heads = 0, most_parts = 0;
   for (const ingot_step& s : steps_) {
     const op::Op o = static_cast<op::Op>(s.desc.op);
-    quantised_ |= (o == op::Op::kLinear || o == op::Op::kGatedLinear) && s.desc.weight[0].group > 0;
+    if (o != op::Op::kLinear && o != op::Op::kGatedLinear) continue;
+    quantised_ |= s.desc.weight[0].group > 0;
+    fp8_ |= static_cast<DType>(s.desc.weight[0].dtype) == DType::kF8E4M3;
   }
   for (const ingot_step& s : steps_)
     if (static_cast<op::Op>(s.desc.op) == op::Op::kAttention) most_heads = std::max(most_heads, s.desc.attrs.heads);
@@ -503,6 +505,7 @@ Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step, bo
   l.capturing = capturing;
   l.arrived = arrived_;
   l.quantised = quantised_;
+  l.fp8 = fp8_;
   const size_t parity = static_cast<size_t>(&f - flights_);
   if (dump_step == kDumpFirst) TRY(dump(f, b));
   launch(resolve_tokens_kernel, (l.rows + 127) / 128, 128, stream_, l.in.tokens, ids_[parity ^ 1], l.rows);

@@ -68,6 +68,7 @@ class Executable {
   std::vector<float2*> tables_;  // [max_tokens, rotary_dim / 2] each
   unsigned* arrived_ = nullptr;
   bool quantised_ = false;
+  bool fp8_ = false;
   float* squares_ = nullptr;  // of a norm that two products share
   std::vector<void*> states_;
   std::vector<int> state_widths_;

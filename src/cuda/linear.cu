@@ -1,12 +1,13 @@
 // linear and gated_linear over every weight format.
 //
-// Few rows of 16-bit activations: skinny.cu; some, on quantised weights: mixed.cu. Many rows: cuBLASLt on weights in the activation's type
-// (blas.cu); fp8 weights with activations rounded to fp8 row by row; other formats are first dequantised into scratch. Here: f32
+// Few rows of 16-bit activations: skinny.cu; some, on quantised weights: mixed.cu; fp8 weights with activations rounded to fp8 row by row:
+// fp8.cu. Many rows: cuBLASLt on weights in the activation's type (blas.cu); other formats are first dequantised into scratch. Here: f32
 // activations, mixed types and any width. Raw weight layout (ingot_weight_desc), no packing.
 #include <algorithm>
 #include <utility>
 
 #include "cuda/blas.h"
+#include "cuda/fp8.h"
 #include "cuda/linear.h"
 #include "cuda/math.cuh"
 #include "cuda/mma.cuh"
@@ -78,19 +79,6 @@ Status dispatch_weight(DType dtype, F&& f) {
     case DType::kU4: return f(std::integral_constant<DType, DType::kU4>());
     case DType::kF8E4M3: return f(std::integral_constant<DType, DType::kF8E4M3>());
     default: return Error(Code::kUnsupported, cat("cuda: linear weights of type ", dtype_name(dtype)));
-  }
-}
-
-template <class A>
-__device__ __forceinline__ void load8_activation(const A* x, float (&v)[8]) {
-  if constexpr (sizeof(A) == 2) {
-    const uint4 raw = *reinterpret_cast<const uint4*>(x);
-    const A* h = reinterpret_cast<const A*>(&raw);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) v[j] = to_float(h[j]);
-  } else {
-#pragma unroll
-    for (int j = 0; j < 8; ++j) v[j] = x[j];
   }
 }
 
@@ -339,7 +327,6 @@ Status many(const LinearCall& c, Launch& l) {
   const DType wtype = static_cast<DType>(c.weight->dtype);
   const int n = static_cast<int>(c.weight->n), k = static_cast<int>(c.weight->k), step = step_of(wtype);
   const bool same = wtype == c.x.dtype;
-  const AnyVector bias{c.bias, c.bias_dtype};
   char* scratch = static_cast<char*>(l.scratch);
   const size_t weight_row = padded(static_cast<size_t>(k) * sizeof(A)), gated_row = static_cast<size_t>(n) * sizeof(A);
   // Half of the scratch for each, where both are needed.
@@ -381,8 +368,7 @@ Status many(const LinearCall& c, Launch& l) {
       }
       TRY(gemm(g, l));
     }
-    if (bias.data && target_type == c.x.dtype) launch(add_bias_kernel<A>, rows, 256, l.stream, reinterpret_cast<A*>(target), target_stride, bias, n);
-    else if (bias.data) launch(add_bias_kernel<float>, rows, 256, l.stream, reinterpret_cast<float*>(target), target_stride, bias, n);
+    if (c.bias) add_bias({target, n, static_cast<int>(target_stride), target_type}, rows, c.bias, c.bias_dtype, l);
     if (c.gated)
       for (int r = 0; r < rows; r += kGridRows)
         launch(gate_kernel<A>, dim3((n / 16 + 255) / 256, std::min(kGridRows, rows - r)), 256, l.stream,
@@ -391,141 +377,12 @@ Status many(const LinearCall& c, Launch& l) {
   return launched("linear");
 }
 
-// ---- fp8 weights and activations ---------------------------------------------------------------------------------------------------
-
-constexpr float kMostF8 = 448;
-
-// Rows of T as e4m3, each with the scale that lets its largest number be the largest of e4m3. make(k): eight numbers from column k on.
-// A block makes a row; what a thread made in the first pass it keeps for the second, as far as it has room.
-template <class T, class Make>
-__device__ __forceinline__ void round_row(int width, uint8_t* out, float* scale_out, Make&& make) {
-  constexpr int kThreads = 256, kHeld = 7;  // 14336 columns
-  __shared__ float shared[33];
-  uint4 held[kHeld];
-  float most = 0;
-  const auto most_of = [&](const uint4& raw) {
-    const T* h = reinterpret_cast<const T*>(&raw);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) most = fmaxf(most, fabsf(to_float(h[j])));
-  };
-#pragma unroll
-  for (int i = 0; i < kHeld; ++i)
-    if (const int k = 8 * (threadIdx.x + kThreads * i); k < width) {
-      held[i] = make(k);
-      most_of(held[i]);
-    }
-  for (int k = 8 * (threadIdx.x + kThreads * kHeld); k < width; k += 8 * kThreads) most_of(make(k));
-  most = block_max(most, shared);
-  const float scale = most > 0 ? most / kMostF8 : 1.0f, inverse = 1.0f / scale;
-  const auto put = [&](int k, const uint4& raw) {
-    const T* h = reinterpret_cast<const T*>(&raw);
-    alignas(8) __nv_fp8_e4m3 f[8];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) f[j] = __nv_fp8_e4m3(to_float(h[j]) * inverse);
-    *reinterpret_cast<uint2*>(out + k) = *reinterpret_cast<const uint2*>(f);
-  };
-#pragma unroll
-  for (int i = 0; i < kHeld; ++i)
-    if (const int k = 8 * (threadIdx.x + kThreads * i); k < width) put(k, held[i]);
-  for (int k = 8 * (threadIdx.x + kThreads * kHeld); k < width; k += 8 * kThreads) put(k, make(k));
-  if (threadIdx.x == 0) *scale_out = scale;
-}
-
-template <class T>
-__global__ void __launch_bounds__(256) round_rows_kernel(const T* __restrict__ x, int64_t x_stride, int width, uint8_t* out, float* scales) {
-  const T* row = x + blockIdx.x * x_stride;
-  wait_for_predecessor();
-  round_row<T>(width, out + blockIdx.x * static_cast<int64_t>(width), scales + blockIdx.x, [&](int k) { return *reinterpret_cast<const uint4*>(row + k); });
-}
-
-// gate_kernel that leaves its result rounded as well.
-template <class T>
-__global__ void __launch_bounds__(256) gate_round_kernel(const T* __restrict__ both, T* y, int64_t y_stride, int half, int activation, uint8_t* out, float* scales) {
-  const T* row = both + blockIdx.x * static_cast<int64_t>(2 * half);
-  round_row<T>(half, out + blockIdx.x * static_cast<int64_t>(half), scales + blockIdx.x, [&](int k) {
-    float a[8], b[8];
-    load8_activation(row + k, a);
-    load8_activation(row + half + k, b);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) a[j] = activate(activation, a[j]) * b[j];
-    const uint4 v{pack2<T>(a[0], a[1]), pack2<T>(a[2], a[3]), pack2<T>(a[4], a[5]), pack2<T>(a[6], a[7])};
-    *reinterpret_cast<uint4*>(y + blockIdx.x * y_stride + k) = v;
-    return v;
-  });
-}
-
-bool fp8_accepts(const LinearCall& c) {
-  const DType x = c.x.dtype;
-  return static_cast<DType>(c.weight->dtype) == DType::kF8E4M3 && (x == DType::kBf16 || x == DType::kF16) && c.weight->group == c.weight->k &&
-         !c.weight->has_zero && c.weight->k % 16 == 0 && c.weight->n % (c.gated ? 32 : 16) == 0;
-}
-
-// Rows at once: as many as scratch holds of rounded activations, scales and, gated, products and the rounded result. `ready`: x, rounded
-// by the product before. kUnsupported: the library cannot.
-template <class T>
-Status fp8(const LinearCall& c, const RoundedRows& ready, Launch& l) {
-  const int n = static_cast<int>(c.weight->n), k = static_cast<int>(c.weight->k);
-  const AnyVector bias{c.bias, c.bias_dtype};
-  const size_t row_bytes = static_cast<size_t>(k) + 4 + (c.gated ? static_cast<size_t>(n) * sizeof(T) + static_cast<size_t>(n / 2) + 4 : 0);
-  const int at_once = static_cast<int>(std::min<size_t>(c.rows, (l.scratch_bytes - 2048) / row_bytes));
-  if (at_once < 1) return Error(Code::kUnsupported, "cuda: no room in scratch for a row of fp8 activations");
-  char* free = static_cast<char*>(l.scratch);
-  const auto take = [&](size_t bytes_of_row) {
-    char* here = free;
-    free += padded(static_cast<size_t>(at_once) * bytes_of_row);
-    return here;
-  };
-  T* both = reinterpret_cast<T*>(take(c.gated ? static_cast<size_t>(n) * sizeof(T) : 0));
-  uint8_t* result = reinterpret_cast<uint8_t*>(take(c.gated ? static_cast<size_t>(n / 2) : 0));
-  float* result_scales = reinterpret_cast<float*>(take(c.gated ? 4 : 0));
-  const uint8_t* x = ready.values;
-  const float* scales = ready.scales;
-  const bool known = !c.gated && at_once == c.rows && ready.of == c.x.data && ready.rows == c.rows && ready.width == k;
-  const WeightArgs w = weight_args(*c.weight, c.data);
-  uint8_t* rounded = known ? nullptr : reinterpret_cast<uint8_t*>(take(static_cast<size_t>(k)));
-  float* rounded_scales = known ? nullptr : reinterpret_cast<float*>(take(4));
-  for (int row = 0; row < c.rows; row += at_once) {
-    const int rows = std::min(at_once, c.rows - row);
-    auto at = [&](const Matrix& m) { return static_cast<char*>(m.data) + storage_bytes(m.dtype, static_cast<int64_t>(row) * m.stride); };
-    if (!known) {
-      launch_dependent(round_rows_kernel<T>, rows, 256, 0, l, reinterpret_cast<const T*>(at(c.x)), c.x.stride, k, rounded, rounded_scales);
-      x = rounded;
-      scales = rounded_scales;
-    }
-    GemmCall g;
-    g.dtype = DType::kF8E4M3;
-    g.y_dtype = c.gated ? c.x.dtype : c.y.dtype;
-    g.w = w.values;
-    g.w_scales = w.scales;
-    g.x = x;
-    g.x_scales = scales;
-    g.x_stride = k;
-    g.y = c.gated ? static_cast<void*>(both) : at(c.y);
-    g.y_stride = c.gated ? n : c.y.stride;
-    if (c.residual && !c.gated) {
-      g.c = at(*c.residual);
-      g.c_stride = c.residual->stride;
-    }
-    g.rows = rows;
-    g.n = n;
-    g.k = k;
-    TRY(gemm(g, l));
-    if (bias.data && g.y_dtype == c.x.dtype) launch(add_bias_kernel<T>, rows, 256, l.stream, static_cast<T*>(g.y), g.y_stride, bias, n);
-    else if (bias.data) launch(add_bias_kernel<float>, rows, 256, l.stream, static_cast<float*>(g.y), g.y_stride, bias, n);
-    if (c.gated)
-      launch(gate_round_kernel<T>, rows, 256, l.stream, both, reinterpret_cast<T*>(at(c.y)), c.y.stride, n / 2, c.activation, result, result_scales);
-  }
-  if (c.gated && at_once == c.rows) rounded_rows(l) = {c.y.data, result, result_scales, c.rows, n / 2};
-  return launched("fp8 linear");
-}
-
 // The most rows for which the mixed product is the fastest way, where cuBLASLt is another.
 int mixed_rows(DType weights, bool blas) {
   if (!blas) return kMixedRows;
   switch (weights) {
     case DType::kU4: return kMixedRows;
     case DType::kI8: return 128;
-    case DType::kF8E4M3: return 64;
     default: return 0;
   }
 }
@@ -543,8 +400,8 @@ Status linear_as(const LinearCall& c, Launch& l) {
                     (!c.gated || static_cast<size_t>(n) * sizeof(A) <= l.scratch_bytes / 2);
   if constexpr (sizeof(A) == 2) {
     if (c.rows > kSkinnyRows && c.rows <= mixed_rows(wtype, blas) && mixed_accepts(c)) return mixed(c, l);
-    if (blas && fp8_accepts(c)) {
-      const Status status = fp8<A>(c, ready, l);
+    if (fp8_accepts(c)) {
+      const Status status = fp8(c, ready, blas, l);
       if (status.ok() || status.error().code() != Code::kUnsupported) return status;
     }
   }
@@ -591,6 +448,15 @@ constexpr Kernel kRows[] = {
 }  // namespace
 
 std::span<const Kernel> linear_kernels() { return kRows; }
+
+void add_bias(const Matrix& y, int rows, const void* bias, DType bias_dtype, Launch& l) {
+  const AnyVector values{bias, bias_dtype};
+  switch (y.dtype) {
+    case DType::kF32: return launch(add_bias_kernel<float>, rows, 256, l.stream, y.as<float>(), y.stride, values, y.width);
+    case DType::kBf16: return launch(add_bias_kernel<__nv_bfloat16>, rows, 256, l.stream, y.as<__nv_bfloat16>(), y.stride, values, y.width);
+    default: return launch(add_bias_kernel<__half>, rows, 256, l.stream, y.as<__half>(), y.stride, values, y.width);
+  }
+}
 
 Status linear(const LinearCall& c, Launch& l) {
   if (c.rows == 0) return {};

@@ -4,7 +4,7 @@
 //   TRY(linear(c, launch));     // y = f(norm(x) w^T + bias) + residual
 //
 // Up to kSkinnyRows rows of 16-bit activations stream the weights once (skinny.cu); up to kMixedRows on quantised weights likewise
-// (mixed.cu); more, and more than a few on plain weights, go to cuBLASLt.
+// (mixed.cu, fp8.cu); more, and more than a few on plain weights, go to cuBLASLt.
 #pragma once
 
 #include "cuda/cuda.h"
@@ -39,15 +39,20 @@ struct LinearCall {
 
 Status linear(const LinearCall& c, Launch& l);
 
-// Rows of fp8 e4m3, each with a scale: what a product left of its result beside it, for a product that follows it directly. Anything else
+// Rows of fp8 e4m3, each with a scale: what a product or a norm left of its result beside it, for a product that follows it directly. Anything else
 // that runs between forgets it.
 struct RoundedRows {
   const void* of = nullptr;  // the result
-  const uint8_t* values = nullptr;
-  const float* scales = nullptr;
+  uint8_t* values = nullptr;
+  float* scales = nullptr;
   int rows = 0, width = 0;
 };
 RoundedRows& rounded_rows(const Launch& l);
+// Room for them at the end of the scratch, which no product takes; values are null where they would not fit.
+inline size_t rounded_bytes(const Launch& l) { return l.scratch_bytes / 8; }
+RoundedRows room_for_rounded(const Launch& l, int rows, int width);
+
+void add_bias(const Matrix& y, int rows, const void* bias, DType bias_dtype, Launch& l);
 
 bool skinny_accepts(const LinearCall& c);
 bool skinny_takes_norm(int rows, int64_t k);

@@ -36,6 +36,20 @@ __device__ __forceinline__ __nv_fp8_e4m3 from_float<__nv_fp8_e4m3>(float x) {
   return __nv_fp8_e4m3(x);
 }
 
+// Eight neighbours, 16 bytes of a 16-bit type.
+template <class A>
+__device__ __forceinline__ void load8_activation(const A* x, float (&v)[8]) {
+  if constexpr (sizeof(A) == 2) {
+    const uint4 raw = *reinterpret_cast<const uint4*>(x);
+    const A* h = reinterpret_cast<const A*>(&raw);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) v[j] = to_float(h[j]);
+  } else {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) v[j] = x[j];
+  }
+}
+
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
   for (int m = 16; m; m >>= 1) x += __shfl_xor_sync(0xffffffffu, x, m);

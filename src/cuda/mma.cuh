@@ -98,6 +98,22 @@ __device__ __forceinline__ float fast_exp2(float x) {
   return y;
 }
 
+// Four e4m3 as f16, two and two: exact.
+__device__ __forceinline__ void f8_to_f16(uint32_t v, uint32_t& low, uint32_t& high) {
+#if __CUDA_ARCH__ >= 890
+  asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h; }" : "=r"(low), "=r"(high) : "r"(v));
+#else
+  // As high halves sign, exponent and mantissa are in place but for one bit; the product mends the exponent's bias, also of subnormals.
+  const auto widened = [](uint32_t p) {
+    const uint32_t h = (p & 0x80008000u) | (p >> 1 & 0x3f803f80u), scale = 0x5c005c00u;
+    const __half2 r = __hmul2(reinterpret_cast<const __half2&>(h), reinterpret_cast<const __half2&>(scale));
+    return reinterpret_cast<const uint32_t&>(r);
+  };
+  low = widened(__byte_perm(v, 0, 0x1404));
+  high = widened(__byte_perm(v, 0, 0x3424));
+#endif
+}
+
 // Two halves of type T in a word.
 template <class T>
 __device__ __forceinline__ uint32_t sub2(uint32_t a, uint32_t b) {

@@ -1,7 +1,9 @@
 // rms_norm (whole rows or groups of columns), layer_norm, add_rms_norm. One block a row (or group); sums in f32.
 #include "cuda/cuda.h"
+#include "cuda/linear.h"
 #include "cuda/math.cuh"
 #include "cuda/mma.cuh"
+#include "cuda/round.cuh"
 
 namespace ingot::cuda {
 namespace {
@@ -37,11 +39,17 @@ __global__ void rms_norm_kernel(const A* x, int64_t x_stride, const A* x2, int64
 
 constexpr int kThreads = 256, kPieces = 4;
 
-// 16-bit rows of up to 8 * kThreads * kPieces columns, eight at a time, held in registers between the two passes.
+// 16-bit rows of up to 8 * kThreads * kPieces columns, eight at a time, held in registers between the passes. rounded: the result is left
+// as fp8 too, [rows, width].
 template <class A, class W>
 __global__ void __launch_bounds__(kThreads) rms_norm_wide_kernel(const A* x, int64_t x_stride, const A* x2, int64_t x2_stride, const W* w, A* y,
-                                                                 int64_t y_stride, A* sum, int64_t sum_stride, int width, float eps) {
+                                                                 int64_t y_stride, A* sum, int64_t sum_stride, int width, float eps, uint8_t* rounded,
+                                                                 float* rounded_scales) {
   __shared__ float shared[33];
+  float weights[kPieces][8];
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p)
+    if (const int i = 8 * (p * kThreads + threadIdx.x); i < width) load8_activation(w + i, weights[p]);
   start_dependents();
   wait_for_predecessor();
   const int64_t row = blockIdx.x;
@@ -64,15 +72,26 @@ __global__ void __launch_bounds__(kThreads) rms_norm_wide_kernel(const A* x, int
     for (int j = 0; j < 8; ++j) squares = fmaf(to_float(h[j]), to_float(h[j]), squares);
   }
   const float inverse = rsqrtf(block_sum(squares, shared) / static_cast<float>(width) + eps);
+  float most = 0;
 #pragma unroll
   for (int p = 0; p < kPieces; ++p) {
     const int i = 8 * (p * kThreads + threadIdx.x);
     if (i >= width) break;
     A* h = reinterpret_cast<A*>(&held[p]);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) h[j] = from_float<A>(to_float(h[j]) * inverse * to_float(w[i + j]));
+    for (int j = 0; j < 8; ++j) h[j] = from_float<A>(to_float(h[j]) * inverse * weights[p][j]);
     *reinterpret_cast<uint4*>(y + row * y_stride + i) = held[p];
+    most = most_of<A>(held[p], most);
   }
+  if (!rounded) return;
+  const float scale = f8_scale(block_max(most, shared)), over = 1.0f / scale;
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) {
+    const int i = 8 * (p * kThreads + threadIdx.x);
+    if (i >= width) break;
+    put_f8<A>(rounded + row * width + i, held[p], over);
+  }
+  if (threadIdx.x == 0) rounded_scales[row] = scale;
 }
 
 bool wide(const Matrix& m) { return m.width % 8 == 0 && (reinterpret_cast<uintptr_t>(m.data) | static_cast<uintptr_t>(m.stride) * 2) % 16 == 0; }
@@ -102,9 +121,12 @@ Status rms_norm_rows(const Matrix& x, const Matrix* x2, const W* w, const Matrix
   A* total = sum ? sum->as<A>() : nullptr;
   const int other_stride = x2 ? x2->stride : 0, total_stride = sum ? sum->stride : 0;
   if constexpr (sizeof(A) == 2)
-    if (wide(x) && wide(y) && (!x2 || (wide(*x2) && wide(*sum))) && x.width <= 8 * kThreads * kPieces) {
+    if (wide(x) && wide(y) && reinterpret_cast<uintptr_t>(w) % 16 == 0 && (!x2 || (wide(*x2) && wide(*sum))) && x.width <= 8 * kThreads * kPieces) {
+      RoundedRows rounded = l.fp8 ? room_for_rounded(l, rows, x.width) : RoundedRows{};
       launch_dependent(rms_norm_wide_kernel<A, W>, rows, kThreads, 0, l, x.as<A>(), x.stride, other, other_stride, w, y.as<A>(), y.stride, total,
-                       total_stride, x.width, eps);
+                       total_stride, x.width, eps, rounded.values, rounded.scales);
+      rounded.of = y.data;
+      rounded_rows(l) = rounded;
       return launched("norm kernel");
     }
   launch(rms_norm_kernel<A, W>, rows, threads_for(x.width), l.stream, x.as<A>(), x.stride, other, other_stride, w, y.as<A>(), y.stride, total, total_stride,

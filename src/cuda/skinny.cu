@@ -39,7 +39,6 @@ Status skinny_as(const LinearCall& c, Launch& l) {
   switch (static_cast<DType>(c.weight->dtype)) {
     case DType::kI8: return skinny_of<T, DType::kI8>(a, c, l);
     case DType::kU4: return skinny_of<T, DType::kU4>(a, c, l);
-    case DType::kF8E4M3: return skinny_of<T, DType::kF8E4M3>(a, c, l);
     default: return skinny_of<T, std::is_same_v<T, __nv_bfloat16> ? DType::kBf16 : DType::kF16>(a, c, l);
   }
 }
@@ -50,7 +49,7 @@ bool skinny_accepts(const LinearCall& c) {
   const DType x = c.x.dtype, w = static_cast<DType>(c.weight->dtype);
   const int64_t group = c.weight->group, k = c.weight->k;
   if ((x != DType::kBf16 && x != DType::kF16) || c.rows < 1 || c.rows > kSkinnyRows || c.weight->experts > 0) return false;
-  if (w != x && w != DType::kI8 && w != DType::kU4 && w != DType::kF8E4M3) return false;
+  if (w != x && w != DType::kI8 && w != DType::kU4) return false;
   // Weights that 16 bytes hold: rows begin at multiples of 16 bytes, and no group ends within a read.
   const int step = w == DType::kU4 ? 32 : w == x ? 8 : 16;
   if (k % step != 0 || (w != x && (group <= 0 || group % step != 0))) return false;

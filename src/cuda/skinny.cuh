@@ -32,7 +32,7 @@ constexpr int kPad = 32;                  // columns between staged rows: 64 byt
 
 // Weights in 16 bytes.
 template <DType D>
-constexpr int kElements = D == DType::kU4 ? 32 : D == DType::kI8 || D == DType::kF8E4M3 ? 16 : 8;
+constexpr int kElements = D == DType::kU4 ? 32 : D == DType::kI8 ? 16 : 8;
 template <DType D>
 constexpr bool kQuantised = kElements<D> > 8;
 
@@ -56,17 +56,9 @@ __device__ __forceinline__ void widen(const uint4& raw, int i, uint32_t (&h)[4])
   } else {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const uint32_t w = word[2 * i + j / 2];
-      if constexpr (D == DType::kI8) {
-        const uint32_t p = __byte_perm(w, 0, j & 1 ? 0x4342 : 0x4140);  // two bytes, zero-extended
-        if constexpr (kBf) h[j] = sub2<T>(and_or(p, 0x007f007fu, 0x43004300u), and_or(p, 0x00800080u, 0x43004300u));  // 128 + low bits - (128 or 256)
-        else h[j] = sub2<T>((p ^ 0x00800080u) | 0x64006400u, 0x64806480u);
-      } else {
-        const uint32_t p = __byte_perm(w, 0, j & 1 ? 0x3424 : 0x1404);  // two bytes as high halves
-        // Sign, exponent and mantissa in place; the product mends the exponent's bias, exactly, also of subnormals.
-        if constexpr (kBf) h[j] = mul2<T>((p & 0x80008000u) | (p >> 4 & 0x07f007f0u), 0x7b807b80u);
-        else h[j] = mul2<T>((p & 0x80008000u) | (p >> 1 & 0x3f803f80u), 0x5c005c00u);
-      }
+      const uint32_t p = __byte_perm(word[2 * i + j / 2], 0, j & 1 ? 0x4342 : 0x4140);  // two bytes, zero-extended
+      if constexpr (kBf) h[j] = sub2<T>(and_or(p, 0x007f007fu, 0x43004300u), and_or(p, 0x00800080u, 0x43004300u));  // 128 + low bits - (128 or 256)
+      else h[j] = sub2<T>((p ^ 0x00800080u) | 0x64006400u, 0x64806480u);
     }
   }
 }

@@ -6,7 +6,8 @@
 //
 // Warp w of the four holds rows 16 w to 16 w + 15 of a and d; fragments as in mma.cuh: d[4 j .. 4 j + 3] are columns 8 j to 8 j + 7.
 // The tile: columns of b as rows of 64 inputs (128 bytes), begun at a multiple of 1024; piece c of 16 bytes of row r lies at piece
-// c ^ (r & 7). Compiled for other chips, or for the host, the same by mma.sync.
+// c ^ (r & 7). fp8 (e4m3): a is such a tile as well, of 64 rows; rows are of 128 inputs, a step of 32. Compiled for other chips, or for
+// the host, the same by mma.sync.
 #pragma once
 
 #include "cuda/mma.cuh"
@@ -29,6 +30,7 @@ __device__ __forceinline__ void pin(float& x) { asm volatile("" : "+f"(x)::"memo
 // This thread's writes to shared memory before it are seen by products after it.
 __device__ __forceinline__ void publish_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+#define INGOT_LIST8 "%0,%1,%2,%3"
 #define INGOT_LIST16 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define INGOT_LIST32 INGOT_LIST16 ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define INGOT_LIST64 INGOT_LIST32 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
@@ -50,20 +52,41 @@ __device__ __forceinline__ void publish_shared() { asm volatile("fence.proxy.asy
     else INGOT_WGMMA_OF("f16", columns, list, a_list, tile, __VA_ARGS__);                                                   \
   } while (0)
 
+// Start, groups of eight rows 1024 bytes apart, pieces turned as tile_byte() has them.
+__device__ __forceinline__ uint64_t tile_descriptor(const void* tile, int step) {
+  const uint64_t address = static_cast<uint32_t>(__cvta_generic_to_shared(tile)) + 32 * step;
+  return (address >> 4 & 0x3fff) | uint64_t{1} << 16 | uint64_t{64} << 32 | uint64_t{1} << 62;
+}
+
 template <class T, int N>
 __device__ __forceinline__ void warpgroup_product(float (&d)[N / 2], const uint32_t (&a)[4], const void* tile, int step) {
-  // Start, groups of eight rows 1024 bytes apart, pieces turned as tile_byte() has them.
-  const uint64_t address = static_cast<uint32_t>(__cvta_generic_to_shared(tile)) + 32 * step;
-  const uint64_t descriptor = (address >> 4 & 0x3fff) | uint64_t{1} << 16 | uint64_t{64} << 32 | uint64_t{1} << 62;
+  const uint64_t descriptor = tile_descriptor(tile, step);
   if constexpr (N == 16) INGOT_WGMMA("16", INGOT_LIST16, "%8,%9,%10,%11", "%12", INGOT_R8(0));
   if constexpr (N == 64) INGOT_WGMMA("64", INGOT_LIST64, "%32,%33,%34,%35", "%36", INGOT_R32(0));
   if constexpr (N == 128) INGOT_WGMMA("128", INGOT_LIST128, "%64,%65,%66,%67", "%68", INGOT_R32(0), INGOT_R32(32));
 }
 
+#define INGOT_WGMMA_F8(columns, list, tiles, ...)                                                                                  \
+  asm volatile("{ .reg .pred p; setp.eq.u32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n" columns "k32.f32.e4m3.e4m3 {" list "}, " \
+               tiles ", p, 1, 1; }"                                                                                              \
+               : __VA_ARGS__                                                                                                     \
+               : "l"(tile_descriptor(a, step)), "l"(tile_descriptor(tile, step)))
+
+template <int N>
+__device__ __forceinline__ void warpgroup_product_f8(float (&d)[N / 2], const void* a, const void* tile, int step) {
+  if constexpr (N == 8) INGOT_WGMMA_F8("8", INGOT_LIST8, "%4, %5", "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]));
+  if constexpr (N == 16) INGOT_WGMMA_F8("16", INGOT_LIST16, "%8, %9", INGOT_R8(0));
+  if constexpr (N == 32) INGOT_WGMMA_F8("32", INGOT_LIST32, "%16, %17", INGOT_R8(0), INGOT_R8(8));
+  if constexpr (N == 64) INGOT_WGMMA_F8("64", INGOT_LIST64, "%32, %33", INGOT_R32(0));
+  if constexpr (N == 128) INGOT_WGMMA_F8("128", INGOT_LIST128, "%64, %65", INGOT_R32(0), INGOT_R32(32));
+}
+
+#undef INGOT_WGMMA_F8
 #undef INGOT_WGMMA
 #undef INGOT_WGMMA_OF
 #undef INGOT_R32
 #undef INGOT_R8
+#undef INGOT_LIST8
 #undef INGOT_LIST16
 #undef INGOT_LIST32
 #undef INGOT_LIST64
@@ -91,6 +114,29 @@ __device__ __forceinline__ void warpgroup_product(float (&d)[N / 2], const uint3
     mma_16x8x16<T>(sums, a, low, high);
 #pragma unroll
     for (int e = 0; e < 4; ++e) d[4 * j + e] = sums[e];
+  }
+}
+
+// e4m3 is exact in f16: four numbers a register of a lane, as two pairs of one product of 16 inputs.
+template <int N>
+__device__ __forceinline__ void warpgroup_product_f8(float (&d)[N / 2], const void* a, const void* tile, int step) {
+  const int lane = threadIdx.x & 31, g = lane / 4, t = lane & 3, row = threadIdx.x / 32 % 4 * 16 + g;
+  const auto word = [&](const void* of, int r, int half) {
+    return *reinterpret_cast<const uint32_t*>(static_cast<const char*>(of) + tile_byte(r, 2 * step + half) + 4 * t);
+  };
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    uint32_t f[4], b[2];
+    f8_to_f16(word(a, row, half), f[0], f[2]);
+    f8_to_f16(word(a, row + 8, half), f[1], f[3]);
+#pragma unroll
+    for (int j = 0; j < N / 8; ++j) {
+      f8_to_f16(word(tile, 8 * j + g, half), b[0], b[1]);
+      float sums[4] = {d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3]};
+      mma_16x8x16<__half>(sums, f, b[0], b[1]);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) d[4 * j + e] = sums[e];
+    }
   }
 }
 

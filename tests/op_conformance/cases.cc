@@ -85,11 +85,28 @@ void many_rows_cases(std::vector<Chain>& out) {
         c.nmse_int8 = 1e-3;
         if (f.dtype == DType::kF8E4M3) {
           c.optional = true;
-          if (rows > 64) c.nmse_bf16 = 4e-3;  // activations are rounded to fp8 as well
+          c.nmse_bf16 = 4e-3;  // activations are rounded to fp8 as well
         }
         c.check(c.add(gated ? Op::kGatedLinear : Op::kLinear, gated ? a : Attrs{}, {x}, {w}));
         out.push_back(std::move(c));
       }
+  // Many inputs, of which blocks take shares; outputs that only kernels of any width take.
+  for (int rows : {3, 12, 20, 64, 100})
+    for (auto [n, k] : {std::pair{144, 2064}, {150, 336}}) {
+      Chain c(cat("linear/", dtype_name(DType::kF8E4M3), "/T", rows, "/", n, "x", k, "/many"), {rows}, ++seed);
+      c.optional = true;
+      c.nmse_bf16 = 4e-3;
+      const int x = c.input(k), w = c.matrix(DType::kF8E4M3, n, k, k, false);
+      c.check(c.add(Op::kLinear, {}, {x}, {w, c.vector(n, 0.5f)}));
+      out.push_back(std::move(c));
+    }
+  for (int rows : {12, 64}) {
+    Chain c(cat("linear/u4/g128z/T", rows, "/many"), {rows}, ++seed);
+    const int x = c.input(2176), w = c.matrix(DType::kU4, 264, 2176, 128, true);
+    c.nmse_int8 = 1e-3;
+    c.check(c.add(Op::kLinear, {}, {x}, {w}));
+    out.push_back(std::move(c));
+  }
 }
 
 void moe_cases(std::vector<Chain>& out) {

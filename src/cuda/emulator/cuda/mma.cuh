@@ -90,6 +90,11 @@ uint32_t mul2(uint32_t a, uint32_t b) {
   return pack2<T>(half_of<T>(a, 0) * half_of<T>(b, 0), half_of<T>(a, 1) * half_of<T>(b, 1));
 }
 
+inline void f8_to_f16(uint32_t v, uint32_t& low, uint32_t& high) {
+  low = pack2<__half>(f8e4m3_to_float(v & 0xff), f8e4m3_to_float(v >> 8 & 0xff));
+  high = pack2<__half>(f8e4m3_to_float(v >> 16 & 0xff), f8e4m3_to_float(v >> 24));
+}
+
 inline void wait_for_predecessor() {}
 inline void start_dependents() {}
 inline char* dynamic_shared() { return emulator::dynamic_shared(); }

@@ -1,0 +1,5 @@
+#include "cuda/fp8.cuh"
+
+namespace ingot::cuda {
+template Status fp8_tiles_as<__half>(const LinearCall&, const uint8_t*, const float*, Launch&);
+}

@@ -1,5 +1,0 @@
-#include "cuda/skinny.cuh"
-
-namespace ingot::cuda {
-template Status skinny_of<__nv_bfloat16, DType::kF8E4M3>(SkinnyArgs<__nv_bfloat16>& a, const LinearCall& c, Launch& l);
-}  // namespace ingot::cuda

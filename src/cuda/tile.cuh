@@ -1,0 +1,210 @@
+// What the kernels of up to 256 rows share (mixed.cuh, fp8.cuh): a block of two warpgroups computes a tile of y transposed, 128 rows of
+// weights times N rows of x; here is what follows the products. Where the outputs give too few blocks, several share the inputs of a tile;
+// the last of them to finish adds their sums in fixed order.
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/blas.h"
+#include "cuda/linear.h"
+#include "cuda/math.cuh"
+#include "cuda/weight_args.h"
+#include "cuda/wgmma.cuh"
+
+namespace ingot::cuda {
+
+constexpr int kTileThreads = 256, kTileOutputs = 128;
+constexpr int kTileBlocks = 2;                   // of a multiprocessor
+constexpr int kTileRing = 112 << 10;             // shared memory of each
+constexpr int kTileOutPitch = kTileOutputs + 4;  // floats between rows of the results in shared memory
+
+template <class T>
+struct TileArgs {
+  int rows, outputs;  // gated: row n of the weights has its partner at n + outputs
+  int activation;
+  AnyVector bias;
+  void* y;
+  int64_t y_stride;
+  bool wide;  // y is f32
+  const T* residual;
+  int64_t residual_stride;
+  bool vectors;       // eight results of a row can be written at once
+  float* parts;       // [tiles][blocks of a tile][N / 8][kTileThreads][4]
+  unsigned* arrived;  // [tiles] zero between launches
+};
+
+template <class T>
+TileArgs<T> tile_args(const LinearCall& c, Launch& l) {
+  const auto aligned = [](const Matrix& m) {
+    return (reinterpret_cast<uintptr_t>(m.data) | static_cast<uintptr_t>(m.stride) * (m.dtype == DType::kF32 ? 4 : 2)) % 16 == 0;
+  };
+  TileArgs<T> a{};
+  a.rows = c.rows;
+  a.outputs = static_cast<int>(c.gated ? c.weight->n / 2 : c.weight->n);
+  a.activation = c.activation;
+  a.bias = {c.bias, c.bias_dtype};
+  a.y = c.y.data;
+  a.y_stride = c.y.stride;
+  a.wide = c.y.dtype == DType::kF32;
+  a.vectors = aligned(c.y) && (!c.residual || aligned(*c.residual));
+  if (c.residual) {
+    a.residual = c.residual->as<T>();
+    a.residual_stride = c.residual->stride;
+  }
+  a.parts = static_cast<float*>(l.scratch);
+  a.arrived = tile_counters(l);
+  return a;
+}
+
+// Of the block's 128 rows of weights, row r: gated, eight gates and their eight partners in turn, so that one thread holds both.
+template <bool Gated>
+__device__ __forceinline__ int64_t tile_weight_row(int r, int outputs) {
+  if constexpr (Gated) return min(static_cast<int>(blockIdx.y) * (kTileOutputs / 2) + r / 16 * 8 + r % 8, outputs - 1) + (r & 8 ? outputs : 0);
+  else return min(static_cast<int>(blockIdx.y) * kTileOutputs + r, outputs - 1);
+}
+
+// The stages of a block, of those that its tile has.
+struct TileStages {
+  int begin, count, shift;
+  __device__ __forceinline__ explicit TileStages(int stages) {
+    begin = static_cast<int>(static_cast<int64_t>(stages) * blockIdx.z / gridDim.z);
+    count = static_cast<int>(static_cast<int64_t>(stages) * (blockIdx.z + 1) / gridDim.z) - begin;
+    // Blocks begin at different stages: all would read the same lines of x at once otherwise, from few parts of the cache.
+    shift = static_cast<int>(blockIdx.y * 5 % static_cast<unsigned>(max(count, 1)));
+  }
+  __device__ __forceinline__ int operator()(int i) const { return begin + (i + shift < count ? i + shift : i + shift - count); }
+  __device__ __forceinline__ int after(int stage) const { return stage + 1 == begin + count ? begin : stage + 1; }
+};
+
+// Adds up the sums of the blocks that share a tile. False: this is not the last of them.
+template <int N, class T>
+__device__ __forceinline__ bool add_blocks(const TileArgs<T>& a, int rows, float (&sum)[N / 2]) {
+  if (gridDim.z == 1) return true;
+  __shared__ int last;
+  const int thread = threadIdx.x, tile = blockIdx.y * gridDim.x + blockIdx.x;
+  float* parts = a.parts + static_cast<int64_t>(tile) * gridDim.z * (N * kTileOutputs) + 4 * thread;
+#pragma unroll
+  for (int j = 0; j < N / 8; ++j)
+    if (8 * j < rows)
+      *reinterpret_cast<float4*>(parts + (blockIdx.z * (N / 8) + j) * (kTileThreads * 4)) = float4{sum[4 * j], sum[4 * j + 1], sum[4 * j + 2], sum[4 * j + 3]};
+  __threadfence();
+  __syncthreads();
+  if (thread == 0) {
+    last = atomicAdd(a.arrived + tile, 1u) == gridDim.z - 1;
+    if (last) a.arrived[tile] = 0;
+  }
+  __syncthreads();
+  if (!last) return false;
+  __threadfence();
+#pragma unroll
+  for (int i = 0; i < N / 2; ++i) sum[i] = 0;
+  constexpr int kReads = std::min(8, N / 8), kBlocks = (N > 64 ? 8 : 16) / kReads;  // so many reads under way
+  for (unsigned z = 0; z < gridDim.z; z += kBlocks)
+#pragma unroll
+    for (int first = 0; first < N / 8; first += kReads) {
+      float4 part[kBlocks][kReads];
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b)
+#pragma unroll
+        for (int j = 0; j < kReads; ++j) {
+          const bool valid = z + b < gridDim.z && 8 * (first + j) < rows;
+          part[b][j] = valid ? __ldcg(reinterpret_cast<const float4*>(parts + ((z + b) * (N / 8) + first + j) * (kTileThreads * 4))) : float4{0, 0, 0, 0};
+        }
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b)
+#pragma unroll
+        for (int j = 0; j < kReads; ++j) {
+          float* to = sum + 4 * (first + j);
+          to[0] += part[b][j].x, to[1] += part[b][j].y, to[2] += part[b][j].z, to[3] += part[b][j].w;
+        }
+    }
+  return true;
+}
+
+// Results go through shared memory, so that whole lines are written. scale: of the thread's two rows of weights; scale_of(r): of row r of x.
+template <int N, bool Gated, class T, class ScaleOf>
+__device__ __forceinline__ void put_tile(const TileArgs<T>& a, int first_row, int rows, const float (&sum)[N / 2], const float (&scale)[2], ScaleOf&& scale_of) {
+  constexpr int kWidth = Gated ? kTileOutputs / 2 : kTileOutputs;
+  const int thread = threadIdx.x, warp = thread / 32, g = (thread & 31) / 4, t = thread & 3, my_row = 16 * warp + g;
+  float* out = reinterpret_cast<float*>(dynamic_shared());  // [rows][kTileOutPitch]
+  const int first = blockIdx.y * kWidth;
+  float bias[2] = {0, 0};
+  if (a.bias.data && Gated) {
+    const int n = min(first + 8 * warp + g, a.outputs - 1);
+    bias[0] = a.bias(n);
+    bias[1] = a.bias(n + a.outputs);
+  }
+#pragma unroll
+  for (int j = 0; j < N / 8; ++j) {
+    if (8 * j >= rows) break;
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      float* at = out + (8 * j + 2 * t + e) * kTileOutPitch;
+      const float x_scale = scale_of(min(8 * j + 2 * t + e, rows - 1));
+      const float low = sum[4 * j + e] * (scale[0] * x_scale) + bias[0], high = sum[4 * j + 2 + e] * (scale[1] * x_scale) + bias[1];
+      if constexpr (Gated) {
+        at[8 * warp + g] = activate(a.activation, low) * high;
+      } else {
+        at[my_row] = low;
+        at[my_row + 8] = high;
+      }
+    }
+  }
+  __syncthreads();
+  for (int i = thread; i < rows * (kWidth / 8); i += kTileThreads) {
+    const int r = i / (kWidth / 8), n = first + i % (kWidth / 8) * 8, count = min(8, a.outputs - n), row = first_row + r;
+    if (count <= 0) continue;
+    float v[8];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) *reinterpret_cast<float4*>(v + 4 * j) = *reinterpret_cast<const float4*>(out + r * kTileOutPitch + n - first + 4 * j);
+    if (a.bias.data && !Gated)
+      for (int j = 0; j < count; ++j) v[j] += a.bias(n + j);
+    if (a.vectors && count == 8) {
+      if (a.residual) {
+        const uint4 raw = *reinterpret_cast<const uint4*>(a.residual + row * a.residual_stride + n);
+        const T* h = reinterpret_cast<const T*>(&raw);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) v[j] += to_float(h[j]);
+      }
+      if (a.wide) {
+        float4* to = reinterpret_cast<float4*>(static_cast<float*>(a.y) + row * a.y_stride + n);
+        to[0] = float4{v[0], v[1], v[2], v[3]};
+        to[1] = float4{v[4], v[5], v[6], v[7]};
+      } else {
+        *reinterpret_cast<uint4*>(static_cast<T*>(a.y) + row * a.y_stride + n) =
+            uint4{pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]), pack2<T>(v[6], v[7])};
+      }
+    } else {
+      for (int j = 0; j < count; ++j) {
+        const float x = v[j] + (a.residual ? to_float(a.residual[row * a.residual_stride + n + j]) : 0.0f);
+        if (a.wide) static_cast<float*>(a.y)[row * a.y_stride + n + j] = x;
+        else static_cast<T*>(a.y)[row * a.y_stride + n + j] = from_float<T>(x);
+      }
+    }
+  }
+}
+
+// Blocks that share the inputs of one tile: more only where all blocks find a place at once, since passing the sums on costs as much as
+// some stages (of 64 inputs). Rows are of a tile.
+inline int tile_splits(int tiles, int stages, int places, int rows, size_t scratch_bytes) {
+  const size_t part_bytes = static_cast<size_t>(rows) * kTileOutputs * 4;
+  int best = 1, least = stages;
+  for (int s = 2; s <= std::min(16, stages / 4) && tiles * s <= places && tiles <= kTileCounters; ++s) {
+    if (static_cast<size_t>(tiles) * static_cast<size_t>(s) * part_bytes > scratch_bytes) break;
+    const int cost = (stages + s - 1) / s + 4 + s * rows / 64;
+    if (cost < least) least = cost, best = s;
+  }
+  return best;
+}
+
+// kernel(args) over the tiles of a product with N rows a tile and `bytes` of shared memory a block.
+template <int N, bool Gated, class Args>
+Status launch_tiles(void (*kernel)(const Args), const Args& a, int k, size_t bytes, Launch& l) {
+  const int width = Gated ? kTileOutputs / 2 : kTileOutputs;
+  const int blocks = (a.outputs + width - 1) / width, row_blocks = (a.rows + N - 1) / N;
+  const int splits = tile_splits(blocks * row_blocks, (k + 63) / 64, kTileBlocks * l.sm_count, N, l.scratch_bytes);
+  launch_dependent(kernel, dim3(static_cast<unsigned>(row_blocks), static_cast<unsigned>(blocks), static_cast<unsigned>(splits)), kTileThreads, bytes, l, a);
+  return launched("linear kernel of tiles");
+}
+
+}  // namespace ingot::cuda
