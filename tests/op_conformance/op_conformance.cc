@@ -19,7 +19,7 @@ namespace ingot::conformance {
 namespace {
 
 struct Options {
-  std::string device = "cpu", options = "{}", only, activation;
+  std::string device = "cpu", options = "{}", only, except, activation;
   int invariance = -1;  // -1: as the device's kind promises
   bool verbose = false;
 };
@@ -66,6 +66,7 @@ class Run {
     const bool invariance = options_.invariance < 0 ? std::strcmp(main_->kind(), "cpu") == 0 : options_.invariance != 0;
     for (Chain& c : all_cases()) {
       if (c.name.find(options_.only) == std::string::npos) continue;
+      if (!options_.except.empty() && c.name.find(options_.except) != std::string::npos) continue;
       c.round_inputs(static_cast<DType>(activation));
       const std::vector<const char*> rows = main_->kernels(describe_subject(c, activation));
       if (rows.empty() && c.optional) {
@@ -147,11 +148,12 @@ int run(int argc, char** argv) {
     if (flag == "--device") o.device = value();
     else if (flag == "--options") o.options = value();
     else if (flag == "--only") o.only = value();
+    else if (flag == "--except") o.except = value();
     else if (flag == "--activation") o.activation = value();
     else if (flag == "--invariance") o.invariance = value() == "0" ? 0 : 1;
     else if (flag == "--verbose") o.verbose = true;
     else {
-      std::fprintf(stderr, "unknown flag '%s'; flags: --device --options --activation --only --invariance --verbose\n", flag.c_str());
+      std::fprintf(stderr, "unknown flag '%s'; flags: --device --options --activation --only --except --invariance --verbose\n", flag.c_str());
       return 2;
     }
   }
