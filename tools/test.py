@@ -18,7 +18,7 @@ os.environ.setdefault("INGOT_CLIENT_PYTHON", str(CLIENTS))
 # Modules whose tests run under a sanitizer: those that read foreign bytes, and those with threads.
 ASAN_TESTS = ["base_test", "tensor_test", "formats_test", "checkpoint_test", "text_test", "sched_test", "plan_test", "server_test",
               "repository_test"]
-TSAN_TESTS = ["base_test", "sched_test", "engine_test", "server_test", "python_backend_test"]
+TSAN_TESTS = ["base_test", "team_test", "sched_test", "engine_test", "server_test", "python_backend_test"]
 
 
 def call(command, log):

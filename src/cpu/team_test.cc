@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 
@@ -87,6 +88,42 @@ TEST(Team, OthersTakeThePartOfALateThread) {
   });
   EXPECT_TRUE(late_came);
   EXPECT_EQ(items, 6400);
+}
+
+// Threads that stall anywhere, jobs from several threads, pauses in which the team goes to sleep: all of plain memory, for ThreadSanitizer.
+TEST(Team, StallsAndSleepsLoseNothing) {
+  Team team(5);
+  std::vector<int64_t> values(70, 0);
+  const auto stall = [](uint32_t& seed) {
+    seed = seed * 1664525u + 1013904223u;
+    if (seed >> 28 == 0) std::this_thread::sleep_for(std::chrono::microseconds(seed >> 20 & 127));
+    else if (seed >> 28 < 4) std::this_thread::yield();
+  };
+  const auto submitter = [&](uint32_t number) {
+    for (uint32_t job = 0; job < 20; ++job) {
+      team.run([&, job](Thread& t) {
+        uint32_t seed = (number * 1000 + job) * 8 + static_cast<uint32_t>(t.rank);
+        for (int phase = 0; phase < 12; ++phase) {
+          stall(seed);
+          t.each(1 + (job + static_cast<uint32_t>(phase)) % values.size(), [&](Range r) {
+            stall(seed);
+            for (int64_t i = r.begin; i < r.end; ++i) ++values[static_cast<size_t>(i)];
+          });
+          t.once([&] { std::rotate(values.begin(), values.begin() + 1, values.end()); });
+        }
+      });
+      if (job % 8 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  };
+  std::thread other(submitter, 1), third(submitter, 2);
+  submitter(0);
+  other.join();
+  third.join();
+  int64_t total = 0, want = 0;
+  for (int64_t v : values) total += v;
+  for (uint32_t job = 0; job < 20; ++job)
+    for (uint32_t phase = 0; phase < 12; ++phase) want += 3 * (1 + (job + phase) % values.size());
+  EXPECT_EQ(total, want);
 }
 
 TEST(Team, IsSharedByThreadCount) {
