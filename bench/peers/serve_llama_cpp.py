@@ -5,12 +5,11 @@ its own Python server answers one request at a time and would be no peer. The ne
 """
 
 import ctypes
-import json
 import queue
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import completions
 import llama_cpp
 import numpy
 
@@ -90,32 +89,12 @@ class Engine:
                 self.free.append(s.slot)
                 llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.ctx), s.slot, -1, -1)
 
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        s = Sequence(ENGINE.tokenize(body["prompt"]), body["max_tokens"])
-        ENGINE.inbox.put(s)
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Connection", "close")
-        self.end_headers()
+    def answer(self, prompt, tokens):
+        s = Sequence(self.tokenize(prompt), tokens)
+        self.inbox.put(s)
         while (text := s.out.get()) is not None:
-            self.wfile.write(b"data: %s\n\n" % json.dumps({"choices": [{"text": text}]}).encode())
-        self.wfile.write(b"data: [DONE]\n\n")
-        self.close_connection = True
+            yield text, 1
 
 
 if __name__ == "__main__":
-    ENGINE = Engine(sys.argv[1], int(sys.argv[2]), int(sys.argv[4]))
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[3])), Handler).serve_forever()
+    completions.serve(int(sys.argv[3]), Engine(sys.argv[1], int(sys.argv[2]), int(sys.argv[4])).answer)

@@ -3,11 +3,10 @@
 One thread steps the pipeline, as the engine thread of a server does; a handler thread passes on what its request has.
 """
 
-import json
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import completions
 import openvino_genai
 
 
@@ -40,39 +39,17 @@ class Engine:
             for got in self.requests:
                 got.set()
 
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        handle, got = ENGINE.submit(body["prompt"], body["max_tokens"])
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Connection", "close")
-        self.end_headers()
-        left = body["max_tokens"]
-        while left > 0:
+    def answer(self, prompt, tokens):
+        handle, got = self.submit(prompt, tokens)
+        while tokens > 0:
             got.wait()
             got.clear()
             while handle.can_read():
                 for output in handle.read().values():
-                    text = ENGINE.tokenizer.decode(output.generated_ids)
-                    left -= len(output.generated_ids)
-                    self.wfile.write(b"data: %s\n\n" % json.dumps({"choices": [{"text": text}], "tokens": len(output.generated_ids)}).encode())
-        ENGINE.requests.remove(got)
-        self.wfile.write(b"data: [DONE]\n\n")
-        self.close_connection = True
+                    tokens -= len(output.generated_ids)
+                    yield self.tokenizer.decode(output.generated_ids), len(output.generated_ids)
+        self.requests.remove(got)
 
 
 if __name__ == "__main__":
-    ENGINE = Engine(sys.argv[1], int(sys.argv[2]))
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[3])), Handler).serve_forever()
+    completions.serve(int(sys.argv[3]), Engine(sys.argv[1], int(sys.argv[2])).answer)
