@@ -1,7 +1,7 @@
 // Every kernel row of a device on every case: against the scalar reference (NMSE), pack and unpack as inverses, and, where the device
 // promises it, the same bits whatever the schedule and the number of threads.
 //
-//   op_conformance [--device cpu|PLUGIN.so] [--options JSON] [--activation f32|bf16|f16] [--only TEXT] [--invariance 0|1] [--verbose]
+//   op_conformance [--device cpu|PLUGIN.so] [--options JSON] [--activation f32|bf16|f16] [--only TEXT] [--rows TEXT] [--invariance 0|1] [--verbose]
 //
 // --device fake is one without kernel rows: what it may lack is listed as skipped, all else fails (a test of this program).
 #include <algorithm>
@@ -19,7 +19,7 @@ namespace ingot::conformance {
 namespace {
 
 struct Options {
-  std::string device = "cpu", options = "{}", only, except, activation;
+  std::string device = "cpu", options = "{}", only, except, rows, activation;
   int invariance = -1;  // -1: as the device's kind promises
   bool verbose = false;
 };
@@ -68,7 +68,11 @@ class Run {
       if (c.name.find(options_.only) == std::string::npos) continue;
       if (!options_.except.empty() && c.name.find(options_.except) != std::string::npos) continue;
       c.round_inputs(static_cast<DType>(activation));
-      const std::vector<const char*> rows = main_->kernels(describe_subject(c, activation));
+      std::vector<const char*> rows = main_->kernels(describe_subject(c, activation));
+      if (!options_.rows.empty()) {
+        std::erase_if(rows, [&](const char* row) { return std::strstr(row, options_.rows.c_str()) == nullptr; });
+        if (rows.empty()) continue;
+      }
       if (rows.empty() && c.optional) {
         // The CPU is known to lack these formats; on another device a row that is lost must be seen.
         if (std::strcmp(main_->kind(), "cpu") != 0) {
@@ -149,11 +153,12 @@ int run(int argc, char** argv) {
     else if (flag == "--options") o.options = value();
     else if (flag == "--only") o.only = value();
     else if (flag == "--except") o.except = value();
+    else if (flag == "--rows") o.rows = value();
     else if (flag == "--activation") o.activation = value();
     else if (flag == "--invariance") o.invariance = value() == "0" ? 0 : 1;
     else if (flag == "--verbose") o.verbose = true;
     else {
-      std::fprintf(stderr, "unknown flag '%s'; flags: --device --options --activation --only --except --invariance --verbose\n", flag.c_str());
+      std::fprintf(stderr, "unknown flag '%s'; flags: --device --options --activation --only --except --rows --invariance --verbose\n", flag.c_str());
       return 2;
     }
   }
