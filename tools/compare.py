@@ -46,7 +46,8 @@ ONE_B = [
     ("int8", "llama.cpp", "llama.cpp", "run_llama_cpp.py", "1.1b/q8_0.gguf", {}),
     ("int8", "openvino", "openvino", "run_openvino.py", "1.1b/openvino/int8", {}),
     ("int8", "ctranslate2", "ctranslate2", "run_ctranslate2.py", "1.1b/ctranslate2-int8", {}),
-    ("bf16", "ingot", "", "", "1.1b/ingot-bf16", {}),
+    ("bf16", "ingot", "", "", "1.1b/ingot-bf16", {"INGOT_ACTIVATIONS": "bf16"}),  # as the peers round them
+    ("bf16 exact", "ingot", "", "", "1.1b/ingot-bf16", {}),
     ("bf16", "llama.cpp", "llama.cpp", "run_llama_cpp.py", "1.1b/bf16.gguf", {}),
     ("bf16", "openvino", "openvino", "run_openvino.py", "1.1b/openvino/fp16", {}),
 ]

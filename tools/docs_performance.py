@@ -118,10 +118,11 @@ def quality(all_records):
     rows = []
     for name in dict.fromkeys(c.rsplit("/", 2)[0] for c in latest):
         of = lambda what: latest[f"{name}/quality/{what}"]
-        rows.append([name.replace("/", ", "), f"{of('perplexity, f32 activations')['value']:.3f}", f"{of('perplexity, int8 activations')['value']:.3f}", f"{of('rise')['value']:+.2f} %",
+        to = next(t for t in ("int8", "bf16") if f"{name}/quality/perplexity, {t} activations" in latest)
+        rows.append([name.replace("/", ", "), to, f"{of('perplexity, f32 activations')['value']:.3f}", f"{of(f'perplexity, {to} activations')['value']:.3f}", f"{of('rise')['value']:+.2f} %",
                      f"{of('mean KL')['value']:.5f}", f"{of('same greedy token')['value']:.1f} %"])
-    first = records[-1]
-    return table(["weights", "f32 activations", "int8 activations", "rise", "mean KL, nats", "same greedy token"], rows) + f"\n{first['device']}, {first['run']}; {first['n']} tokens; `ingot bench quality`\n"
+    runs = {r["device"]: f"{r['device']}, {r['run']}" for r in latest.values()}
+    return table(["weights", "activations rounded to", "f32 activations", "rounded activations", "rise", "mean KL, nats", "same greedy token"], rows) + f"\n{'; '.join(runs.values())}; {records[-1]['n']} tokens; `ingot bench quality`\n"
 
 
 def soak(all_records):

@@ -107,9 +107,10 @@ void bench(const Options& o, cpu::Team& team, const cpu::Kernel& kernel, const i
         return static_cast<double>(n);
       });
     };
+    const auto dots = kernel.activations == cpu::Activations::kInt8 ? run_dot : kernel.activations == cpu::Activations::kBf16 ? run_bf16_dot : run_fma;
     const bool tiles = kernel.needs == cpu::Isa::kAmx;
     const auto peak = [&] {
-      return rate(team, [&](cpu::Thread&) { return tiles ? run_tile(100'000) : kernel.int8_activations ? run_dot(300'000) : run_fma(300'000); });
+      return rate(team, [&](cpu::Thread&) { return tiles ? run_tile(100'000) : dots(300'000); });
     };
     run(true);
     std::vector<double> bandwidth, read_ratio, speed, peak_ratio;

@@ -74,6 +74,18 @@ double run_dot(long n) {
   return 0;
 }
 
+double run_bf16_dot(long n) {
+#if defined(__x86_64__)
+  if (cpu::machine_isa() >= cpu::Isa::kAvx512Bf16) {
+    __asm__ volatile("vpxord %%zmm30,%%zmm30,%%zmm30\nvpxord %%zmm31,%%zmm31,%%zmm31\n" ::: "memory");
+    for (long i = 0; i < n; ++i) __asm__ volatile(INGOT_TWELVE("vdpbf16ps")::: INGOT_CLOBBERED);
+    return static_cast<double>(n) * 12 * 64;
+  }
+#endif
+  (void)n;
+  return 0;
+}
+
 double run_tile(long n) {
 #if defined(__x86_64__)
   if (cpu::machine_isa() >= cpu::Isa::kAmx) {

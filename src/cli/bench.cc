@@ -16,7 +16,7 @@ namespace {
 
 constexpr const char* kUsage =
     "usage: ingot bench offline ENGINE_OR_MODEL [flags]   prefill and decode rates\n"
-    "       ingot bench quality MODEL [flags]             perplexity and divergence of int8 activations against f32 ones\n"
+    "       ingot bench quality MODEL [flags]             perplexity and divergence of rounded activations against f32 ones\n"
     "       ingot bench manager [flags]                   gptManagerBenchmark: a dataset file as a stream of arrivals\n"
     "       ingot bench dataset [flags]                   prepare_dataset.py: makes the dataset file\n"
     "       ingot bench compare [flags]                   beside llama.cpp, OpenVINO GenAI and CTranslate2\n"
@@ -87,13 +87,13 @@ Status quality(const std::string& model, const bench::QualityOptions& o, const b
   const std::vector<int32_t> ids = TRY(tested->tokenizer().encode(text, false));
   const bench::Quality q = TRY(bench::measure_quality(*reference, *tested, ids, o.window));
   const double rise = (q.perplexity() / q.reference_perplexity() - 1) * 100, agreement = q.mean(static_cast<double>(q.agreed)) * 100;
-  const std::string name = cat(o.name.empty() ? base_name(model) : o.name, "/quality");
+  const std::string name = cat(o.name.empty() ? base_name(model) : o.name, "/quality"), tested_name = llm.runtime.activations == "bf16" ? "bf16" : "int8";
   std::printf("%s on %s: %lld tokens predicted in windows of %d\nperplexity %.4f, with f32 activations %.4f (%+.3f %%)\nmean KL %.6f nats, same greedy token at %.2f %%\n",
               name.c_str(), tested->device_name().c_str(), static_cast<long long>(q.predicted), o.window, q.perplexity(), q.reference_perplexity(), rise, q.mean(q.kl), agreement);
   auto records = TRY(bench::RecordWriter::open(o.records, version(), tested->device_name()));
   const int n = static_cast<int>(q.predicted);
   TRY(records.add({.system = "ingot", .name = cat(name, "/perplexity, f32 activations"), .value = q.reference_perplexity(), .unit = "", .n = n}));
-  TRY(records.add({.system = "ingot", .name = cat(name, "/perplexity, int8 activations"), .value = q.perplexity(), .unit = "", .n = n}));
+  TRY(records.add({.system = "ingot", .name = cat(name, "/perplexity, ", tested_name, " activations"), .value = q.perplexity(), .unit = "", .n = n}));
   TRY(records.add({.system = "ingot", .name = cat(name, "/rise"), .value = rise, .unit = "%", .n = n, .ceiling = o.limit}));
   TRY(records.add({.system = "ingot", .name = cat(name, "/mean KL"), .value = q.mean(q.kl), .unit = "nats", .n = n}));
   TRY(records.add({.system = "ingot", .name = cat(name, "/same greedy token"), .value = agreement, .unit = "%", .n = n}));
@@ -105,7 +105,7 @@ int quality(const Args& args) {
   bench::QualityOptions options;
   backends::LlmOptions llm;
   CompileOptions compile;
-  OptionTable table("ingot bench quality MODEL", "What int8 activations cost: the same weights and text with them and with f32 activations.");
+  OptionTable table("ingot bench quality MODEL", "What rounding activations costs (--activations int8 or bf16): the same weights and text with that and with f32 activations.");
   table.add(options);
   table.add(llm, "engine");
   table.add(compile, "compiling a raw model");

@@ -4,8 +4,9 @@
 //   auto device = TRY(device::open_device("cpu", {.linked = linked, .options_json = R"({"threads": 2})"}));
 //
 // Options: threads (0: what affinity and cgroup allow), isa ("scalar", "avx2", "avx512", "amx": caps what is used), activations
-// ("auto": int8 dot products for quantised weights first; "exact": only kernels that keep activations in f32; "int8": as auto),
-// exact (true: as activations "exact"). Thread rule: that of the ABI.
+// ("auto": int8 dot products for quantised weights first; "exact": only kernels that keep activations in f32; "int8": as auto; "bf16": as
+// auto, and bf16 weights are multiplied with activations rounded to bf16 where the processor has products of both), exact (true: as
+// activations "exact"). Thread rule: that of the ABI.
 #pragma once
 
 #include "ingot/device_abi.h"

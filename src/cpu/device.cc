@@ -97,9 +97,11 @@ Result<DeviceOptions> read_options(const char* text) {
   }
   o.profile = TRY(get_or<bool>(json, "profile", false, what));
   const std::string activations = TRY(get_or<std::string>(json, "activations", "auto", what));
-  if (activations != "auto" && activations != "exact" && activations != "int8")
-    return Error(Code::kInvalidArgument, cat(what, ": activations is '", activations, "', want auto, exact or int8"));
-  o.exact = activations == "exact" || TRY(get_or<bool>(json, "exact", false, what));
+  if (activations != "auto" && activations != "exact" && activations != "int8" && activations != "bf16")
+    return Error(Code::kInvalidArgument, cat(what, ": activations is '", activations, "', want auto, exact, int8 or bf16"));
+  const bool exact = activations == "exact" || TRY(get_or<bool>(json, "exact", false, what));
+  o.int8 = !exact;
+  o.bf16 = !exact && activations == "bf16";
   return o;
 }
 

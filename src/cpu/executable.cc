@@ -65,14 +65,15 @@ Result<Region> Region::make(size_t bytes, const char* what) {
 std::vector<const Kernel*> accepting(const ingot_op_desc& desc, const DeviceOptions& options) {
   const auto family = [](const Kernel* k) { return std::min(k->needs, Isa::kAvx512); };  // VNNI and AMX rows stand beside AVX-512's
   std::vector<const Kernel*> out;
-  Isa best[2] = {Isa::kScalar, Isa::kScalar};  // of rows with f32 and with int8 activations
+  Isa best[3] = {Isa::kScalar, Isa::kScalar, Isa::kScalar};  // for each of Activations
   for (const Kernel* k : all_kernels())
-    if (static_cast<int32_t>(k->op) == desc.op && k->needs <= options.isa && !(options.exact && k->int8_activations) && k->accepts(desc)) {
+    if (static_cast<int32_t>(k->op) == desc.op && k->needs <= options.isa && options.allows(k->activations) && k->accepts(desc)) {
       out.push_back(k);
-      best[k->int8_activations] = std::max(best[k->int8_activations], family(k));
+      Isa& of_its_kind = best[static_cast<int>(k->activations)];
+      of_its_kind = std::max(of_its_kind, family(k));
     }
   // Rows of lesser instruction sets are never faster, and timing the scalar ones takes minutes.
-  std::erase_if(out, [&](const Kernel* k) { return family(k) < best[k->int8_activations]; });
+  std::erase_if(out, [&](const Kernel* k) { return family(k) < best[static_cast<int>(k->activations)]; });
   return out;
 }
 
@@ -143,13 +144,21 @@ Status Executable::plan(const ingot_program& p, const DeviceOptions& options) {
                                              isa_name(options.isa)));
       if (!planned.kernel->accepts(d))
         return Error(Code::kUnsupported, cat("cpu: kernel '", planned.step.tactic, "' does not accept step ", i, " (", name, ")"));
-      if (options.exact && planned.kernel->int8_activations) {  // the same packed bytes serve f32 activations
+      if (!options.allows(planned.kernel->activations)) {  // the same packed bytes serve f32 activations
         const Packing packing = planned.kernel->packing;
         const std::vector<const Kernel*> rows = accepting(d, options);
         const auto same = std::find_if(rows.begin(), rows.end(), [&](const Kernel* k) { return k->packing == packing; });
         if (same == rows.end())
-          return Error(Code::kUnsupported, cat("cpu: step ", i, " (", name, ") has '", planned.step.tactic, "' with int8 activations; none with f32 activations reads its weights"));
+          return Error(Code::kUnsupported, cat("cpu: step ", i, " (", name, ") has '", planned.step.tactic, "', which rounds activations; none that keeps them reads its weights"));
         planned.kernel = *same;
+      }
+      if (options.bf16 && planned.kernel->activations == Activations::kF32 && weight_dtype(d, 0) == DType::kBf16) {
+        // Asked for. Not what needs less than the engine's row: tiles with activations of two parts outrun vectors with one.
+        const std::vector<const Kernel*> rows = accepting(d, options);
+        const auto rounding = std::find_if(rows.begin(), rows.end(), [&](const Kernel* k) {
+          return k->activations == Activations::kBf16 && k->packing == planned.kernel->packing && k->needs >= planned.kernel->needs;
+        });
+        if (rounding != rows.end()) planned.kernel = *rounding;
       }
     } else {
       const std::vector<const Kernel*> rows = accepting(d, options);

@@ -46,7 +46,7 @@ struct RuntimeOptions {
     v("plugin-path", o.plugin_path, "File or folder of device plugins; empty: beside the program.");
     v("threads", o.threads, "Threads of the CPU device; 0: all cores that this process may use.", 0, 1024);
     v("isa", o.isa, "Newest instruction set the CPU device may use: scalar, avx2, avx512, amx; empty: the machine's.");
-    v("activations", o.activations, "CPU kernels of quantised weights: auto, int8 (dynamic int8 activations) or exact (f32 activations).");
+    v("activations", o.activations, "What CPU kernels round activations to: auto or int8 (to int8 for quantised weights), bf16 (also to bf16 for bf16 weights) or exact (nothing).");
     v("profile", o.profile, "Time every kernel of the CPU device; the table goes to standard error at the end.");
     v("max-batch-size", o.max_batch_size, "Sequences in one step; 0: the engine's.", 0, 1 << 16);
     v("max-num-tokens", o.max_num_tokens, "Tokens in one step; 0: the engine's, at most 512 on the CPU.", 0, 1 << 20);

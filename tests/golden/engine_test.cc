@@ -24,6 +24,7 @@ namespace {
 
 constexpr double kExact = 1e-10;  // f32 weights, f32 arithmetic, against float64
 constexpr double kSplit = 2e-9;   // bf16 weights, f32 arithmetic or activations of two bf16 parts (17 bits), against float64
+constexpr double kBf16Activations = 3e-4;  // bf16 weights and activations rounded to bf16; DeepSeek V2 1.5e-4, others below that
 constexpr double kBf16Kv = 1e-4;  // bf16 weights and KV cache, against the same weights in float64
 
 // A router chooses by comparing: where two experts are nearly equal, any rounding of the cache flips the choice, and the logits jump. In these
@@ -137,6 +138,12 @@ class EngineGolden : public testing::Test {
       EXPECT_EQ(with_bf16_cache->memory().kv_dtype, DType::kBf16);
       for (const Prompt& p : f.prompts)
         EXPECT_LE(difference(TRY(with_bf16_cache->logits(p.ids)), p.bf16_logits), routes_on_an_edge(f.name, p) ? kFlippedExpert : kBf16Kv) << p.ids.size() << " tokens";
+    }
+    if (!exact) {  // where the processor multiplies bf16 by bf16; elsewhere the same as without
+      options.activations = "bf16";
+      auto rounding = TRY(load(scratch, options));
+      for (const Prompt& p : f.prompts)
+        EXPECT_LE(difference(TRY(rounding->logits(p.ids)), p.bf16_logits), routes_on_an_edge(f.name, p) ? 2 * kFlippedExpert : kBf16Activations) << p.ids.size() << " tokens, bf16 activations";
     }
     for (size_t i = 0; i < f.prompts.size(); ++i) {
       const Prompt& p = f.prompts[i];

@@ -171,7 +171,7 @@ Isa machine_isa_with_model() __asm__("__wrap__ZN5ingot3cpu11machine_isaEv");
 Isa machine_isa_with_model() {
   static const Isa isa = [] {
     const Isa real = machine_isa_of_processor();
-    if (real != Isa::kAvx512Vnni) return real;
+    if (real < Isa::kAvx512Vnni || real >= Isa::kAmx) return real;
     struct sigaction action = {};
     action.sa_sigaction = on_illegal;
     action.sa_flags = SA_SIGINFO;

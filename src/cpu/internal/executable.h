@@ -23,7 +23,8 @@ namespace ingot::cpu {
 struct DeviceOptions {
   int threads = 0;
   Isa isa = Isa::kScalar;  // most that may be used here
-  bool exact = false;      // no int8 activations
+  bool int8 = true, bf16 = false;  // what kernels may round activations to
+  bool allows(Activations a) const { return a == Activations::kInt8 ? int8 : a == Activations::kBf16 ? bf16 : true; }
   bool profile = false;    // time every launch; the table goes to standard error when the executable ends
 };
 

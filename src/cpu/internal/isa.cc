@@ -45,9 +45,10 @@ Isa detect() {
   const bool f = b & (1u << 16), dq = b & (1u << 17), bw = b & (1u << 30), vl = b & (1u << 31);
   if ((state & 0xe6) != 0xe6 || !f || !dq || !bw || !vl) return Isa::kAvx2;
   if (!(c & (1u << 11))) return Isa::kAvx512;
-  const bool tile = d & (1u << 24), int8 = d & (1u << 25), bf16 = d & (1u << 22);
+  const bool tile = d & (1u << 24), int8 = d & (1u << 25), tile_bf16 = d & (1u << 22);
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & (1u << 5))) return Isa::kAvx512Vnni;
   constexpr uint64_t kTileState = 3u << 17;
-  if (!tile || !int8 || !bf16 || (state & kTileState) != kTileState || !tile_permission()) return Isa::kAvx512Vnni;
+  if (!tile || !int8 || !tile_bf16 || (state & kTileState) != kTileState || !tile_permission()) return Isa::kAvx512Bf16;
   return Isa::kAmx;
 }
 #else
@@ -95,7 +96,8 @@ const char* isa_name(Isa isa) {
     case Isa::kAvx2: return "avx2";
     case Isa::kAvx512: return "avx512";
     case Isa::kAvx512Vnni: return "avx512 vnni";
-    case Isa::kAmx: return "avx512 vnni amx";
+    case Isa::kAvx512Bf16: return "avx512 vnni bf16";
+    case Isa::kAmx: return "avx512 vnni bf16 amx";
   }
   return "scalar";
 }
@@ -103,7 +105,7 @@ const char* isa_name(Isa isa) {
 std::optional<Isa> parse_isa(std::string_view name) {
   if (name == "scalar") return Isa::kScalar;
   if (name == "avx2") return Isa::kAvx2;
-  if (name == "avx512") return Isa::kAvx512Vnni;  // what the machine lacks is never used anyway
+  if (name == "avx512") return Isa::kAvx512Bf16;  // what the machine lacks is never used anyway
   if (name == "amx") return Isa::kAmx;
   return std::nullopt;
 }

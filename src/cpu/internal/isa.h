@@ -17,7 +17,8 @@ enum class Isa {
   kAvx2 = 1,        // AVX2, FMA, F16C
   kAvx512 = 2,      // F, BW, DQ, VL
   kAvx512Vnni = 3,  // and VNNI
-  kAmx = 4,         // and AMX tile, int8, bf16, with the kernel's permission for the tile data
+  kAvx512Bf16 = 4,  // and BF16
+  kAmx = 5,         // and AMX tile, int8, bf16, with the kernel's permission for the tile data
 };
 
 Isa machine_isa();  // of this process; asks the operating system for AMX tile data the first time

@@ -66,6 +66,9 @@ struct Call {
 
 enum class Packing : int8_t { kRaw, kPanel, kGatedPanel };
 
+// To what a row rounds its activations before it multiplies.
+enum class Activations : int8_t { kF32, kBf16, kInt8 };
+
 struct Kernel {
   op::Op op;
   const char* name;
@@ -74,7 +77,7 @@ struct Kernel {
   void (*launch)(const Call&, Thread&);
   size_t (*scratch)(const ingot_op_desc&, const Bounds&);
   Packing packing = Packing::kRaw;
-  bool int8_activations = false;
+  Activations activations = Activations::kF32;
 };
 
 size_t no_scratch(const ingot_op_desc&, const Bounds&);  // 0; not inline: no ISA's copy may serve the others

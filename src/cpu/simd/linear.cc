@@ -17,40 +17,42 @@ constexpr DType dtype_of(Format f) {
   return DType::kF32;
 }
 
-enum class Activations { kExact, kInt8, kFineInt8 };
+enum class Arithmetic { kExact, kBf16, kInt8, kFineInt8 };
 
-const MicroSet& set_of(Format f, Activations a) {
-  return f < Format::kI8 ? float_set(f) : a == Activations::kExact ? exact_set(f) : a == Activations::kInt8 ? dot_set(f) : fine_set();
+constexpr Activations activations_of(Arithmetic a) {
+  return a == Arithmetic::kExact ? Activations::kF32 : a == Arithmetic::kBf16 ? Activations::kBf16 : Activations::kInt8;
 }
 
-template <Format kFormat, Activations kActivations, bool kGated>
+const MicroSet& set_for(Format f, Arithmetic a) { return a == Arithmetic::kFineInt8 ? fine_set() : set_of(f, activations_of(a)); }
+
+template <Format kFormat, Arithmetic kArithmetic, bool kGated>
 bool accepts(const ingot_op_desc& d) {
   if (weight_dtype(d, 0) != dtype_of(kFormat) || d.weight[0].experts != 0 || !has_panel_layout(d.weight[0], kGated)) return false;
   if (d.in_dtype[0] != 0 || d.out_dtype[0] != 0) return false;
-  if (kActivations == Activations::kFineInt8 && (d.weight[0].group <= kOneTermInputs || d.weight[0].group % kFineInputs)) return false;
+  if (kArithmetic == Arithmetic::kFineInt8 && (d.weight[0].group <= kOneTermInputs || d.weight[0].group % kFineInputs)) return false;
   return d.weights < 2 || weight_dtype(d, 1) == DType::kF32;
 }
 
 // Rows so few that each thread packs its own copy: cheaper than meeting.
 constexpr int kOwnRows = 2;
 
-template <Format kFormat, Activations kActivations, bool kGated>
+template <Format kFormat, Arithmetic kArithmetic, bool kGated>
 size_t scratch(const ingot_op_desc& d, const Bounds& b) {
   const PanelLayout l = panel_layout(d.weight[0], kGated);
-  const MicroSet& set = set_of(kFormat, kActivations);
+  const MicroSet& set = set_for(kFormat, kArithmetic);
   size_t own = rows_bytes(set, kOwnRows, l.padded_k, l.groups);
-  if (set.unpacked_bytes && b.rows * terms_of(set.int8, l.padded_k, l.groups) >= set.unpack_rows) own += align64(set.unpacked_bytes(l.padded_k, l.groups));
+  if (set.unpacked_bytes && b.rows * terms_of(set.activations, l.padded_k, l.groups) >= set.unpack_rows) own += align64(set.unpacked_bytes(l.padded_k, l.groups));
   return rows_bytes(set, b.rows, l.padded_k, l.groups) + own * static_cast<size_t>(b.threads);
 }
 
-template <Format kFormat, Activations kActivations, bool kGated>
+template <Format kFormat, Arithmetic kArithmetic, bool kGated>
 void launch(const Call& c, Thread& t) {
   const Panels p = read_panels(c.desc().weight[0], kGated, c.step->weight[0]);
-  const MicroSet& set = set_of(kFormat, kActivations);
+  const MicroSet& set = set_for(kFormat, kArithmetic);
   const int rows = c.rows;
   if (rows == 0) return;
   const size_t shared = rows_bytes(set, rows, p.padded_k, p.groups), own_rows = rows_bytes(set, kOwnRows, p.padded_k, p.groups);
-  const bool unpacks = rows * terms_of(set.int8, p.padded_k, p.groups) >= set.unpack_rows;
+  const bool unpacks = rows * terms_of(set.activations, p.padded_k, p.groups) >= set.unpack_rows;
   const size_t own = own_rows + (unpacks ? align64(set.unpacked_bytes(p.padded_k, p.groups)) : 0);
   char* mine = c.scratch + shared + own * static_cast<size_t>(t.rank);
   const bool own_copy = rows <= kOwnRows;
@@ -70,14 +72,14 @@ void launch(const Call& c, Thread& t) {
   });
 }
 
-template <Format kFormat, Activations kActivations, bool kGated = false>
+template <Format kFormat, Arithmetic kArithmetic, bool kGated = false>
 constexpr Kernel row(const char* name) {
-  constexpr bool kInt8 = kActivations != Activations::kExact;
-  return {kGated ? op::Op::kGatedLinear : op::Op::kLinear, name, kInt8 ? kDotIsa : kIsa, accepts<kFormat, kActivations, kGated>,
-          launch<kFormat, kActivations, kGated>, scratch<kFormat, kActivations, kGated>, kGated ? Packing::kGatedPanel : Packing::kPanel, kInt8};
+  constexpr Activations kActivations = activations_of(kArithmetic);
+  return {kGated ? op::Op::kGatedLinear : op::Op::kLinear, name, isa_of(kActivations), accepts<kFormat, kArithmetic, kGated>,
+          launch<kFormat, kArithmetic, kGated>, scratch<kFormat, kArithmetic, kGated>, kGated ? Packing::kGatedPanel : Packing::kPanel, kActivations};
 }
 
-constexpr Activations kExact = Activations::kExact, kInt8 = Activations::kInt8, kFineInt8 = Activations::kFineInt8;
+constexpr Arithmetic kExact = Arithmetic::kExact, kInt8 = Arithmetic::kInt8, kFineInt8 = Arithmetic::kFineInt8;
 constexpr Kernel kKernels[] = {
     row<Format::kI8, kFineInt8>("linear." INGOT_SIMD_NAME ".i8.a8g32"),
     row<Format::kI8, kFineInt8, true>("gated_linear." INGOT_SIMD_NAME ".i8.a8g32"),
@@ -85,6 +87,10 @@ constexpr Kernel kKernels[] = {
     row<Format::kI4, kInt8>("linear." INGOT_SIMD_NAME ".i4.a8"),
     row<Format::kI8, kInt8, true>("gated_linear." INGOT_SIMD_NAME ".i8.a8"),
     row<Format::kI4, kInt8, true>("gated_linear." INGOT_SIMD_NAME ".i4.a8"),
+#if defined(INGOT_SIMD_AVX512)
+    row<Format::kBf16, Arithmetic::kBf16>("linear." INGOT_SIMD_NAME ".bf16.a16"),
+    row<Format::kBf16, Arithmetic::kBf16, true>("gated_linear." INGOT_SIMD_NAME ".bf16.a16"),
+#endif
     row<Format::kF32, kExact>("linear." INGOT_SIMD_NAME ".f32"),
     row<Format::kBf16, kExact>("linear." INGOT_SIMD_NAME ".bf16"),
     row<Format::kF16, kExact>("linear." INGOT_SIMD_NAME ".f16"),
@@ -98,6 +104,13 @@ constexpr Kernel kKernels[] = {
 };
 
 }  // namespace
+
+const MicroSet& set_of(Format f, Activations a) {
+#if defined(INGOT_SIMD_AVX512)
+  if (a == Activations::kBf16) return bf16_set();
+#endif
+  return f < Format::kI8 ? float_set(f) : a == Activations::kInt8 ? dot_set(f) : exact_set(f);
+}
 
 std::span<const Kernel> linear_kernels() { return kKernels; }
 

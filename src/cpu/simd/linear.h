@@ -21,7 +21,7 @@ constexpr int kBlockSizes[] = {4, 3, 2, 1};
 constexpr int kMaxBlock = kBlockSizes[0];
 constexpr int kBlockCount = sizeof kBlockSizes / sizeof kBlockSizes[0];
 
-// Rows of a block as micro kernels read them. f32: data [K][M]. int8: data [K / 4][M][4], and for each group of inputs:
+// Rows of a block as micro kernels read them. f32: data [K][M]. bf16: data [K / 2][M][2]. int8: data [K / 4][M][4], and for each group of inputs:
 // start [groups][M] of the int32 sums (see MicroSet::centre), scale [groups][M], scaled_sum [groups][M] = scale * sum of the codes.
 struct Block {
   const void* data = nullptr;
@@ -36,7 +36,7 @@ using Unpack = void (*)(const Panels&, const uint8_t* panel, void* out);
 // The kernels of one weight format: by index into kBlockSizes. `unpack` (may be null): the panel into scratch, from which `unpacked`
 // kernels then read; worth it from `unpack_rows` rows.
 struct MicroSet {
-  bool int8 = false;
+  Activations activations = Activations::kF32;
   int centre = 0;         // int8: of the unsigned weights; int32 sums start at -centre * sum of the codes
   int scale_inputs = 0;   // int8: inputs of a row that share a scale; 0: those that share one of the weights'
   Micro direct[kBlockCount] = {};
@@ -47,8 +47,12 @@ struct MicroSet {
 };
 
 const MicroSet& float_set(Format f);   // f32, bf16, f16
+#if defined(INGOT_SIMD_AVX512)
+const MicroSet& bf16_set();            // bf16 with activations rounded to bf16
+#endif
 const MicroSet& exact_set(Format f);   // i8, i4 with f32 activations
 const MicroSet& dot_set(Format f);     // i8, i4 with int8 activations
+const MicroSet& set_of(Format f, Activations a);  // of these
 const MicroSet& fine_set();            // i8 in groups above kOneTermInputs, whose activations have a scale every kFineInputs inputs
 
 // The int8-activation row of linear or gated_linear for i8 or i4 weights: what the tile rows use for few rows.
@@ -67,17 +71,19 @@ inline int block_index(int rows_left) {
 // their largest what the others need (a scale per channel: perplexity +3.4 %), and where groups are large a second product costs less
 // than folding in more of them.
 constexpr int64_t kOneTermInputs = 128;
-inline int terms_of(bool int8, int64_t padded_k, int64_t groups) { return int8 && padded_k > groups * kOneTermInputs ? 2 : 1; }
+inline int terms_of(Activations a, int64_t padded_k, int64_t groups) { return a == Activations::kInt8 && padded_k > groups * kOneTermInputs ? 2 : 1; }
 constexpr float kLowSteps = 254;  // of the second term in one of the first
 
 // What fine_set has instead of a second term: folding in a sum of 32 inputs costs a tenth of their products (demo model: perplexity +0.25 %).
 constexpr int kFineInputs = 32;
 inline int64_t scale_groups(const MicroSet& s, int64_t padded_k, int64_t groups) { return s.scale_inputs ? padded_k / s.scale_inputs : groups; }
 
+constexpr int64_t element_bytes(Activations a) { return a == Activations::kF32 ? 4 : a == Activations::kBf16 ? 2 : 1; }
+
 // Packed activations; blocks follow one another, cut from the front in the largest sizes that fit. With two terms a row is two packed
 // rows, the high one first, always in the same block: all larger block sizes that an even count is cut into are even.
 struct Rows {
-  bool int8 = false;
+  Activations activations = Activations::kF32;
   int terms = 1;
   int rows = 0;  // packed ones
   int64_t padded_k = 0, group = 0, groups = 1;
@@ -87,7 +93,7 @@ struct Rows {
   float* scale = nullptr;
   float* scaled_sum = nullptr;
   Block block(int first) const {
-    if (!int8) return {data + first * padded_k * 4, nullptr, nullptr, nullptr};
+    if (activations != Activations::kInt8) return {data + first * padded_k * element_bytes(activations), nullptr, nullptr, nullptr};
     return {data + first * padded_k, start + first * groups, scale + first * groups, scaled_sum + first * groups};
   }
 };
@@ -97,21 +103,22 @@ inline size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 // `groups`: of the weights.
 inline size_t rows_bytes(const MicroSet& set, int64_t rows, int64_t padded_k, int64_t groups) {
   groups = scale_groups(set, padded_k, groups);
-  const size_t r = static_cast<size_t>(rows * terms_of(set.int8, padded_k, groups)), k = static_cast<size_t>(padded_k), g = static_cast<size_t>(groups);
-  return set.int8 ? align64(r * k) + 3 * align64(r * g * 4) : align64(r * k * 4);
+  const size_t r = static_cast<size_t>(rows * terms_of(set.activations, padded_k, groups)), k = static_cast<size_t>(padded_k), g = static_cast<size_t>(groups);
+  const size_t data = align64(r * k * static_cast<size_t>(element_bytes(set.activations)));
+  return set.activations == Activations::kInt8 ? data + 3 * align64(r * g * 4) : data;
 }
 
 inline Rows place_rows(const Panels& p, const MicroSet& set, int rows, char* memory) {
   Rows r;
-  r.int8 = set.int8;
+  r.activations = set.activations;
   r.centre = set.centre;
   r.groups = scale_groups(set, p.padded_k, p.groups);
   r.group = set.scale_inputs ? set.scale_inputs : p.group;
-  r.terms = terms_of(set.int8, p.padded_k, r.groups);
+  r.terms = terms_of(set.activations, p.padded_k, r.groups);
   r.rows = rows * r.terms;
   r.padded_k = p.padded_k;
   r.data = memory;
-  if (set.int8) {
+  if (set.activations == Activations::kInt8) {
     const size_t step = align64(static_cast<size_t>(r.rows) * static_cast<size_t>(r.groups) * 4);
     memory += align64(static_cast<size_t>(r.rows) * static_cast<size_t>(p.padded_k));
     r.start = reinterpret_cast<int32_t*>(memory);

@@ -228,7 +228,7 @@ size_t unpacked4_bytes(int64_t padded_k, int64_t groups) { return static_cast<si
 template <int... I>
 MicroSet make8(std::integer_sequence<int, I...>) {
   MicroSet s;
-  s.int8 = true;
+  s.activations = Activations::kInt8;
   s.centre = kCentred8 ? 0 : 128;
   ((s.direct[I] = micro<kBlockSizes[I], Source::kI8>), ...);
   return s;
@@ -237,7 +237,7 @@ MicroSet make8(std::integer_sequence<int, I...>) {
 template <int... I>
 MicroSet make_fine(std::integer_sequence<int, I...>) {
   MicroSet s;
-  s.int8 = true;
+  s.activations = Activations::kInt8;
   s.centre = kCentred8 ? 0 : 128;
   s.scale_inputs = kFineInputs;
   ((s.direct[I] = fine<kBlockSizes[I]>), ...);
@@ -247,7 +247,7 @@ MicroSet make_fine(std::integer_sequence<int, I...>) {
 template <int... I>
 MicroSet make4(std::integer_sequence<int, I...>) {
   MicroSet s;
-  s.int8 = true;
+  s.activations = Activations::kInt8;
   s.centre = 8;
   ((s.direct[I] = micro<kBlockSizes[I], Source::kI4>), ...);
   ((s.unpacked[I] = micro<kBlockSizes[I], Source::kI4Unpacked>), ...);

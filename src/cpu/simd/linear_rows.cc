@@ -29,6 +29,22 @@ void pack_floats(const Rows& rows, const Home& h, const float* x, int k) {
   for (int64_t i = k; i < rows.padded_k; ++i) out[i * m] = 0;
 }
 
+void pack_bf16(const Rows& rows, const Home& h, const float* x, int k) {
+  const int m = h.size;
+  char* out = rows.data + 2 * h.first * rows.padded_k + 4 * h.at;
+  for (int i = 0; i < k; i += 16) {
+    const int left = k - i;
+    alignas(32) uint16_t rounded[16];
+    store_bf16(rounded, left >= 16 ? load(x + i) : load_n(x + i, left));
+    const int pairs = left >= 16 ? 8 : (left + 1) / 2;  // inputs past k are zero
+    if (m == 1) {
+      std::memcpy(out + 2 * i, rounded, static_cast<size_t>(pairs) * 4);
+      continue;
+    }
+    for (int j = 0; j < pairs; ++j) std::memcpy(out + static_cast<int64_t>(i + 2 * j) * 2 * m, rounded + 2 * j, 4);
+  }
+}
+
 void quantise(const Rows& rows, const Home& h, const float* x, int k) {
   const int m = h.size;
   int8_t* out = reinterpret_cast<int8_t*>(rows.data) + h.first * rows.padded_k + 4 * h.at;
@@ -53,8 +69,11 @@ void quantise(const Rows& rows, const Home& h, const float* x, int k) {
 
 void pack_row(const Rows& rows, int index, const float* x, int k) {
   const Home h = home(rows.rows, index * rows.terms);
-  if (rows.int8) quantise(rows, h, x, k);
-  else pack_floats(rows, h, x, k);
+  switch (rows.activations) {
+    case Activations::kF32: return pack_floats(rows, h, x, k);
+    case Activations::kBf16: return pack_bf16(rows, h, x, k);
+    case Activations::kInt8: return quantise(rows, h, x, k);
+  }
 }
 
 }  // namespace ingot::cpu::INGOT_SIMD

@@ -48,11 +48,11 @@ struct TileRowsLayout {
   int32_t* centred_sum;
   float *scale, *scaled_sum;
   static size_t bytes(int64_t outer_rows, int64_t k, int64_t groups) {
-    const int64_t rows = outer_rows * terms_of(true, k, groups);
+    const int64_t rows = outer_rows * terms_of(Activations::kInt8, k, groups);
     const size_t padded = static_cast<size_t>((rows + kTileRows - 1) / kTileRows * kTileRows);
     return align64(padded * static_cast<size_t>(k)) + 3 * align64(padded * static_cast<size_t>(groups) * 4);
   }
-  TileRowsLayout(const Panels& p, int64_t outer_rows, char* memory) : k(p.padded_k), groups(p.groups), terms(terms_of(true, k, groups)) {
+  TileRowsLayout(const Panels& p, int64_t outer_rows, char* memory) : k(p.padded_k), groups(p.groups), terms(terms_of(Activations::kInt8, k, groups)) {
     blocks = (outer_rows * terms + kTileRows - 1) / kTileRows;
     const size_t padded = static_cast<size_t>(blocks * kTileRows), step = align64(padded * static_cast<size_t>(groups) * 4);
     codes = reinterpret_cast<int8_t*>(memory);
@@ -428,7 +428,7 @@ size_t scratch(const ingot_op_desc& d, const Bounds& b) {
   Panels p;
   p.group = static_cast<int>(l.group);
   p.groups = static_cast<int>(l.groups);
-  const int64_t rows = static_cast<int64_t>(b.rows) * terms_of(true, l.padded_k, l.groups);
+  const int64_t rows = static_cast<int64_t>(b.rows) * terms_of(Activations::kInt8, l.padded_k, l.groups);
   const size_t many = TileRowsLayout::bytes(b.rows, l.padded_k, l.groups) + own_bytes(rows, p) * static_cast<size_t>(b.threads);
   return few > many ? few : many;
 }
@@ -489,7 +489,7 @@ void launch(const Call& c, Thread& t) {
 template <Format kFormat, bool kGated>
 constexpr Kernel row(const char* name) {
   return {kGated ? op::Op::kGatedLinear : op::Op::kLinear, name, Isa::kAmx, accepts<kFormat, kGated>, launch<kFormat, kGated>,
-          scratch<kFormat, kGated>, kGated ? Packing::kGatedPanel : Packing::kPanel, true};
+          scratch<kFormat, kGated>, kGated ? Packing::kGatedPanel : Packing::kPanel, Activations::kInt8};
 }
 
 constexpr Kernel kKernels[] = {

@@ -103,7 +103,6 @@ constexpr DType dtype_of(Format f) {
   return f == Format::kF32 ? DType::kF32 : f == Format::kBf16 ? DType::kBf16 : f == Format::kF16 ? DType::kF16
          : f == Format::kI8 ? DType::kI8 : DType::kU4;
 }
-const MicroSet& set_of(Format f, bool int8) { return f < Format::kI8 ? float_set(f) : int8 ? dot_set(f) : exact_set(f); }
 
 template <Format kFormat>
 bool accepts_mlp(const ingot_op_desc& d) {
@@ -119,10 +118,10 @@ bool accepts_mlp(const ingot_op_desc& d) {
 struct Places {
   size_t begin, order, where, rows, hidden, result, own, total;
 };
-template <Format kFormat, bool kInt8>
+template <Format kFormat, Activations kActivations>
 Places places(const ingot_op_desc& d, int64_t pairs, int threads) {
   const PanelLayout in = panel_layout(d.weight[0], false), back = panel_layout(d.weight[2], false);
-  const MicroSet& set = set_of(kFormat, kInt8);
+  const MicroSet& set = set_of(kFormat, kActivations);
   const size_t n = static_cast<size_t>(pairs), slack = static_cast<size_t>(d.attrs.experts) * 4 * 64;
   Places p;
   p.begin = 0;
@@ -142,9 +141,9 @@ Places places(const ingot_op_desc& d, int64_t pairs, int threads) {
   return p;
 }
 
-template <Format kFormat, bool kInt8>
+template <Format kFormat, Activations kActivations>
 size_t mlp_scratch(const ingot_op_desc& d, const Bounds& b) {
-  return places<kFormat, kInt8>(d, static_cast<int64_t>(b.rows) * d.attrs.top_k, b.threads).total;
+  return places<kFormat, kActivations>(d, static_cast<int64_t>(b.rows) * d.attrs.top_k, b.threads).total;
 }
 
 // Walks the experts in use; gives each its packed rows' memory.
@@ -163,12 +162,12 @@ struct Segments {
   }
 };
 
-template <Format kFormat, bool kInt8>
+template <Format kFormat, Activations kActivations>
 void mlp(const Call& c, Thread& t) {
   const ingot_attrs& a = c.attrs();
   const int64_t pairs = static_cast<int64_t>(c.rows) * a.top_k;
-  const Places at = places<kFormat, kInt8>(c.desc(), pairs, t.size);
-  const MicroSet& set = set_of(kFormat, kInt8);
+  const Places at = places<kFormat, kActivations>(c.desc(), pairs, t.size);
+  const MicroSet& set = set_of(kFormat, kActivations);
   int32_t* begin = reinterpret_cast<int32_t*>(c.scratch + at.begin);
   int32_t* order = reinterpret_cast<int32_t*>(c.scratch + at.order);  // pairs by expert
   int32_t* where = reinterpret_cast<int32_t*>(c.scratch + at.where);  // the inverse
@@ -258,21 +257,24 @@ void mlp(const Call& c, Thread& t) {
   });
 }
 
-template <Format kFormat, bool kInt8>
+template <Format kFormat, Activations kActivations>
 constexpr Kernel moe(const char* name) {
-  return {op::Op::kMoeMlp, name, kInt8 ? kDotIsa : kIsa, accepts_mlp<kFormat>, mlp<kFormat, kInt8>, mlp_scratch<kFormat, kInt8>,
-          Packing::kPanel, kInt8};
+  return {op::Op::kMoeMlp, name, isa_of(kActivations), accepts_mlp<kFormat>, mlp<kFormat, kActivations>, mlp_scratch<kFormat, kActivations>,
+          Packing::kPanel, kActivations};
 }
 
 constexpr Kernel kKernels[] = {
     {op::Op::kMoeRoute, "moe_route." INGOT_SIMD_NAME, kIsa, accepts_route, route, route_scratch},
-    moe<Format::kI8, true>("moe_mlp." INGOT_SIMD_NAME ".i8.a8"),
-    moe<Format::kI4, true>("moe_mlp." INGOT_SIMD_NAME ".i4.a8"),
-    moe<Format::kF32, false>("moe_mlp." INGOT_SIMD_NAME ".f32"),
-    moe<Format::kBf16, false>("moe_mlp." INGOT_SIMD_NAME ".bf16"),
-    moe<Format::kF16, false>("moe_mlp." INGOT_SIMD_NAME ".f16"),
-    moe<Format::kI8, false>("moe_mlp." INGOT_SIMD_NAME ".i8.exact"),
-    moe<Format::kI4, false>("moe_mlp." INGOT_SIMD_NAME ".i4.exact"),
+    moe<Format::kI8, Activations::kInt8>("moe_mlp." INGOT_SIMD_NAME ".i8.a8"),
+    moe<Format::kI4, Activations::kInt8>("moe_mlp." INGOT_SIMD_NAME ".i4.a8"),
+#if defined(INGOT_SIMD_AVX512)
+    moe<Format::kBf16, Activations::kBf16>("moe_mlp." INGOT_SIMD_NAME ".bf16.a16"),
+#endif
+    moe<Format::kF32, Activations::kF32>("moe_mlp." INGOT_SIMD_NAME ".f32"),
+    moe<Format::kBf16, Activations::kF32>("moe_mlp." INGOT_SIMD_NAME ".bf16"),
+    moe<Format::kF16, Activations::kF32>("moe_mlp." INGOT_SIMD_NAME ".f16"),
+    moe<Format::kI8, Activations::kF32>("moe_mlp." INGOT_SIMD_NAME ".i8.exact"),
+    moe<Format::kI4, Activations::kF32>("moe_mlp." INGOT_SIMD_NAME ".i4.exact"),
 };
 
 }  // namespace

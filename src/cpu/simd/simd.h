@@ -59,6 +59,17 @@ inline F select_less(F x, F y, F a, F b) { return {_mm512_mask_blend_ps(_mm512_c
 inline F load_bf16(const uint16_t* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16))};
 }
+// bf16 bits in the high halves, to nearest even. NaN stays one, infinity too.
+inline __m512i round_bf16(__m512 x) {
+  const __m512i u = _mm512_castps_si512(x), high = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u));
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  const __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  return _mm512_and_si512(_mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x00400000)), high);
+}
+inline void store_bf16(void* p, F x) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_bf16(x.v), 16)));
+}
 inline F load_f16(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
 inline void store_f16(uint16_t* p, F x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -306,6 +317,16 @@ inline uint16_t to_bf16(float f) {  // to nearest even
   if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((u >> 16) | 0x40);
   return static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
+
+#if !defined(INGOT_SIMD_AVX512)
+inline void store_bf16(void* p, F x) {
+  float wide[16];
+  uint16_t narrow[16];
+  store(wide, x);
+  for (int i = 0; i < 16; ++i) narrow[i] = to_bf16(wide[i]);
+  std::memcpy(p, narrow, sizeof narrow);
+}
+#endif
 
 // e^x: range reduction by ln 2 in two parts and a polynomial of degree 6; relative error below 2e-7; x below -104 gives 0.
 inline F exp(F x) {

@@ -12,12 +12,14 @@
 namespace ingot::cpu::INGOT_SIMD {
 
 #if defined(INGOT_SIMD_AVX512)
-constexpr Isa kIsa = Isa::kAvx512, kDotIsa = Isa::kAvx512Vnni;
+constexpr Isa kIsa = Isa::kAvx512, kDotIsa = Isa::kAvx512Vnni, kBf16Isa = Isa::kAvx512Bf16;
 #elif defined(INGOT_SIMD_AVX2)
-constexpr Isa kIsa = Isa::kAvx2, kDotIsa = Isa::kAvx2;
+constexpr Isa kIsa = Isa::kAvx2, kDotIsa = Isa::kAvx2, kBf16Isa = Isa::kAvx2;
 #else
-constexpr Isa kIsa = Isa::kScalar, kDotIsa = Isa::kScalar;
+constexpr Isa kIsa = Isa::kScalar, kDotIsa = Isa::kScalar, kBf16Isa = Isa::kScalar;
 #endif
+
+constexpr Isa isa_of(Activations a) { return a == Activations::kInt8 ? kDotIsa : a == Activations::kBf16 ? kBf16Isa : kIsa; }
 
 std::span<const Kernel> linear_kernels();
 std::span<const Kernel> tile_kernels();       // AMX; empty elsewhere

@@ -29,15 +29,6 @@ inline void configure_tiles(int rows) {
 }
 inline void release_tiles() { __asm__ volatile("tilerelease" ::); }
 
-// bf16 bits in the high halves, to nearest even. NaN stays one, infinity too.
-inline __m512i round_bf16(__m512 x) {
-  const __m512i u = _mm512_castps_si512(x), high = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u));
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  const __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  return _mm512_and_si512(_mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x00400000)), high);
-}
-
 // 16 values x = high + low, to 17 bits of the mantissa.
 inline void split(F x, char* high, char* low) {
   const __m512i h = round_bf16(x.v);
@@ -45,7 +36,7 @@ inline void split(F x, char* high, char* low) {
   const __mmask16 finite = _mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q);  // infinity minus itself is none
   rest = _mm512_maskz_mov_ps(finite, rest);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), _mm512_cvtepi32_epi16(_mm512_srli_epi32(h, 16)));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(low), _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_bf16(rest), 16)));
+  store_bf16(low, {rest});
 }
 
 }  // namespace ingot::cpu::INGOT_SIMD
