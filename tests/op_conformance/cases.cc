@@ -44,6 +44,13 @@ void linear_cases(std::vector<Chain>& out) {
     c.check(c.add(Op::kLinear, {}, {x}, {w}));
     out.push_back(std::move(c));
   }
+  for (auto [f, rows, k] : {std::tuple{Format{DType::kI8, -1, false}, 290, 1120}, {Format{DType::kU4, 64, true}, 530, 192}}) {  // two of the first's terms a row
+    Chain c(cat("linear/", text(f), "/many rows"), {rows}, ++seed);
+    const int x = c.input(k), w = c.matrix(f.dtype, 40, k, f.group < 0 ? k : f.group, f.zero);
+    c.nmse_int8 = 1e-3;
+    c.check(c.add(Op::kLinear, {}, {x}, {w}));
+    out.push_back(std::move(c));
+  }
   for (const Format& f : {Format{DType::kI8, -1, false}, Format{DType::kI8, -1, true}, Format{DType::kU4, -1, true}})
     for (int rows : {2, 13, 16, 37}) {  // one scale over so many inputs that int8 activations have two terms, or scales of their own
       const int n = 40, k = 1120;
