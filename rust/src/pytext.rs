@@ -135,7 +135,7 @@ fn float_of(v: &Value) -> Result<f64, Error> {
 /// C's %e: two digits of exponent at least.
 fn scientific(f: f64, precision: usize) -> String {
     let text = format!("{f:.precision$e}");
-    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let Some((mantissa, exponent)) = text.split_once('e') else { return text };  // inf, nan
     let exponent: i32 = exponent.parse().unwrap_or(0);
     format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
 }
@@ -174,7 +174,7 @@ pub fn percent(format: &str, args: &[Value]) -> Result<String, Error> {
                 _ => other = true,
             }
         }
-        let mut digits = |rest: &mut std::iter::Peekable<std::str::Chars>| {
+        let digits = |rest: &mut std::iter::Peekable<std::str::Chars>| {
             let mut n = None;
             while let Some(d) = rest.next_if(|c| c.is_ascii_digit()) {
                 n = Some((n.unwrap_or(0) * 10 + d as usize - '0' as usize).min(1 << 20));

@@ -308,7 +308,8 @@ impl ChatTemplate {
             matches!(v.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Undefined)
         });
         env.add_test("number", |v: Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));
-        env.add_template_owned("chat", source::prepare(text)).map_err(|e| format!("chat template: {}", message(e)))?;
+        let prepared = source::prepare(text).map_err(|e| format!("chat template: {e}"))?;
+        env.add_template_owned("chat", prepared).map_err(|e| format!("chat template: {}", message(e)))?;
         Ok(ChatTemplate { env })
     }
 

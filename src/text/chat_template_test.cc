@@ -63,6 +63,28 @@ TEST(ChatTemplate, EqualsTransformers) {
   EXPECT_GE(compared, 400);
 }
 
+// As Jinja2 takes them: what stands in raw blocks and comments, numbers that are none.
+TEST(ChatTemplate, ReadsSignsThatCloseNothing) {
+  EXPECT_EQ(render("{% raw %}{%}{% x {% endraw %}{{ '%s' % 'a' }}", {}), "{%}{% x a");
+  EXPECT_EQ(render("{#}{{ '%s' % x }}#}y", {}), "y");
+  EXPECT_EQ(render("{{ '%e %g' % ('inf'|float, '-inf'|float) }}", {}), "inf -inf");
+  EXPECT_EQ(render("{{ '%s %s' % ('%d' % 1, '%s' % ('a' ~ '%s' % 2,)) }} {{ 'ab'[::-1][::-1] }}", {}), "1 a2 ab");
+}
+
+// Chains that a parser follows by recursion end in an error, not in the end of the process.
+TEST(ChatTemplate, RefusesChainsWithoutEnd) {
+  const auto chain = [](std::string begin, std::string_view link, std::string_view end) {
+    for (int i = 0; i < 100000; ++i) begin += link;
+    return render(begin.append(end), {});
+  };
+  for (const char* link : {" + 1", " and 1", "|trim", "'%s' % 1, ", "x[::-1], "})
+    EXPECT_NE(chain("{{ 1", link, " }}").find("names and signs; at most 4096"), std::string::npos) << link;
+  EXPECT_NE(chain("{% if x %}", "{% elif x %}", "{% endif %}").find("more than 1000 elif"), std::string::npos);
+  std::string nested = "{{ ";
+  for (int i = 0; i < 600; ++i) nested += "'%s' % (";
+  EXPECT_NE(render(nested + "1" + std::string(600, ')') + " }}", {}).find("recursion"), std::string::npos);
+}
+
 TEST(ChatTemplate, SaysWhatTheTemplateRaised) {
   EXPECT_EQ(render("{{ raise_exception('roles must alternate') }}", {}).find("error: chat template: "), 0u);
   EXPECT_NE(render("{{ raise_exception('roles must alternate') }}", {}).find("roles must alternate"), std::string::npos);
