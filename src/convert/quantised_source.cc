@@ -13,6 +13,7 @@ using formats::TensorInfo;
 using formats::TensorSource;
 
 constexpr std::string_view kQweight = ".qweight", kWeight = ".weight";
+constexpr int64_t kMostBlock = 1 << 20;  // rows or columns that share a scale of fp8
 
 bool all_words(const View& v, uint32_t want) {
   for (size_t i = 0; i + 4 <= v.bytes.size(); i += 4) {
@@ -65,8 +66,9 @@ Result<std::unique_ptr<TensorSource>> QuantisedSource::wrap(std::unique_ptr<Tens
                                            "or convert from the model before it was quantised"));
     if (!fp8) return source;  // a config without layers: they were dequantised when saved
     out->block_ = TRY(get_or<std::vector<int64_t>>(config, "weight_block_size", {}, what));
-    if (!out->block_.empty() && (out->block_.size() != 2 || out->block_[0] < 1 || out->block_[1] < 1))
-      return Error(Code::kInvalidArgument, cat(what, ": 'weight_block_size' is ", out->block_, ", want two positive numbers: rows and columns"));
+    const auto is_extent = [](int64_t n) { return n >= 1 && n <= kMostBlock; };
+    if (!out->block_.empty() && (out->block_.size() != 2 || !is_extent(out->block_[0]) || !is_extent(out->block_[1])))
+      return Error(Code::kInvalidArgument, cat(what, ": 'weight_block_size' is ", out->block_, ", want two numbers of 1 .. ", kMostBlock, ": rows and columns"));
   }
   out->source_ = std::move(source);
   for (const TensorInfo& t : out->source_->list()) {
@@ -94,8 +96,10 @@ Status QuantisedSource::add_integers(const TensorInfo& qweight) {
     if (!source_->info(layer.name + part))
       return Error(Code::kInvalidArgument, cat("checkpoint ", path(), " has '", qweight.name, "' but no '", layer.name, part, "'"));
   const TensorInfo& scales = *source_->info(layer.name + ".scales");
-  if (qweight.shape.rank() != 2 || scales.shape.rank() != 2)
+  if (qweight.shape.rank() != 2 || scales.shape.rank() != 2 || qweight.shape.elements() == 0 || scales.shape.elements() == 0)
     return Error(Code::kInvalidArgument, cat("tensors '", qweight.name, "' and '", scales.name, "' in ", path(), " have shapes ", str(qweight.shape), " and ", str(scales.shape), ", want matrices"));
+  if (source_->info(layer.name + std::string(kWeight)))
+    return Error(Code::kInvalidArgument, cat("checkpoint ", path(), " has '", qweight.name, "' and '", layer.name, kWeight, "', want one of them: it does not say which is the layer"));
   const bool awq = import_->method == quant::ImportConfig::Method::kAwq;
   const Shape shape = {scales.shape[1], awq ? qweight.shape[0] : qweight.shape[0] * (32 / import_->bits)};
   const quant::ImportTensors t = TRY(tensors_of(layer.name));

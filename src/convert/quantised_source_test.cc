@@ -2,12 +2,11 @@
 #include "convert/quantised_source.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstring>
-#include <filesystem>
 
 #include "base/files.h"
+#include "base/test_folder.h"
 #include "convert/published.h"
 #include "formats/safetensors.h"
 #include "tensor/convert.h"
@@ -28,15 +27,9 @@ constexpr Linear kLinears[] = {{"self_attn.q_proj", kHidden, kHidden}, {"self_at
 class Model {
  public:
   Model() {
-    directory_ = testing::TempDir() + "/ingot_quantised_XXXXXX";
-    CHECK(::mkdtemp(directory_.data()), directory_);
     floats("model.embed_tokens.weight", {kVocab, kHidden});
     floats("lm_head.weight", {kVocab, kHidden});
     for (const char* norm : {"model.norm", "model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm"}) floats(cat(norm, ".weight"), {kHidden});
-  }
-  ~Model() {
-    std::error_code ignored;
-    std::filesystem::remove_all(directory_, ignored);
   }
 
   int next(int limit) { return static_cast<int>((seed_ = seed_ * 1664525u + 1013904223u) >> 16) % limit; }
@@ -105,22 +98,22 @@ class Model {
     std::string config = cat(R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": )", kHidden, R"(, "intermediate_size": )", kFfn,
                              R"(, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 1, "vocab_size": )", kVocab, R"(, "torch_dtype": "float16")");
     if (!quantization.empty() && own_file.empty()) config += cat(R"(, "quantization_config": )", quantization);
-    CHECK(write_file(join_path(directory_, "config.json"), config + "}").ok(), directory_);
-    if (!own_file.empty()) CHECK(write_file(join_path(directory_, own_file), quantization).ok(), directory_);
+    CHECK(write_file(folder_.at("config.json"), config + "}").ok(), directory());
+    if (!own_file.empty()) CHECK(write_file(folder_.at(own_file), quantization).ok(), directory());
     formats::SafetensorsWriter writer;
     for (const Stored& s : tensors_) CHECK(writer.declare(s.name, s.dtype, s.shape).ok(), s.name);
-    CHECK(writer.begin(join_path(directory_, "model.safetensors")).ok(), directory_);
+    CHECK(writer.begin(folder_.at("model.safetensors")).ok(), directory());
     for (const Stored& s : tensors_) CHECK(writer.write(s.name, 0, s.bytes).ok(), s.name);
-    CHECK(writer.finish().ok(), directory_);
+    CHECK(writer.finish().ok(), directory());
   }
-  const std::string& directory() const { return directory_; }
+  std::string directory() const { return folder_.at(); }
 
   // The unified layer made of these, rows after rows.
   void expect(const char* unified, std::vector<const char*> of, bool kept, int bits, int64_t group, bool zeros) {
     std::vector<float> want;
     for (const char* name : of) want.insert(want.end(), real_[name].begin(), real_[name].end());
     const std::string layer = cat("transformer.layers.0.", unified);
-    const auto dense = PublishedCheckpoint::open(directory_, {.dtype = "float32"}), automatic = PublishedCheckpoint::open(directory_);
+    const auto dense = PublishedCheckpoint::open(directory(), {.dtype = "float32"}), automatic = PublishedCheckpoint::open(directory());
     ASSERT_TRUE(dense.ok()) << dense.error().message();
     ASSERT_TRUE(automatic.ok()) << automatic.error().message();
     const auto view = (*dense)->find(layer + ".weight");
@@ -149,7 +142,7 @@ class Model {
     expect("mlp.proj", {"mlp.down_proj"}, kept, bits, group ? group : kFfn, zeros);
   }
   std::string refusal() {
-    const auto opened = PublishedCheckpoint::open(directory_);
+    const auto opened = PublishedCheckpoint::open(directory());
     return opened.ok() ? "(no error)" : opened.error().message();
   }
 
@@ -160,7 +153,7 @@ class Model {
     Shape shape;
     std::vector<std::byte> bytes;
   };
-  std::string directory_;
+  TestFolder folder_;
   uint32_t seed_ = 1;
   std::vector<Stored> tensors_;
   std::map<std::string, std::vector<float>> real_;
@@ -245,6 +238,32 @@ TEST(QuantisedSource, SaysWhatItCannotRead) {
   odd.fp8(kLinears[0], "_scale", {3}, kHidden, kHidden);
   odd.write(R"({"quant_method": "fp8"})");
   has(odd.refusal(), "and its scales [3], want a matrix and one scale for all, for each row or for each block");
+}
+
+// Shapes without elements may state any extent, and everything else may be there twice.
+TEST(QuantisedSource, RefusesShapesWithoutElementsAndSecondWeights) {
+  const auto has = [](const std::string& text, const char* part) { EXPECT_NE(text.find(part), std::string::npos) << text; };
+  const std::string layer = "model.layers.0.self_attn.q_proj";
+  for (const Shape& shape : {Shape{0, kHidden}, Shape{int64_t{1} << 62, 0}}) {
+    Model empty;
+    empty.put(layer + ".qweight", DType::kI32, shape, std::vector<uint32_t>());
+    empty.put(layer + ".qzeros", DType::kI32, {1, 1}, std::vector<uint32_t>(1));
+    empty.put(layer + ".scales", DType::kF32, {1, kHidden}, std::vector<float>(kHidden));
+    empty.put(layer + ".g_idx", DType::kI32, {4}, std::vector<uint32_t>(4));
+    empty.write(R"({"quant_method": "gptq", "bits": 4, "group_size": -1})");
+    has(empty.refusal(), "want matrices");
+  }
+
+  Model twice;
+  for (const Linear& l : kLinears) twice.integers(l, true, 4, 32, false, false, 0);
+  twice.floats(layer + ".weight", {kHidden, kHidden / 2});
+  twice.write(R"({"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"})");
+  has(twice.refusal(), "want one of them: it does not say which is the layer");
+
+  Model huge;
+  huge.fp8(kLinears[0], "_scale_inv", {1, 1}, kHidden, kHidden);
+  huge.write(R"({"quant_method": "fp8", "weight_block_size": [9223372036854775807, 128]})");
+  has(huge.refusal(), "'weight_block_size' is [9223372036854775807, 128], want two numbers of 1 .. 1048576");
 }
 
 }  // namespace

@@ -87,7 +87,7 @@ Result<ImportConfig> read_import_config(const Json& json, std::string_view what)
 Result<QuantWeight> import_layer(const ImportConfig& config, const ImportTensors& t, std::string_view layer) {
   const bool awq = config.method == ImportConfig::Method::kAwq;
   const int64_t per_word = 32 / config.bits;
-  if (t.qweight.shape.rank() != 2 || t.scales.shape.rank() != 2)
+  if (t.qweight.shape.rank() != 2 || t.scales.shape.rank() != 2 || t.qweight.shape.elements() == 0)  // without elements an extent may be any number
     return Error(Code::kInvalidArgument, cat("tensors '", layer, ".qweight' and '.scales' have shapes ", str(t.qweight.shape), " and ", str(t.scales.shape),
                                              ", want matrices"));
   const int64_t k = awq ? t.qweight.shape[0] : t.qweight.shape[0] * per_word, n = t.scales.shape[1];
