@@ -407,13 +407,13 @@ TRITONSERVER_Error* TRITONSERVER_InferenceRequestSetResponseCallback(
 
 TRITONSERVER_Error* TRITONSERVER_ServerInferAsync(
     TRITONSERVER_Server* server, TRITONSERVER_InferenceRequest* r, TRITONSERVER_InferenceTrace* trace) {
-  if (trace) return unsupported("a trace of TRITONSERVER_ServerInferAsync");
   if (!r->release || !r->complete || !r->allocator)
     return give_error(Code::kInvalidArgument, "a request needs its release and response callbacks before TRITONSERVER_ServerInferAsync");
   auto loan = std::make_shared<Loan>(r);
   server::InferRequest request = r->request;
   request.accepts_many_responses = true;
   request.part_of_another = true;
+  if (trace) request.trace = trace->trace;
   for (const TRITONSERVER_InferenceRequest::Input& i : r->inputs) {
     fill_tensor(i, loan, request.inputs.emplace_back());
     if (!i.raw) continue;
@@ -440,6 +440,7 @@ TRITONSERVER_Error* TRITONSERVER_ServerInferAsync(
     loan->armed = false;
     return give_error(call.error());
   }
+  delete trace;  // ours from here on
   // The loan in hand keeps the request alive here, whatever has happened to it meanwhile.
   bool cancel = false;
   {

@@ -166,8 +166,9 @@ TRITONSERVER_Error* TRITONBACKEND_RequestRelease(TRITONBACKEND_Request* request,
   return nullptr;
 }
 
-TRITONSERVER_Error* TRITONBACKEND_RequestTrace(TRITONBACKEND_Request*, TRITONSERVER_InferenceTrace** trace) {
-  *trace = nullptr;
+TRITONSERVER_Error* TRITONBACKEND_RequestTrace(TRITONBACKEND_Request* request, TRITONSERVER_InferenceTrace** trace) {
+  request->trace.trace = request->request->trace;
+  *trace = request->trace.trace ? &request->trace : nullptr;
   return nullptr;
 }
 

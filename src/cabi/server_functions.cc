@@ -189,17 +189,51 @@ const char* TRITONSERVER_InferenceTraceActivityString(TRITONSERVER_InferenceTrac
   return activity >= 0 && activity <= TRITONSERVER_TRACE_CUSTOM_ACTIVITY ? kNames[activity] : "<unknown>";
 }
 
-// Requests of libraries carry no trace: a null parent has a null child and no context.
-TRITONSERVER_Error* TRITONSERVER_InferenceTraceSpawnChildTrace(TRITONSERVER_InferenceTrace*, TRITONSERVER_InferenceTrace** child_trace) {
-  *child_trace = nullptr;
+// Untraced requests have a null trace, whose child is null too.
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceSpawnChildTrace(TRITONSERVER_InferenceTrace* trace, TRITONSERVER_InferenceTrace** child_trace) {
+  *child_trace = trace ? new TRITONSERVER_InferenceTrace{trace->trace->child()} : nullptr;
   return nullptr;
 }
 
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceDelete(TRITONSERVER_InferenceTrace* trace) {
+  delete trace;
+  return nullptr;
+}
+
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceId(TRITONSERVER_InferenceTrace* trace, uint64_t* id) {
+  *id = trace->trace->id();
+  return nullptr;
+}
+
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceParentId(TRITONSERVER_InferenceTrace* trace, uint64_t* parent_id) {
+  *parent_id = trace->trace->parent();
+  return nullptr;
+}
+
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceModelName(TRITONSERVER_InferenceTrace* trace, const char** model_name) {
+  *model_name = trace->trace->model().c_str();
+  return nullptr;
+}
+
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceModelVersion(TRITONSERVER_InferenceTrace* trace, int64_t* model_version) {
+  *model_version = trace->trace->version();
+  return nullptr;
+}
+
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceRequestId(TRITONSERVER_InferenceTrace* trace, const char** request_id) {
+  *request_id = trace->trace->request_id().c_str();
+  return nullptr;
+}
+
+// Contexts are OpenTelemetry's, and there is none.
 TRITONSERVER_Error* TRITONSERVER_InferenceTraceContext(TRITONSERVER_InferenceTrace*, const char** trace_context) {
   *trace_context = "";
   return nullptr;
 }
 
-TRITONSERVER_Error* TRITONSERVER_InferenceTraceReportActivity(TRITONSERVER_InferenceTrace*, uint64_t, const char*) { return nullptr; }
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceReportActivity(TRITONSERVER_InferenceTrace* trace, uint64_t timestamp, const char* activity_name) {
+  trace->trace->stamp(activity_name, timestamp);
+  return nullptr;
+}
 
 }  // extern "C"

@@ -24,15 +24,6 @@ TRITONSERVER_Error* TRITONSERVER_InferenceTraceNew(
     TRITONSERVER_InferenceTrace**, TRITONSERVER_InferenceTraceLevel, uint64_t, TRITONSERVER_InferenceTraceActivityFn_t, TRITONSERVER_InferenceTraceReleaseFn_t, void*) { return unsupported(__func__); }
 TRITONSERVER_Error* TRITONSERVER_InferenceTraceTensorNew(
     TRITONSERVER_InferenceTrace**, TRITONSERVER_InferenceTraceLevel, uint64_t, TRITONSERVER_InferenceTraceActivityFn_t, TRITONSERVER_InferenceTraceTensorActivityFn_t, TRITONSERVER_InferenceTraceReleaseFn_t, void*) { return unsupported(__func__); }
-TRITONSERVER_Error* TRITONSERVER_InferenceTraceDelete(TRITONSERVER_InferenceTrace*) { return unsupported(__func__); }
-TRITONSERVER_Error* TRITONSERVER_InferenceTraceId(TRITONSERVER_InferenceTrace*, uint64_t*) { return unsupported(__func__); }
-TRITONSERVER_Error* TRITONSERVER_InferenceTraceParentId(TRITONSERVER_InferenceTrace*, uint64_t*) { return unsupported(__func__); }
-TRITONSERVER_Error* TRITONSERVER_InferenceTraceModelName(
-    TRITONSERVER_InferenceTrace*, const char**) { return unsupported(__func__); }
-TRITONSERVER_Error* TRITONSERVER_InferenceTraceModelVersion(
-    TRITONSERVER_InferenceTrace*, int64_t*) { return unsupported(__func__); }
-TRITONSERVER_Error* TRITONSERVER_InferenceTraceRequestId(
-    TRITONSERVER_InferenceTrace*, const char**) { return unsupported(__func__); }
 TRITONSERVER_Error* TRITONSERVER_InferenceTraceSetContext(
     TRITONSERVER_InferenceTrace*, const char*) { return unsupported(__func__); }
 TRITONSERVER_Error* TRITONSERVER_ServerNew(TRITONSERVER_Server**, TRITONSERVER_ServerOptions*) { return unsupported(__func__); }

@@ -22,6 +22,7 @@ struct HttpRequest {
   std::vector<std::pair<std::string, std::string>> headers;
   std::string body;
   std::string peer;  // address of the client
+  uint64_t began_ns = 0;  // of the steady clock: its first bytes
 
   std::string_view header(std::string_view name) const;
   std::string_view path() const { return std::string_view(target).substr(0, target.find('?')); }

@@ -98,7 +98,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // reset the connection, and the client would not see the answer.
   bool linger = false;
   Clock::time_point linger_until{};
-  Clock::time_point progress = Clock::now();
+  Clock::time_point progress = Clock::now(), request_began{};
 
   std::mutex mutex;
   // Guarded by mutex.
@@ -358,6 +358,7 @@ bool Loop::read_some(Connection& c) {
 }
 
 bool Loop::consume(Connection& c, std::string_view bytes) {
+  if (!c.parser.started()) c.request_began = c.progress;
   const size_t used = c.parser.feed(bytes);
   if (used < bytes.size()) c.leftover = std::string(bytes.substr(used));
   if (c.parser.take_expect_continue()) {
@@ -378,6 +379,7 @@ bool Loop::consume(Connection& c, std::string_view bytes) {
   if (c.parser.state() != HttpParser::State::kDone) return true;
   HttpRequest request = c.parser.take();
   request.peer = c.peer;
+  request.began_ns = static_cast<uint64_t>(std::chrono::nanoseconds(c.request_began.time_since_epoch()).count());
   if (shared_.draining.load()) request.keep_alive = false;
   {
     std::lock_guard lock(c.mutex);

@@ -15,6 +15,8 @@ using server::Call;
 using server::InferRequest;
 using server::InferResponse;
 
+constexpr const char* kReceived = "HTTP_RECV";  // in traces
+
 // Cancels when the client goes. The call is known only after infer() returned, when responses may already be on their way.
 void cancel_on_disconnect(Exchange& exchange, const std::shared_ptr<Call>& call) {
   exchange.on_disconnect([weak = std::weak_ptr<Call>(call)] {
@@ -85,7 +87,10 @@ struct InferTask {
         out.headers.emplace_back("Content-Encoding", encoding_name(encoding));
       }
     }
+    const std::shared_ptr<server::Trace> trace = std::move(response.trace);
+    if (trace) trace->stamp("HTTP_SEND_START", server::steady_ns());
     exchange->respond(std::move(out));
+    if (trace) trace->stamp("HTTP_SEND_END", server::steady_ns());
   }
 };
 
@@ -109,6 +114,8 @@ Status start_infer(ApiContext& api, const ExchangePtr& exchange, const std::stri
       TRY(parse_infer_body(std::move(body), json_bytes, model->config, api.server.shared_memory(), api.limits));
   parsed.request.model = name;
   parsed.request.version = version;
+  parsed.request.received_by = kReceived;
+  parsed.request.received_ns = http.began_ns;
   TRY(forward_headers(api.header_forward_pattern, http, parsed.request));
   auto task = std::make_shared<InferTask>(
       InferTask{exchange, std::move(parsed.outputs), std::move(model), api.server, choose_encoding(http.header("accept-encoding")), {}});
@@ -126,8 +133,11 @@ struct GenerateTask {
   int responses = 0;
 
   void receive(InferResponse r) {
+    const std::shared_ptr<server::Trace> trace = std::move(r.trace);
+    if (trace && (stream || r.final)) trace->stamp("HTTP_SEND_START", server::steady_ns());
     if (stream) receive_streamed(r);
     else receive_one(r);
+    if (trace && (stream || r.final)) trace->stamp("HTTP_SEND_END", server::steady_ns());
   }
 
   void receive_one(InferResponse& r) {
@@ -209,6 +219,8 @@ Status start_generate(ApiContext& api, const ExchangePtr& exchange, const std::s
   model.reset();
   request.model = name;
   request.version = version;
+  request.received_by = kReceived;
+  request.received_ns = http.began_ns;
   add_load_header(api, *exchange, name);
   auto task = std::make_shared<GenerateTask>(GenerateTask{exchange, stream, {}});
   std::shared_ptr<Call> call = TRY(api.server.infer(std::move(request), [task](InferResponse r) { task->receive(std::move(r)); }));

@@ -20,6 +20,8 @@ void forward_metadata(const ServiceOptions& options, const ::grpc::CallbackServe
   }
 }
 
+constexpr const char* kReceived = "GRPC_WAITREAD";  // in traces
+
 // A call of the server whose handle arrives after the handler may have run already; cancel works before and after.
 class CancelSlot {
  public:
@@ -51,6 +53,9 @@ class CancelSlot {
 class UnaryInfer : public ::grpc::ServerUnaryReactor {
  public:
   UnaryInfer(server::Server& server, inference::ModelInferResponse* out) : server_(server), out_(out) {}
+  ~UnaryInfer() override {
+    if (trace_) trace_->stamp("GRPC_SEND_END", server::steady_ns());
+  }
 
   // Consumes the reactor: after this only gRPC and the handler touch it.
   static Status run(UnaryInfer* self, server::Server& server, const ServiceOptions& options, const ::grpc::CallbackServerContext& context,
@@ -59,6 +64,8 @@ class UnaryInfer : public ::grpc::ServerUnaryReactor {
     const std::shared_ptr<server::LoadedModel> model = TRY(server.registry().find(p.request.model, p.request.version));
     if (model->config.is_decoupled()) return Error(Code::kUnsupported, "ModelInfer RPC doesn't support models with decoupled transaction policy");
     forward_metadata(options, context, p.request);
+    p.request.received_by = kReceived;
+    p.request.received_ns = self->began_ns_;
     self->labels_ = model->labels;
     self->outputs_ = std::move(p.outputs);
     const std::shared_ptr<CancelSlot> slot = self->slot_;
@@ -73,18 +80,24 @@ class UnaryInfer : public ::grpc::ServerUnaryReactor {
  private:
   void on_response(server::InferResponse r) {
     const bool final = r.final;
+    if (final) trace_ = std::move(r.trace);
     if (!r.ok()) {
       if (status_.ok()) status_ = to_grpc(*r.error);
     } else if (!r.empty && status_.ok()) {
       if (Status s = write_infer(r, outputs_, labels_, server_.shared_memory(), *out_); !s.ok()) status_ = to_grpc(s.error());
     }
-    if (final) Finish(status_);
+    if (!final) return;
+    outputs_ = {};  // no shared memory is in use any more when the client learns of the end
+    if (trace_) trace_->stamp("GRPC_SEND_START", server::steady_ns());
+    Finish(status_);
   }
 
   server::Server& server_;
   inference::ModelInferResponse* out_;
   frontends::OutputSpecs outputs_;
   frontends::Labels labels_;
+  const uint64_t began_ns_ = server::steady_ns();
+  std::shared_ptr<server::Trace> trace_;
   ::grpc::Status status_;
   std::shared_ptr<CancelSlot> slot_ = std::make_shared<CancelSlot>();
 };
@@ -103,8 +116,7 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
 
   void start() {
     self_ = shared_from_this();
-    message_ = std::make_shared<inference::ModelInferRequest>();
-    StartRead(message_.get());
+    read();
     if (options_.drain)
       options_.drain->add(this, [weak = weak_from_this()] {
         if (auto stream = weak.lock()) stream->drain();
@@ -144,8 +156,7 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
       failed.error = std::make_unique<Error>(s.error());
       on_response(request, std::move(failed));
     }
-    message_ = std::make_shared<inference::ModelInferRequest>();
-    StartRead(message_.get());
+    read();
     {
       std::lock_guard lock(mutex_);
       --handling_;
@@ -157,6 +168,7 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
     {
       std::lock_guard lock(mutex_);
       writing_ = false;
+      if (const auto& trace = outbox_.front().trace) trace->stamp("GRPC_SEND_END", server::steady_ns());
       outbox_.pop_front();
       if (!ok) {
         outbox_.clear();
@@ -183,21 +195,33 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
   }
 
  private:
+  struct Outgoing {
+    std::shared_ptr<Response> message;
+    std::shared_ptr<server::Trace> trace;
+  };
   struct Request {
     std::string id, model, version;
     bool empty_final = false, ordered = false, streams = false, over = false;
     frontends::OutputSpecs outputs;
     frontends::Labels labels;
     CancelSlot slot;
-    std::deque<std::shared_ptr<Response>> held;  // until the requests in front are over
+    std::deque<Outgoing> held;  // until the requests in front are over
     std::list<std::shared_ptr<Request>>::iterator place;
   };
+
+  void read() {
+    message_ = std::make_shared<inference::ModelInferRequest>();
+    read_ns_ = server::steady_ns();
+    StartRead(message_.get());
+  }
 
   Status run(const std::shared_ptr<Request>& request, std::shared_ptr<const inference::ModelInferRequest> message) {
     ParsedInfer p = TRY(parse_infer(std::move(message), server_.shared_memory()));
     const std::shared_ptr<server::LoadedModel> model = TRY(server_.registry().find(p.request.model, p.request.version));
     forward_metadata(options_, *context_, p.request);
     p.request.accepts_many_responses = true;
+    p.request.received_by = kReceived;
+    p.request.received_ns = read_ns_;
     {
       std::lock_guard lock(mutex_);
       request->ordered = !model->config.is_decoupled();
@@ -242,7 +266,7 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
         else outbox_.resize(1);
       }
       if (!final) request->streams = true;
-      if (message && !dead_) request->held.push_back(std::move(message));
+      if (message && !dead_) request->held.push_back({std::move(message), std::move(r.trace)});
       request->over |= final;
       release();
     }
@@ -284,7 +308,8 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
       if (finished_ || writing_) return;
       if (!outbox_.empty() && !dead_) {
         writing_ = true;
-        next = outbox_.front().get();
+        next = outbox_.front().message.get();
+        if (const auto& trace = outbox_.front().trace) trace->stamp("GRPC_SEND_START", server::steady_ns());
       } else if (handling_ == 0 && running_.empty() && (reads_done_ || dead_ || (draining_ && sequences_.empty()))) {
         finish = finished_ = true;
         if (!reads_done_ && !dead_) status_ = ::grpc::Status(::grpc::StatusCode::UNAVAILABLE, "Server exiting");
@@ -316,7 +341,8 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
 
   std::mutex mutex_;
   std::list<std::shared_ptr<Request>> running_;  // in the order of arrival
-  std::deque<std::shared_ptr<Response>> outbox_;
+  std::deque<Outgoing> outbox_;
+  uint64_t read_ns_ = 0;  // when the read that is under way, or was the last one, began
   std::set<std::variant<uint64_t, std::string>> sequences_;  // begun on this stream and not ended
   int handling_ = 0;
   bool writing_ = false, reads_done_ = false, dead_ = false, finished_ = false, draining_ = false;

@@ -58,6 +58,8 @@ Result<bool> ChildCalls::handle(const std::string& kind, const Json& m) {
 
 Status ChildCalls::infer(uint64_t number, const Json& m) {
   server::InferRequest request = TRY(read_infer(*channel_, m));
+  if (m.contains("trace"))
+    if (const std::shared_ptr<server::Trace> trace = trace_of_(TRY(get<uint64_t>(m, "trace", kWhat)))) request.trace = trace->child();
   // What is wrong with the request is the model's to know, not a breach of the protocol.
   const auto refuse = [&](const Error& e) { channel_->send_event(write_answer(number, e)); };
   const auto model = server_.registry().find(request.model, request.version);

@@ -215,6 +215,12 @@ std::optional<Instance::Running> Instance::take(uint64_t id) {
   return r;
 }
 
+std::shared_ptr<server::Trace> Instance::trace_of(uint64_t id) const {
+  std::lock_guard lock(mutex_);
+  auto it = running_.find(id);
+  return it == running_.end() ? nullptr : it->second.invocation.request->trace;
+}
+
 void Instance::fail_all(const std::vector<uint64_t>& ids, const std::string& text) {
   for (uint64_t id : ids) {
     auto r = take(id);

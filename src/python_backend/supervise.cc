@@ -45,7 +45,7 @@ void Instance::run() {
         {
           std::lock_guard lock(mutex_);
           channel_ = c;
-          calls_ = std::make_shared<ChildCalls>(*setup_.server, c, setup_.workers);
+          calls_ = std::make_shared<ChildCalls>(*setup_.server, c, setup_.workers, [this](uint64_t id) { return trace_of(id); });
           pid_ = child->pid;
           state_ = State::kStarting;
           greeted_ = served_ = false;

@@ -200,6 +200,7 @@ class EnsembleRun : public std::enable_shared_from_this<EnsembleRun> {
     r.timeout_us = outer.timeout_us;
     r.accepts_many_responses = s.decoupled;
     r.part_of_another = true;
+    if (outer.trace) r.trace = outer.trace->child();
     for (const auto& in : s.inputs) {
       const Scope::Value* v = find(scope, in.tensor);
       if (v == nullptr || v->state != Scope::State::kPresent) continue;

@@ -21,6 +21,8 @@
 
 namespace ingot::server {
 
+class Trace;
+
 using ParameterValue = std::variant<bool, int64_t, uint64_t, double, std::string>;
 struct Parameter {
   std::string name;
@@ -92,6 +94,10 @@ struct InferRequest {
   // A protocol that carries several responses per request (generate_stream, gRPC streaming, the OpenAI routes) sets this; a decoupled
   // model refuses requests without it.
   bool accepts_many_responses = false;
+  // Where it came in, as its trace names that ("HTTP_RECV", "GRPC_WAITREAD"), and when that began.
+  const char* received_by = nullptr;
+  uint64_t received_ns = 0;
+  std::shared_ptr<Trace> trace;  // of a request that is made for a traced one; the core traces the others as the settings say
   bool part_of_another = false;  // sent for a request that runs (a step, a call of a model): a server that exits still takes it
 
   bool has_sequence_id() const;
@@ -108,6 +114,7 @@ struct InferResponse {
   bool final = false;    // the last response of the request
   bool empty = false;    // carries only the final flag (a decoupled model finished after its last data)
   std::unique_ptr<Error> error;  // a failed request: the last response
+  std::shared_ptr<Trace> trace{};  // of its request, for whoever sends the response on
 
   bool ok() const { return error == nullptr; }
 };

@@ -2,6 +2,7 @@
 
 #include <atomic>
 
+#include "server/batch_source.h"
 #include "server/complete.h"
 #include "server/ensemble.h"
 
@@ -23,8 +24,6 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
         in_flight_(model.in_flight),
         batch_size_(batch_size),
         handler_(std::move(handler)) {}
-
-  void trace(TraceTable* traces, uint64_t id) { traces_ = traces, trace_id_ = id; }
 
   void start(uint64_t arrived_ns) {
     times_.request_start = arrived_ns;
@@ -72,6 +71,7 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
     response.version = model_->version;
     response.id = request_->id;
     if (model_->reshapes) reshape_outputs(model_->config, response.outputs);
+    if (request_->trace) trace(response, now);
     if (final) {
       end(std::move(response), now);
       return;
@@ -133,6 +133,26 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
     if (!left_queue_.exchange(true)) model_->stats->pending(-1);
   }
 
+  void trace(InferResponse& response, uint64_t now) {
+    Trace& t = *request_->trace;
+    response.trace = request_->trace;
+    if (t.wants_tensors())
+      for (const Tensor& o : response.outputs) t.tensor("TENSOR_BACKEND_OUTPUT", o);
+    if (!response.empty) t.stamp("INFER_RESPONSE_COMPLETE", now);
+    if (!response.final) return;
+    t.stamp("REQUEST_START", times_.request_start);
+    t.stamp("QUEUE_START", times_.queue_start);
+    const bool computed = times_.compute_start != 0 && !from_cache_ && !is_core_ensemble(model_->config);
+    if (computed) {
+      const CallTimes all = completed(times_, now);
+      t.stamp("COMPUTE_START", all.compute_start);
+      t.stamp("COMPUTE_INPUT_END", all.compute_input_end);
+      t.stamp("COMPUTE_OUTPUT_START", all.compute_output_start);
+      t.stamp("COMPUTE_END", all.compute_end);
+    }
+    t.stamp("REQUEST_END", now);
+  }
+
   void end(InferResponse response, uint64_t now) {
     if (done_.exchange(true)) return;
     leave_queue();
@@ -151,16 +171,6 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
     } else {
       model_->stats->failure(failure_reason(model_->config, response.error->code()), times_, now);
     }
-    if (trace_id_ != 0)
-      traces_->record(trace_id_, model_->config.name, model_->version, request_->id,
-                      {{"REQUEST_START", times_.request_start},
-                       {"QUEUE_START", times_.queue_start},
-                       {"COMPUTE_START", times_.compute_start},
-                       {"COMPUTE_INPUT_END", times_.compute_input_end},
-                       {"COMPUTE_OUTPUT_START", times_.compute_output_start},
-                       {"COMPUTE_END", times_.compute_end},
-                       {"INFER_RESPONSE_COMPLETE", now},
-                       {"REQUEST_END", now}});
     ResponseHandler handler = std::move(handler_);
     std::shared_ptr<InFlight> in_flight = std::move(in_flight_);
     std::shared_ptr<const InferRequest> request = std::move(request_);
@@ -182,8 +192,6 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
   const uint64_t batch_size_;
   ResponseHandler handler_;
   CallTimes times_;
-  TraceTable* traces_ = nullptr;
-  uint64_t trace_id_ = 0;
   ResponseCache* cache_ = nullptr;
   ResponseCache::Key cache_key_{};
   uint64_t lookup_ns_ = 0;
@@ -248,6 +256,19 @@ bool Server::stop(std::chrono::milliseconds timeout) {
   return registry_.unload_all(deadline) && clean;
 }
 
+namespace {
+void begin_trace(const InferRequest& request, const LoadedModel& model, uint64_t arrived) {
+  Trace& t = *request.trace;
+  t.begin(model.config.name, model.version, request.id);
+  if (request.received_by) {
+    t.stamp(cat(request.received_by, "_START"), request.received_ns);
+    t.stamp(cat(request.received_by, "_END"), arrived);
+  }
+  if (t.wants_tensors())
+    for (const Tensor& i : request.inputs) t.tensor("TENSOR_QUEUE_INPUT", i);
+}
+}  // namespace
+
 Result<std::shared_ptr<Call>> Server::infer(InferRequest request, ResponseHandler handler) {
   const uint64_t arrived = steady_ns();
   for (;;) {
@@ -270,9 +291,7 @@ Result<std::shared_ptr<Call>> Server::infer(InferRequest request, ResponseHandle
       if (exiting) return refused();
       continue;  // replaced meanwhile: the next lookup finds its successor, or says what is wrong
     }
-    uint64_t batch_size = 1;
-    if (model->config.max_batch_size > 0 && !request.inputs.empty() && !request.inputs[0].shape.empty())
-      batch_size = static_cast<uint64_t>(request.inputs[0].shape[0]);
+    const uint64_t batch_size = rows_of(model->config, request);
     std::optional<InferResponse> cached;
     ResponseCache::Key key{};
     const bool cacheable = cache_.enabled() && model->config.response_cache.value_or(false) && !model->config.is_decoupled();
@@ -283,10 +302,11 @@ Result<std::shared_ptr<Call>> Server::infer(InferRequest request, ResponseHandle
       cached = cache_.find(key);
       lookup_ns = steady_ns() - start;
     }
+    if (!request.trace && !request.part_of_another) request.trace = traces_.sample(model->config.name);
+    if (request.trace) begin_trace(request, *model, arrived);
     if (model->reshapes) reshape_inputs(model->config, request.inputs);
     auto shared = std::make_shared<const InferRequest>(std::move(request));
     auto call = std::make_shared<RunningCall>(shared, *model, batch_size, std::move(handler));
-    if (const uint64_t id = traces_.sample(model->config.name)) call->trace(&traces_, id);
     call->start(arrived);
     if (cached) {
       call->answer_from_cache(std::move(*cached), lookup_ns);

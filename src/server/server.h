@@ -16,6 +16,7 @@
 #include "server/response_cache.h"
 #include "server/settings.h"
 #include "server/shared_memory.h"
+#include "server/trace.h"
 
 namespace ingot::server {
 

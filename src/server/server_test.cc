@@ -318,13 +318,41 @@ TEST_F(ServerTest, TracesGoToTheFileAsOneJsonArray) {
   run(2);  // OFF
   ASSERT_TRUE(server.traces().update("m", {.level = std::vector<std::string>{"TIMESTAMPS"}, .count = "2"}).ok());
   run(10);
+  EXPECT_EQ(server.traces().get("m").count, "0");
+  const auto read = [](const std::string& file) {
+    Result<Json> json = parse_json(read_file(file).value(), file);
+    EXPECT_TRUE(json.ok()) << json.error().message();
+    return std::move(json).value();
+  };
+  // Every second request, two of them; the last of the count makes a file.
+  const Json counted = read(path + ".0");
+  int models = 0, starts = 0;
+  for (const Json& one : counted) {
+    models += one.contains("model_name") && one["model_name"] == "m";
+    starts += one.contains("timestamps") && one["timestamps"][0]["name"] == "REQUEST_START";
+  }
+  EXPECT_EQ(models, 2);
+  EXPECT_EQ(starts, 2);
+  EXPECT_FALSE(read_file(path).ok());
+  // Without a count they go to the one file, which is whole after each.
+  ASSERT_TRUE(server.traces().update("m", {.level = std::vector<std::string>{"TENSORS"}, .rate = "1", .count = "-1"}).ok());
+  run(1);
+  const size_t one = parse_json(read_file(path).value(), path)->size();
+  run(1);
+  const Json plain = read(path);
+  EXPECT_EQ(plain.size(), 2 * one);
+  const Json& tensor = plain[1];
+  EXPECT_EQ(tensor["activity"], "TENSOR_QUEUE_INPUT");
+  EXPECT_EQ(tensor["tensor"]["dtype"], "INT32");
+  EXPECT_EQ(tensor["id"], plain[0]["id"]);
+  // Three with a log frequency of 2: two in a file, one behind those that wait for none.
+  ASSERT_TRUE(server.traces().update("m", {.level = std::vector<std::string>{"OFF", "TIMESTAMPS"}, .log_frequency = "2"}).ok());
+  EXPECT_EQ(server.traces().get("m").level, std::vector<std::string>{"TIMESTAMPS"});
+  run(3);
+  const size_t two = read(path + ".1").size();
   ASSERT_TRUE(server.traces().update("m", {.level = std::vector<std::string>{"OFF"}}).ok());
-  Result<Json> json = parse_json(read_file(path).value(), path);
-  ASSERT_TRUE(json.ok()) << json.error().message();
-  ASSERT_EQ(json->size(), 4u);  // every second request, two of them, two objects each
-  EXPECT_EQ((*json)[0]["model_name"], "m");
-  EXPECT_EQ((*json)[1]["timestamps"][0]["name"], "REQUEST_START");
-  remove(path.c_str());
+  EXPECT_EQ(read(path).size(), plain.size() + two / 2);
+  for (const char* suffix : {"", ".0", ".1"}) remove((path + suffix).c_str());
 }
 
 TEST(TraceTableTest, ModelOverridesAndClears) {

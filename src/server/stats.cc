@@ -12,7 +12,14 @@ const std::vector<double> kFirstResponseBuckets = {100, 500, 2000, 5000};  // ms
 
 uint64_t since(uint64_t from, uint64_t to) { return to > from ? to - from : 0; }
 
-// The marks with the missing ones completed, so that queue + input + infer + output is the time from queue_start to compute_end.
+double us(uint64_t ns) { return static_cast<double>(ns / 1000); }
+
+void write(JsonText& j, const char* key, const StatisticDuration& d) {
+  j.key(key).object().key("count").integer(d.count).key("ns").integer(d.ns).end();
+}
+
+}  // namespace
+
 CallTimes completed(const CallTimes& t, uint64_t end_ns) {
   CallTimes c = t;
   if (c.queue_start == 0) c.queue_start = c.request_start;
@@ -22,14 +29,6 @@ CallTimes completed(const CallTimes& t, uint64_t end_ns) {
   if (c.compute_output_start == 0) c.compute_output_start = c.compute_end;
   return c;
 }
-
-double us(uint64_t ns) { return static_cast<double>(ns / 1000); }
-
-void write(JsonText& j, const char* key, const StatisticDuration& d) {
-  j.key(key).object().key("count").integer(d.count).key("ns").integer(d.ns).end();
-}
-
-}  // namespace
 
 uint64_t steady_ns() {
   return static_cast<uint64_t>(

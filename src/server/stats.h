@@ -41,6 +41,9 @@ struct StatsSnapshot {
 };
 std::string to_json(const StatsSnapshot& snapshot);
 
+// The marks with the missing ones completed, so that queue + input + infer + output is the time from queue_start to compute_end.
+CallTimes completed(const CallTimes& times, uint64_t end_ns);
+
 struct MetricsOptions {
   bool counter_latencies = true;
   bool histogram_latencies = false;

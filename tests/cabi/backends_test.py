@@ -210,6 +210,23 @@ def check_index(c):
     assert "unable to find required entrypoint 'TRITONBACKEND_ModelInstanceExecute'" in reasons["no_entry"], reasons
 
 
+def check_trace(c, path):
+    """The call of a traced request is traced as its child, and a backend adds stamps of its own."""
+    c.update_trace_settings("callee", {"trace_level": ["TIMESTAMPS"], "trace_rate": "1"})
+    c.infer("callee", tensor(httpclient, [[1, 2]]))
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline, "no trace"
+        time.sleep(0.01)
+    events = json.loads(path.read_text())
+    [top] = [e for e in events if e.get("model_name") == "callee"]
+    [inner] = [e for e in events if e.get("model_name") == "identity"]
+    assert "parent_id" not in top and inner["parent_id"] == top["id"] != inner["id"], events
+    names = {s["name"] for e in events for s in e.get("timestamps", []) if e["id"] == top["id"]}
+    assert {"ASKS", "REQUEST_START", "COMPUTE_START", "COMPUTE_END", "REQUEST_END", "HTTP_SEND_END"} <= names, names
+    c.update_trace_settings("callee", {"trace_level": None, "trace_rate": None})
+
+
 def check_unload(server, c):
     library = "libtriton_own.so"
     maps = lambda: Path(f"/proc/{server.process.pid}/maps").read_text()
@@ -229,11 +246,13 @@ def check_unload(server, c):
 
 def main():
     binary, backends, work = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    work.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
     repository = work / "models"
     write_models(repository, backends)
     log = work / "server.log"
-    with Server(binary, repository, backends, log, "--model-control-mode", "explicit", "--load-model", "*") as server:
+    with Server(binary, repository, backends, log, "--model-control-mode", "explicit", "--load-model", "*",
+                "--trace-config", f"triton,file={work / 'trace.json'}") as server:
         http = httpclient.InferenceServerClient(f"127.0.0.1:{server.http}", concurrency=8)
         grpc = grpcclient.InferenceServerClient(f"127.0.0.1:{server.grpc}")
         for client, c in ((httpclient, http), (grpcclient, grpc)):
@@ -246,6 +265,7 @@ def main():
         check_statistics(http)
         check_sequence(http)
         check_index(http)
+        check_trace(http, work / "trace.json")
         metrics = urllib.request.urlopen(f"http://127.0.0.1:{server.metrics}/metrics").read().decode()
         assert 'plain_executions{behave="batch"}' in metrics, metrics
         check_unload(server, http)

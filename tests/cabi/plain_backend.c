@@ -378,8 +378,15 @@ static TRITONSERVER_Error* ask(TRITONBACKEND_ModelInstance* instance, TRITONBACK
   RETURN_IF(TRITONSERVER_InferenceRequestSetReleaseCallback(call, released, c));
   RETURN_IF(TRITONSERVER_InferenceRequestSetResponseCallback(call, c->allocator, NULL, completed, c));
   RETURN_IF(TRITONBACKEND_ResponseFactoryNew(&c->factory, request));
-  TRITONSERVER_Error* error = TRITONSERVER_ServerInferAsync(server, call, NULL);
+  TRITONSERVER_InferenceTrace *trace = NULL, *child = NULL;
+  RETURN_IF(TRITONBACKEND_RequestTrace(request, &trace));
+  if (trace != NULL) {
+    RETURN_IF(TRITONSERVER_InferenceTraceReportActivity(trace, now_ns(), "ASKS"));
+    RETURN_IF(TRITONSERVER_InferenceTraceSpawnChildTrace(trace, &child));
+  }
+  TRITONSERVER_Error* error = TRITONSERVER_ServerInferAsync(server, call, child);
   if (error != NULL) {
+    if (child != NULL) drop(TRITONSERVER_InferenceTraceDelete(child));
     drop(TRITONBACKEND_ResponseFactoryDelete(c->factory));
     released(call, TRITONSERVER_REQUEST_RELEASE_ALL, c);
   }

@@ -174,6 +174,17 @@ def check_bls(g):
         assert says(surface(g, op)) == [want]
 
 
+def check_traces(s, g):
+    """A call of a traced request is its child where the model says so."""
+    path = s.work / "trace.json"
+    g.update_trace_settings("surface", {"trace_level": ["TIMESTAMPS"], "trace_rate": "1"})
+    assert says(surface(g, "traced")) == ["traced"]
+    wait_for("the trace is in the file", path.exists)
+    about = [e for e in json.loads(path.read_text()) if "model_name" in e]
+    assert [(e["model_name"], e.get("parent_id")) for e in about] == [("surface", None), ("identity", about[0]["id"])], about
+    g.update_trace_settings("surface", {"trace_level": None, "trace_rate": None})
+
+
 def check_logs_and_metrics(s, g):
     assert says(surface(g, "logs")) == ["logged"]
     calls = float(says(surface(g, "metrics"))[0])
@@ -500,7 +511,8 @@ def check_latency(g):
 def main():
     binary, work = sys.argv[1:3]
     with PythonServer(binary, work, MODELS + ["auto"], "--model-control-mode=explicit", *[f"--load-model={m}" for m in MODELS],
-                      "--backend-config=python,shm-region-prefix-name=prefix0_", "--backend-config=python,stub-timeout-seconds=60") as s:
+                      "--backend-config=python,shm-region-prefix-name=prefix0_", "--backend-config=python,stub-timeout-seconds=60",
+                      f"--trace-config=triton,file={work}/trace.json") as s:
         assert s.get("/v2/health/ready") == 200, s.log()
         with grpcclient.InferenceServerClient(f"127.0.0.1:{s.grpc}") as g, httpclient.InferenceServerClient(f"127.0.0.1:{s.http}") as h:
             check_latency(g)
@@ -509,6 +521,7 @@ def main():
             check_errors(g)
             check_decoupled(s, g)
             check_bls(g)
+            check_traces(s, g)
             check_logs_and_metrics(s, g)
             asyncio.run(check_aio(s.grpc))
             check_cancel(s, g)

@@ -145,12 +145,17 @@ struct TRITONBACKEND_State {
   TRITONSERVER_BufferAttributes attributes;
 };
 
+struct TRITONSERVER_InferenceTrace {
+  std::shared_ptr<ingot::server::Trace> trace;
+};
+
 struct TRITONBACKEND_Request {
   std::shared_ptr<ingot::cabi::Answer> answer;
   std::shared_ptr<const ingot::server::InferRequest> request;
   std::vector<TRITONBACKEND_Input> inputs;
   std::vector<std::string> outputs;  // sorted
   std::deque<TRITONBACKEND_State> states;
+  TRITONSERVER_InferenceTrace trace;
 };
 
 struct TRITONBACKEND_ResponseFactory {

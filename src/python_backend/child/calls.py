@@ -399,7 +399,7 @@ class InferenceRequest:
         if self._trace is None:
             from triton_python_backend_utils import InferenceTrace
 
-            self._trace = InferenceTrace()
+            self._trace = InferenceTrace(self._open.state.number if self._open else None)
         return self._trace
 
     def parameters(self):
@@ -446,6 +446,7 @@ class InferenceRequest:
             "o": self._names,
             "i": place_all(self._inputs, channel, False),
             "decoupled": decoupled,
+            **({"trace": self._trace._request} if getattr(self._trace, "_request", None) is not None else {}),
         }
 
     def exec(self, decoupled=False):

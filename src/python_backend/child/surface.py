@@ -147,7 +147,12 @@ class PreferredMemory:
 
 
 class InferenceTrace:
-    """The trace of a request; spans of OpenTelemetry are not made by this server, so there is no context."""
+    """The trace of a request, for requests into other models; spans of OpenTelemetry are not made by this server, so there is no context."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request=None):
+        self._request = request  # its number; the server knows whether it is traced
 
     def get_context(self):
         return None

@@ -33,8 +33,10 @@ class Workers {
 
 class ChildCalls : public std::enable_shared_from_this<ChildCalls> {
  public:
-  ChildCalls(server::Server& server, std::shared_ptr<Channel> channel, std::shared_ptr<Workers> workers)
-      : server_(server), channel_(std::move(channel)), workers_(std::move(workers)) {}
+  // `trace_of`: the trace of a request that the child has, by its number; null if there is none.
+  using TraceOf = std::function<std::shared_ptr<server::Trace>(uint64_t request)>;
+  ChildCalls(server::Server& server, std::shared_ptr<Channel> channel, std::shared_ptr<Workers> workers, TraceOf trace_of)
+      : server_(server), channel_(std::move(channel)), workers_(std::move(workers)), trace_of_(std::move(trace_of)) {}
   // Ok(false): not one of its kinds. An error: the message is malformed.
   Result<bool> handle(const std::string& kind, const Json& message);
   void close();
@@ -50,6 +52,7 @@ class ChildCalls : public std::enable_shared_from_this<ChildCalls> {
   server::Server& server_;
   std::shared_ptr<Channel> channel_;
   std::shared_ptr<Workers> workers_;
+  const TraceOf trace_of_;
   std::mutex mutex_;
   bool closed_ = false;
   std::map<uint64_t, std::shared_ptr<server::Call>> running_;

@@ -75,6 +75,7 @@ class Instance {
   void answer(uint64_t id, server::InferResponse response, bool final);
   void fail_all(const std::vector<uint64_t>& ids, const std::string& text);
   std::optional<Running> take(uint64_t id);
+  std::shared_ptr<server::Trace> trace_of(uint64_t id) const;  // null: not traced, or it has ended
   void log_output(std::string_view bytes, bool end);
   Result<std::string> call(const std::string& command);
   std::string setup_json(const Channel& channel) const;

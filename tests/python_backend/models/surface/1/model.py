@@ -258,6 +258,12 @@ class TritonPythonModel:
         assert len([r for r in asyncio.run(later()) if r.output_tensors()]) == 2
         return text("decoupled")
 
+    def op_traced(self, request, _):
+        inputs = [pb_utils.Tensor("INPUT0", np.zeros((1, 2), np.float32))]
+        calls = [pb_utils.InferenceRequest(inputs, ["OUTPUT0"], "identity", trace=t) for t in (request.trace(), None)]
+        assert not any(c.exec().has_error() for c in calls)
+        return text("traced")
+
     def op_control(self, request, _):
         source = "import triton_python_backend_utils as pb_utils\nclass TritonPythonModel:\n  def execute(self, requests):\n    return [pb_utils.InferenceResponse(r.inputs()) for r in requests]\n"
         config = {"backend": "python", "max_batch_size": 0, "input": [{"name": "A", "data_type": "TYPE_INT32", "dims": [-1]}],
