@@ -31,14 +31,14 @@ ModelConfig make_config(bool raw, bool batched) {
   return c;
 }
 
-void respond(InferRequest request, const frontends::OutputSpecs& specs, const ModelConfig& config, const SharedMemory& shm) {
+void respond(InferRequest request, const frontends::OutputSpecs& specs, const ModelConfig& config) {
   if (!validate_request(config, request).ok()) return;
   InferResponse r;
   r.model = "m";
   r.id = request.id;
   r.parameters = request.parameters;
   r.outputs = request.inputs;
-  (void)frontends::write_infer_response(r, specs, {}, shm);
+  (void)frontends::write_infer_response(r, specs, {});
   std::string text;
   (void)frontends::append_generate_response(text, r);
   for (const Tensor& t : r.outputs) {
@@ -62,12 +62,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const frontends::InferLimits limits{.input_bytes = 1 << 16, .json_depth = 100};
   if (data[0] & 16) {
     Result<InferRequest> r = frontends::parse_generate_body(*body, config, limits);
-    if (r.ok()) respond(std::move(r).value(), {}, config, shm);
+    if (r.ok()) respond(std::move(r).value(), {}, config);
   } else if (data[0] & 32) {
     (void)frontends::decompress(*body, data[1] & 1 ? frontends::Encoding::kGzip : frontends::Encoding::kDeflate, 1 << 16);
   } else {
     Result<frontends::InferBody> b = frontends::parse_infer_body(body, header, config, shm, limits);
-    if (b.ok()) respond(std::move(b->request), b->outputs, config, shm);
+    if (b.ok()) respond(std::move(b->request), b->outputs, config);
   }
   return 0;
 }

@@ -205,7 +205,7 @@ Status read_request_parameters(const Json& parameters, InferBody& b) {
   return {};
 }
 
-Status read_outputs(const Json& list, InferBody& b) {
+Status read_outputs(const Json& list, const server::SharedMemory& shared_memory, InferBody& b) {
   for (const Json& o : list) {
     if (!o.is_object()) return bad(cat("Unable to parse 'outputs': found ", json_type(o), ", want an object"));
     const std::string name = TRY(member_string(o, "name", "outputs"));
@@ -223,7 +223,8 @@ Status read_outputs(const Json& list, InferBody& b) {
     std::optional<Region> region = TRY(read_region(parameters, name));
     if (region) {
       if (spec.classification != 0) return bad(cat("shared memory can't be set for classification output '", name, "'"));
-      spec.region = region->name, spec.region_offset = region->offset, spec.region_bytes = region->bytes;
+      spec.region = region->name, spec.region_offset = region->offset;
+      spec.span = TRY(shared_memory.span(region->name, region->offset, region->bytes));
     }
     b.request.outputs.push_back({.name = name, .classification = spec.classification});
     if (!b.outputs.by_name.emplace(name, spec).second) return bad(cat("Duplicate output name '", name, "' is not allowed in a request"));
@@ -415,7 +416,7 @@ Result<InferBody> parse_infer_body(std::shared_ptr<const std::string> body, std:
   if (header_length && reader.binary_at != body->size())
     return bad(cat("unexpected additional input data for model '", config.name, "': ", body->size() - reader.binary_at,
                    " bytes after the last binary tensor"));
-  if (const Json* outputs = TRY(member_array(json, "outputs"))) TRY(read_outputs(*outputs, b));
+  if (const Json* outputs = TRY(member_array(json, "outputs"))) TRY(read_outputs(*outputs, shared_memory, b));
   return b;
 }
 
@@ -494,8 +495,7 @@ Result<Tensor> classify(const Tensor& t, uint32_t most, const std::vector<std::s
   return server::string_tensor(t.name, shape, views);
 }
 
-Result<HttpResponse> write_infer_response(const server::InferResponse& r, const OutputSpecs& specs, const Labels& labels,
-                                          const server::SharedMemory& shared_memory) {
+Result<HttpResponse> write_infer_response(const server::InferResponse& r, const OutputSpecs& specs, const Labels& labels) {
   JsonText j;
   j.object();
   if (!r.id.empty()) j.key("id").string(r.id);
@@ -527,11 +527,10 @@ Result<HttpResponse> write_infer_response(const server::InferResponse& r, const 
     for (int64_t d : t.shape) j.integer(d);
     j.end();
     if (!spec.region.empty()) {
-      if (t.data.size() > spec.region_bytes)
+      if (t.data.size() > spec.span.bytes.size())
         return Error(Code::kInternal, cat("shared memory size specified with the request for output '", t.name, "' (",
-                                          spec.region_bytes, " bytes) should be at least ", t.data.size(), " bytes to hold the results"));
-      server::SharedSpan span = TRY(shared_memory.span(spec.region, spec.region_offset, t.data.size()));
-      if (!t.data.empty()) std::memcpy(span.bytes.data(), t.data.data(), t.data.size());
+                                          spec.span.bytes.size(), " bytes) should be at least ", t.data.size(), " bytes to hold the results"));
+      if (!t.data.empty()) std::memcpy(spec.span.bytes.data(), t.data.data(), t.data.size());
       j.key("parameters").object().key("shared_memory_region").string(spec.region);
       if (spec.region_offset != 0) j.key("shared_memory_offset").integer(spec.region_offset);
       j.key("shared_memory_byte_size").integer(t.data.size()).end();

@@ -28,7 +28,8 @@ struct OutputSpec {
   bool binary = false;
   uint32_t classification = 0;
   std::string region;  // shared memory, "" for none
-  uint64_t region_offset = 0, region_bytes = 0;
+  uint64_t region_offset = 0;
+  server::SharedSpan span{};  // of the region, for the output
 };
 struct OutputSpecs {
   bool binary_default = false;
@@ -47,8 +48,7 @@ Result<InferBody> parse_infer_body(std::shared_ptr<const std::string> body, std:
                                    const InferLimits& limits);
 
 using Labels = std::map<std::string, std::vector<std::string>>;
-Result<HttpResponse> write_infer_response(const server::InferResponse& response, const OutputSpecs& outputs, const Labels& labels,
-                                          const server::SharedMemory& shared_memory);
+Result<HttpResponse> write_infer_response(const server::InferResponse& response, const OutputSpecs& outputs, const Labels& labels);
 
 // One JSON value (scalar, flat or nested array) as the bytes of a tensor with `elements` elements (-1: any); gives their number.
 Result<int64_t> json_to_tensor_bytes(const Json& value, server::DataType type, std::string_view input, int64_t elements,

@@ -50,7 +50,6 @@ struct InferTask {
   ExchangePtr exchange;
   OutputSpecs outputs;
   std::shared_ptr<server::LoadedModel> model;  // its labels
-  server::Server& server;
   Encoding encoding;
   InferResponse response;
   int responses = 0;
@@ -75,7 +74,8 @@ struct InferTask {
       send_error(*exchange, Error(Code::kInternal, cat("expected 1 response from model '", m->config.name, "', got ", responses)));
       return;
     }
-    Result<HttpResponse> http = write_infer_response(response, outputs, m->labels, server.shared_memory());
+    Result<HttpResponse> http = write_infer_response(response, outputs, m->labels);
+    outputs = {};  // no shared memory is in use any more when the client learns of the end
     if (!http.ok()) {
       send_error(*exchange, http.error());
       return;
@@ -118,7 +118,7 @@ Status start_infer(ApiContext& api, const ExchangePtr& exchange, const std::stri
   parsed.request.received_ns = http.began_ns;
   TRY(forward_headers(api.header_forward_pattern, http, parsed.request));
   auto task = std::make_shared<InferTask>(
-      InferTask{exchange, std::move(parsed.outputs), std::move(model), api.server, choose_encoding(http.header("accept-encoding")), {}});
+      InferTask{exchange, std::move(parsed.outputs), std::move(model), choose_encoding(http.header("accept-encoding")), {}});
   std::shared_ptr<Call> call =
       TRY(api.server.infer(std::move(parsed.request), [task](InferResponse r) { task->receive(std::move(r)); }));
   cancel_on_disconnect(*exchange, call);

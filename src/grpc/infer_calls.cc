@@ -84,7 +84,7 @@ class UnaryInfer : public ::grpc::ServerUnaryReactor {
     if (!r.ok()) {
       if (status_.ok()) status_ = to_grpc(*r.error);
     } else if (!r.empty && status_.ok()) {
-      if (Status s = write_infer(r, outputs_, labels_, server_.shared_memory(), *out_); !s.ok()) status_ = to_grpc(s.error());
+      if (Status s = write_infer(r, outputs_, labels_, *out_); !s.ok()) status_ = to_grpc(s.error());
     }
     if (!final) return;
     outputs_ = {};  // no shared memory is in use any more when the client learns of the end
@@ -247,7 +247,7 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
     if (!error && !(r.empty && !request->empty_final)) {
       message = std::make_shared<Response>();
       inference::ModelInferResponse& out = *message->mutable_infer_response();
-      if (Status s = write_infer(r, request->outputs, request->labels, server_.shared_memory(), out); !s.ok()) error = s.error();
+      if (Status s = write_infer(r, request->outputs, request->labels, out); !s.ok()) error = s.error();
       else if (r.empty) name(*request, out);
     }
     if (error) {
@@ -268,6 +268,7 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
       if (!final) request->streams = true;
       if (message && !dead_) request->held.push_back({std::move(message), std::move(r.trace)});
       request->over |= final;
+      if (final) request->outputs = {};
       release();
     }
     if (end_stream) cancel_all();

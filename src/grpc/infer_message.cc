@@ -191,7 +191,7 @@ Result<ParsedInfer> parse_infer(std::shared_ptr<const inference::ModelInferReque
     const Region region = TRY(region_of(o.name(), o.parameters()));
     spec.region = region.name;
     spec.region_offset = region.offset;
-    spec.region_bytes = region.bytes;
+    if (!spec.region.empty()) spec.span = TRY(shared_memory.span(region.name, region.offset, region.bytes));
     if (auto it = o.parameters().find("classification"); it != o.parameters().end()) {
       const uint64_t n = TRY(unsigned_of(it->first, it->second));
       if (n == 0 || n > UINT32_MAX) return bad(cat("classification of output '", o.name(), "' is ", n, ", want at least 1"));
@@ -205,7 +205,7 @@ Result<ParsedInfer> parse_infer(std::shared_ptr<const inference::ModelInferReque
 }
 
 Status write_infer(const server::InferResponse& response, const frontends::OutputSpecs& outputs, const frontends::Labels& labels,
-                   const server::SharedMemory& shared_memory, inference::ModelInferResponse& out) {
+                   inference::ModelInferResponse& out) {
   out.set_model_name(response.model);
   out.set_model_version(cat(response.version));
   out.set_id(response.id);
@@ -228,11 +228,10 @@ Status write_infer(const server::InferResponse& response, const frontends::Outpu
       raw->assign(reinterpret_cast<const char*>(t.data.data()), t.data.size());
       continue;
     }
-    if (t.data.size() > spec.region_bytes)
-      return bad(cat("shared memory size specified with the request for output '", t.name, "' (", spec.region_bytes, " bytes) should be at least ",
+    if (t.data.size() > spec.span.bytes.size())
+      return bad(cat("shared memory size specified with the request for output '", t.name, "' (", spec.span.bytes.size(), " bytes) should be at least ",
                      t.data.size(), " bytes to hold the results"));
-    const server::SharedSpan span = TRY(shared_memory.span(spec.region, spec.region_offset, t.data.size()));
-    if (!t.data.empty()) std::memcpy(span.bytes.data(), t.data.data(), t.data.size());
+    if (!t.data.empty()) std::memcpy(spec.span.bytes.data(), t.data.data(), t.data.size());
     (*o->mutable_parameters())["shared_memory_region"].set_string_param(spec.region);
     (*o->mutable_parameters())["shared_memory_byte_size"].set_int64_param(static_cast<int64_t>(t.data.size()));
     if (spec.region_offset != 0) (*o->mutable_parameters())["shared_memory_offset"].set_int64_param(static_cast<int64_t>(spec.region_offset));

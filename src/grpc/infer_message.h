@@ -1,7 +1,7 @@
 // ModelInferRequest and ModelInferResponse <-> InferRequest and InferResponse.
 //
 //   ParsedInfer p = TRY(parse_infer(message, shared_memory));
-//   TRY(write_infer(response, p.outputs, labels, shared_memory, *out));
+//   TRY(write_infer(response, p.outputs, labels, *out));
 //
 // Thread rule: pure functions; the tensors of a parsed request borrow from the message, which they keep alive.
 #pragma once
@@ -21,6 +21,6 @@ struct ParsedInfer {
 Result<int64_t> parse_version(const std::string& text);  // "": -1, the latest
 Result<ParsedInfer> parse_infer(std::shared_ptr<const inference::ModelInferRequest> message, const server::SharedMemory& shared_memory);
 Status write_infer(const server::InferResponse& response, const frontends::OutputSpecs& outputs, const frontends::Labels& labels,
-                   const server::SharedMemory& shared_memory, inference::ModelInferResponse& out);
+                   inference::ModelInferResponse& out);
 
 }  // namespace ingot::grpc

@@ -14,10 +14,31 @@ struct SharedMemory::Mapping {
   void* base = nullptr;
   size_t mapped_bytes = 0;
   std::byte* begin = nullptr;  // of the registered range inside the mapping
+  int64_t uses = 0;      // guarded by the table's mutex
+  bool leaving = false;  // unregistered while in use
   ~Mapping() {
     if (base != nullptr) munmap(base, mapped_bytes);
   }
 };
+
+struct SharedMemory::Table {
+  std::mutex mutex;
+  std::map<std::string, std::pair<SharedRegion, std::shared_ptr<Mapping>>> regions;
+};
+
+// One tensor's hold on a region.
+struct SharedMemory::Use {
+  Use(std::shared_ptr<Table> t, std::string n, std::shared_ptr<Mapping> m) : table(std::move(t)), name(std::move(n)), mapping(std::move(m)) { ++mapping->uses; }
+  ~Use() {
+    std::lock_guard lock(table->mutex);
+    if (--mapping->uses == 0 && mapping->leaving) table->regions.erase(name);
+  }
+  const std::shared_ptr<Table> table;
+  const std::string name;
+  const std::shared_ptr<Mapping> mapping;
+};
+
+SharedMemory::SharedMemory() : table_(std::make_shared<Table>()) {}
 
 namespace {
 // Regions of the python backend's own transport; a client must not be able to reach into them.
@@ -36,8 +57,8 @@ Status SharedMemory::register_system(const std::string& name, const std::string&
                    cat("cannot register shared memory region '", name, "' with key '", key, "' as the key contains the reserved prefix '",
                        prefix, "'"));
   {
-    std::lock_guard lock(mutex_);
-    if (regions_.count(name) != 0)
+    std::lock_guard lock(table_->mutex);
+    if (table_->regions.count(name) != 0)
       return Error(Code::kAlreadyExists, cat("shared memory region '", name, "' already in manager"));
   }
   const std::string path = "/" + std::string(bare);
@@ -65,37 +86,41 @@ Status SharedMemory::register_system(const std::string& name, const std::string&
     mapping->begin = static_cast<std::byte*>(p) + (offset - aligned);
   }
   close(fd);
-  std::lock_guard lock(mutex_);
-  if (!regions_.try_emplace(name, SharedRegion{name, key, offset, byte_size}, std::move(mapping)).second)
+  std::lock_guard lock(table_->mutex);
+  if (!table_->regions.try_emplace(name, SharedRegion{name, key, offset, byte_size}, std::move(mapping)).second)
     return Error(Code::kAlreadyExists, cat("shared memory region '", name, "' already in manager"));
   return {};
 }
 
 Status SharedMemory::unregister_system(const std::string& name) {
-  std::lock_guard lock(mutex_);
-  if (name.empty()) regions_.clear();
-  else regions_.erase(name);
+  std::lock_guard lock(table_->mutex);
+  std::erase_if(table_->regions, [&](auto& entry) {
+    if (!name.empty() && entry.first != name) return false;
+    Mapping& m = *entry.second.second;
+    m.leaving = true;
+    return m.uses == 0;
+  });
   return {};
 }
 
 Result<std::vector<SharedRegion>> SharedMemory::status(const std::string& name) const {
-  std::lock_guard lock(mutex_);
+  std::lock_guard lock(table_->mutex);
   std::vector<SharedRegion> out;
   if (!name.empty()) {
-    auto it = regions_.find(name);
-    if (it == regions_.end())
+    auto it = table_->regions.find(name);
+    if (it == table_->regions.end())
       return Error(Code::kNotFound, cat("Unable to find system shared memory region: '", name, "'"));
     out.push_back(it->second.first);
     return out;
   }
-  for (const auto& [key, region] : regions_) out.push_back(region.first);
+  for (const auto& [key, region] : table_->regions) out.push_back(region.first);
   return out;
 }
 
 Result<SharedSpan> SharedMemory::span(const std::string& name, uint64_t offset, uint64_t byte_size) const {
-  std::lock_guard lock(mutex_);
-  auto it = regions_.find(name);
-  if (it == regions_.end()) return Error(Code::kNotFound, cat("Unable to find shared memory region: '", name, "'"));
+  std::lock_guard lock(table_->mutex);
+  auto it = table_->regions.find(name);
+  if (it == table_->regions.end()) return Error(Code::kNotFound, cat("Unable to find shared memory region: '", name, "'"));
   const SharedRegion& region = it->second.first;
   uint64_t end = 0;
   if (__builtin_add_overflow(offset, byte_size, &end) || end > region.byte_size) {
@@ -103,7 +128,8 @@ Result<SharedSpan> SharedMemory::span(const std::string& name, uint64_t offset, 
       return Error(Code::kInvalidArgument, cat("Invalid offset for shared memory region: '", name, "'"));
     return Error(Code::kInvalidArgument, cat("Invalid offset + byte size for shared memory region: '", name, "'"));
   }
-  return SharedSpan{{it->second.second->begin + offset, byte_size}, it->second.second};
+  const std::shared_ptr<Mapping>& mapping = it->second.second;
+  return SharedSpan{{mapping->begin + offset, byte_size}, std::make_shared<Use>(table_, name, mapping)};
 }
 
 }  // namespace ingot::server

@@ -30,17 +30,20 @@ struct SharedSpan {
 
 class SharedMemory {
  public:
+  SharedMemory();
   Status register_system(const std::string& name, const std::string& key, uint64_t offset, uint64_t byte_size);
-  // "": all regions. Registered names only, else nothing happens (as Triton answers).
+  // "": all regions. One in use goes when its last request has ended. Registered names only, else nothing happens (as Triton answers).
   Status unregister_system(const std::string& name);
   // "": all regions; an unknown name is kNotFound.
   Result<std::vector<SharedRegion>> status(const std::string& name) const;
+  // While somebody holds the owner of a span, its region stays registered.
   Result<SharedSpan> span(const std::string& name, uint64_t offset, uint64_t byte_size) const;
 
  private:
   struct Mapping;
-  mutable std::mutex mutex_;
-  std::map<std::string, std::pair<SharedRegion, std::shared_ptr<Mapping>>> regions_;
+  struct Table;
+  struct Use;
+  std::shared_ptr<Table> table_;
 };
 
 }  // namespace ingot::server

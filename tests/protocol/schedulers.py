@@ -11,6 +11,7 @@ try:
     import numpy as np
     import tritonclient.grpc as grpc_client
     import tritonclient.http as http_client
+    import tritonclient.utils.shared_memory as shm
     from tritonclient.utils import InferenceServerException
 except ImportError as e:
     print(f"skipped: {e} (install tools/requirements-test.txt)")
@@ -148,6 +149,39 @@ def check_sequences(h, g, http_port):
             sequence_id=9)
 
 
+def check_shared_memory(h, g, http_port, metrics_port):
+    """A region that is unregistered while a request uses it goes when that has ended."""
+    region = shm.create_shared_memory_region("both", "/ingot_in_use", 64)
+    try:
+        for client, c in ((http_client, h), (grpc_client, g)):
+            shm.set_shared_memory_region(region, [np.array([5, 6], np.int32)])
+            c.register_system_shared_memory("both", "/ingot_in_use", 64)
+            x = client.InferInput("IN", [1, 2], "INT32")
+            x.set_shared_memory("both", 8)
+            out = client.InferRequestedOutput("OUT")
+            out.set_shared_memory("both", 8, offset=16)
+            known = lambda: len(h.get_system_shared_memory_status())
+            ends = queue.Queue()
+
+            def run(c=c, client=client, x=x, out=out, ends=ends):
+                if client is http_client:
+                    c = http_client.InferenceServerClient(f"127.0.0.1:{http_port}")
+                ends.put(c.infer("batched", [x], outputs=[out]))
+
+            t = threading.Thread(target=run)
+            t.start()
+            wait_for("it waits for a batch", lambda: pending(metrics_port, "batched") == 1)
+            c.unregister_system_shared_memory("both")
+            assert known() == 1 or not ends.empty(), "in use"
+            t.join()
+            assert ends.get(timeout=1).get_response() is not None
+            assert shm.get_contents_as_numpy(region, np.int32, [2], 16).tolist() == [5, 6]
+            wait_for("it is gone", lambda: known() == 0)
+            refused("", "Unable to find shared memory region: 'both'", c.infer, "batched", [x], outputs=[out])
+    finally:
+        shm.destroy_shared_memory_region(region)
+
+
 def check_ensembles(h, g, port):
     r = h.infer("chain", value(http_client, list(range(8)), [4, 2]))
     assert r.as_numpy("OUT").tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
@@ -192,6 +226,7 @@ def main():
             check_batches(h, g, s.metrics_port)
             check_priorities(g, s.metrics_port)
             check_sequences(h, g, s.http_port)
+            check_shared_memory(h, g, s.http_port, s.metrics_port)
             check_ensembles(h, g, s.grpc_port)
             check_cache(h, s.metrics_port)
     print("schedulers: all passed")
