@@ -431,11 +431,19 @@ TEST(SequenceQueue, IterativeRequestsAreSequencesOfTheirOwn) {
   EXPECT_EQ(q.push("a"), "");
   EXPECT_EQ(q.take(), "a");
   EXPECT_EQ(control(q.last[0], "START"), 1);
+  const auto first = q.last[0].invocation.request;
+  EXPECT_TRUE(first->has_sequence_id());
+  EXPECT_TRUE(first->sequence_start);
   q.source->put_back(q.last[0].ticket.get(), q.last[0].invocation, 0);
   EXPECT_EQ(q.take(), "a");
   EXPECT_EQ(control(q.last[0], "START"), 0);
+  EXPECT_EQ(q.last[0].invocation.request->sequence_id, first->sequence_id);
+  EXPECT_FALSE(q.last[0].invocation.request->sequence_start);
   q.end();
   EXPECT_EQ(q.take(), "");
+  EXPECT_EQ(q.push("b"), "");
+  EXPECT_EQ(q.take(), "b");
+  EXPECT_NE(q.last[0].invocation.request->sequence_id, first->sequence_id);
 }
 
 }  // namespace

@@ -344,6 +344,7 @@ class InstanceScheduler : public Scheduler {
         lock.lock();
         continue;
       }
+      if (source_->pinned() && source_->size() != 0) gate_->work.notify_all();  // an idle sequence may have left its slot to another
       gate_->house_until = wake;
       if (!gate_->sweep) wait(gate_->house, lock, wake);
       gate_->house_until = 0;

@@ -19,6 +19,7 @@ using Kind = SequenceBatching::Control::Kind;
 using Id = std::variant<uint64_t, std::string>;
 
 constexpr size_t kMostStateBytes = size_t{1} << 30;
+constexpr uint64_t kOwnIds = uint64_t{1} << 63;  // of sequences whose requests have no correlation ID: out of the way of those that clients choose
 
 std::string str_of(const Id& id) {
   if (const auto* n = std::get_if<uint64_t>(&id)) return cat(*n);
@@ -103,7 +104,7 @@ class SequenceQueue : public BatchSource {
     Id id = r.sequence_id;
     if (batching_.iterative_sequence && !r.has_sequence_id()) {
       // Each request is a sequence of its own; it goes on as long as the model reschedules it.
-      id = cat("iterative ", ++iterations_);
+      id = kOwnIds | ++iterations_;
       request.start = request.end = true;
     } else if (!r.has_sequence_id()) {
       return Error(Code::kInvalidArgument,
@@ -352,6 +353,9 @@ class SequenceQueue : public BatchSource {
     if (r.start) s->states = initial_;
     auto request = std::make_shared<InferRequest>(*r.w.invocation.request);
     std::erase_if(request->inputs, [&](const Tensor& t) { return added(t.name); });  // of an earlier turn, if it was rescheduled
+    request->sequence_id = s->id;
+    request->sequence_start = r.start;
+    request->sequence_end = r.end;
     add_controls(*request, r.start, r.end, true, s->id);
     for (const Tensor& t : s->states) request->inputs.push_back(t);
     r.w.invocation.request = std::move(request);

@@ -147,6 +147,11 @@ def check_sequences(h, g, http_port):
     time.sleep(0.6)  # twice max_sequence_idle_microseconds: any question in between would keep the sequence alive
     refused("400", "inference request for sequence 9 to model 'running_sum' must specify the START flag", h.infer, "running_sum", value(http_client, [1], [1, 1]),
             sequence_id=9)
+    # Idle sequences make room for one that waits.
+    for i in range(4):
+        h.infer("running_sum", value(http_client, [1], [1, 1]), sequence_id=20 + i, sequence_start=True)
+    r = g.infer("running_sum", value(grpc_client, [6], [1, 1]), sequence_id=30, sequence_start=True, sequence_end=True, client_timeout=20)
+    assert r.as_numpy("OUT").tolist() == [[6]]
 
 
 def check_shared_memory(h, g, http_port, metrics_port):
