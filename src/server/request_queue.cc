@@ -173,8 +173,12 @@ bool same_tail(const std::vector<int64_t>& a, const std::vector<int64_t>& b, siz
 }  // namespace
 
 uint64_t rows_of(const ModelConfig& config, const InferRequest& request) {
-  if (config.max_batch_size <= 0 || request.inputs.empty() || request.inputs[0].shape.empty()) return 1;
-  return static_cast<uint64_t>(std::max<int64_t>(1, request.inputs[0].shape[0]));
+  if (config.max_batch_size <= 0) return 1;
+  for (const Tensor& t : request.inputs) {
+    const ModelInput* input = config.find_input(t.name);
+    if ((input == nullptr || !input->is_shape_tensor) && !t.shape.empty()) return static_cast<uint64_t>(std::max<int64_t>(1, t.shape[0]));
+  }
+  return 1;
 }
 
 bool joinable(const ModelConfig& config, const InferRequest& a, const InferRequest& b) {
@@ -184,7 +188,7 @@ bool joinable(const ModelConfig& config, const InferRequest& a, const InferReque
     if (other == nullptr) return false;
     const ModelInput* input = config.find_input(t.name);
     if (input != nullptr && input->allow_ragged_batch) continue;
-    if (!same_tail(t.shape, other->shape, 1)) return false;
+    if (!same_tail(t.shape, other->shape, input != nullptr && input->is_shape_tensor ? 0 : 1)) return false;
     if (input != nullptr && input->is_shape_tensor &&
         (t.data.size() != other->data.size() || std::memcmp(t.data.data(), other->data.data(), t.data.size()) != 0))
       return false;

@@ -6,6 +6,7 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "server/batch_source.h"
 
 namespace ingot::server {
 namespace {
@@ -303,6 +304,20 @@ TEST(SharedMemoryTest, RefusesWhatItMust) {
   EXPECT_FALSE(shm.register_system("r", "/triton_python_backend_shm_region_1", 0, 8).ok());
   EXPECT_EQ(shm.span("r", 0, 1).error().message(), "Unable to find shared memory region: 'r'");
   EXPECT_EQ(shm.status("r").error().code(), Code::kNotFound);
+}
+
+TEST(ValidateTest, AShapeTensorHasNoBatchDimension) {
+  ModelConfig c = config();
+  c.input[1] = {.name = "B", .data_type = DataType::kInt32, .dims = {2}, .is_shape_tensor = true};
+  InferRequest r = request({3, 2}, {1, 2, 3, 4, 5, 6});
+  r.inputs.push_back(vector_tensor<int32_t>("B", {2}, std::vector<int32_t>{7, 8}));
+  EXPECT_TRUE(validate_request(c, r).ok());
+  std::swap(r.inputs[0], r.inputs[1]);
+  EXPECT_EQ(rows_of(c, r), 3u);
+  InferRequest other = r;
+  EXPECT_TRUE(joinable(c, r, other));
+  other.inputs[0] = vector_tensor<int32_t>("B", {2}, std::vector<int32_t>{7, 9});
+  EXPECT_FALSE(joinable(c, r, other));
 }
 
 TEST_F(ServerTest, TracesGoToTheFileAsOneJsonArray) {

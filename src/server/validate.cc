@@ -91,7 +91,7 @@ Status check_input(const ModelConfig& c, const ModelInput& i, const Tensor& t, i
     return Error(Code::kInvalidArgument,
                  cat("input '", t.name, "' has invalid shape ", shape_string(t.shape), " for model '", c.name, "'"));
   std::span<const int64_t> shape = t.shape;
-  if (c.max_batch_size > 0) {
+  if (c.max_batch_size > 0 && !i.is_shape_tensor) {  // a shape tensor is of the whole batch
     if (shape.empty())
       return Error(Code::kInvalidArgument,
                    cat("input '", t.name, "' has no shape but model requires batch dimension for '", c.name, "'"));
