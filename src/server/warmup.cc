@@ -6,6 +6,8 @@
 #include <random>
 
 #include "base/files.h"
+#include "server/complete.h"
+#include "server/server.h"
 
 namespace ingot::server {
 namespace {
@@ -122,6 +124,15 @@ void add_sequence_inputs(const ModelConfig& c, InferRequest& r) {
   }
 }
 
+// As a client's request would be looked at; states of a sequence are no client's to send.
+Status check_inputs(const ModelConfig& c, const InferRequest& request) {
+  InferRequest given;
+  given.model = request.model;
+  for (const Tensor& t : request.inputs)
+    if (c.find_input(t.name) != nullptr || !c.sequence_batching) given.inputs.push_back(t);
+  return validate_request(c, given);
+}
+
 }  // namespace
 
 Status warm_up(const ModelConfig& c, Model& model, const std::string& directory) {
@@ -142,6 +153,9 @@ Status warm_up(const ModelConfig& c, Model& model, const std::string& directory)
       if (!t.ok()) return t.error();
       request->inputs.push_back(std::move(t).value());
     }
+    if (Status s = check_inputs(c, *request); !s.ok())
+      return Error(s.error().code(), cat("warm-up '", w.name, "' of model '", c.name, "': ", s.error().message()));
+    if (model.execution() == Model::Execution::kInstances) reshape_inputs(c, request->inputs);
     add_sequence_inputs(c, *request);
     for (int instance = 0; instance < instances; ++instance) {
       if (!model.is_new(instance)) continue;
