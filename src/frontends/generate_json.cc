@@ -80,7 +80,7 @@ class Mapper {
     }
     if (!taken && rest != 1) fits = count == 0 && std::find(shape.begin(), shape.end(), 0) != shape.end();
     if (!fits)
-      return bad(cat("The schema can not convert input '", input.name, "' of ", count, " elements to tensor with proper shape ", wanted));
+      return bad(cat("The schema can not convert input '", input.name, "' to tensor with proper shape: found ", count, " elements, want shape ", wanted));
     request_.inputs.push_back(server::bytes_tensor(input.name, input.data_type, std::move(shape), std::move(bytes)));
     return {};
   }

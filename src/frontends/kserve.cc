@@ -234,7 +234,7 @@ Status repository_index(ApiContext& api, Exchange& e) {
   return {};
 }
 
-Result<server::LoadParameters> load_parameters(const Json& body, uint64_t most_bytes) {
+Result<server::LoadParameters> load_parameters(const std::string& model, const Json& body, uint64_t most_bytes) {
   server::LoadParameters p;
   auto it = body.find("parameters");
   if (it == body.end()) return p;
@@ -248,7 +248,7 @@ Result<server::LoadParameters> load_parameters(const Json& body, uint64_t most_b
       const size_t begin = key.find_first_not_of('/', 5);  // file:/1/model.py is file:1/model.py
       const std::string path = begin == std::string::npos ? "" : key.substr(begin);
       if (path.empty() || ("/" + path + "/").find("/../") != std::string::npos)
-        return bad(cat("file override '", key, "' leaves the model's directory"));
+        return bad(cat("failed to load '", model, "', failed to poll from model repository: file override '", key, "' leaves the model's directory"));
       if (text.size() / 4 * 3 > most_bytes)
         return bad(cat("file override '", key, "' exceeds the maximum allowed input size of ", most_bytes, " bytes"));
       Result<std::string> bytes = base64_decode(text);
@@ -258,8 +258,6 @@ Result<server::LoadParameters> load_parameters(const Json& body, uint64_t most_b
       return bad(cat("unrecognized load parameter '", key, "', want config or file:<version>/<path>"));
     }
   }
-  if (!p.files.empty() && p.config_json.empty())
-    return bad("model files can not be overridden without the parameter 'config'");
   return p;
 }
 
@@ -268,7 +266,7 @@ Status repository_control(ApiContext& api, const ExchangePtr& e, const std::stri
     return Error(Code::kUnavailable, "explicit model load / unload is not allowed if polling is enabled");
   const Json body = TRY(body_object(*e));
   if (load) {
-    server::LoadParameters p = TRY(load_parameters(body, api.limits.input_bytes));
+    server::LoadParameters p = TRY(load_parameters(model, body, api.limits.input_bytes));
     api.slow.post([&api, e, model, p = std::move(p)] { send_status(*e, api.server.registry().load_by_name(model, p)); });
     return {};
   }

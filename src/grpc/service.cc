@@ -80,7 +80,6 @@ Result<server::LoadParameters> load_parameters(const RepositoryModelLoadRequest&
       return bad(cat("unrecognized load parameter '", key, "', want config or file:<version>/<path>"));
     }
   }
-  if (!p.files.empty() && p.config_json.empty()) return bad("model files can not be overridden without the parameter 'config'");
   return p;
 }
 

@@ -126,6 +126,7 @@ Status ChildCalls::control(const std::string& kind, uint64_t number, const Json&
     }
     auto tell = [channel = channel_, &server = server_, number, model, version] {
       auto ready = server.registry().ready(model, version);
+      if (!ready.ok() && ready.error().code() == Code::kNotFound) ready = false;
       channel->send_event(ready.ok() ? write_answer(number, *ready ? "true" : "false") : write_answer(number, ready.error()));
     };
     if (server_.registry().readiness_takes_time(model)) workers_->run(std::move(tell));

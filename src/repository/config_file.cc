@@ -302,7 +302,6 @@ Status check(const ModelConfig& c, std::string_view file) {
     for (int64_t d : o.dims)
       if (d < -1) return wrong(cat("output '", o.name, "' has dimension ", d, ", want -1 (any) or at least 0"));
   }
-  if (c.ensemble_scheduling && !c.instance_group.empty()) return wrong(cat("instance group should not be specified for ensemble '", c.name, "'"));
   // The platforms that name their backend; others mean what their backend makes of them.
   for (const auto& [platform, backend] : kPlatforms)
     if (!c.platform.empty() && !c.backend.empty() && (c.platform == platform) != (c.backend == backend))

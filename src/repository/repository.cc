@@ -74,6 +74,22 @@ Result<ParsedConfig> guess(const std::string& name, const std::string& directory
                                            "' with no backend in model configuration. Expected model name of the form 'model.<backend_name>'."));
 }
 
+// What a config leaves out of its backend, and that of an ensemble.
+Status find_backend(server::ModelConfig& c, const std::string& directory, bool auto_complete) {
+  if (c.ensemble_scheduling && ((!c.platform.empty() && c.platform != "ensemble") || (!c.backend.empty() && c.backend != "ensemble")))
+    return Error(Code::kInvalidArgument, cat("ensemble scheduling cannot be set for model '", c.name, "' whose platform is not ensemble"));
+  if (c.backend.empty() && c.platform == "onnxruntime_onnx") c.backend = "onnxruntime";
+  if (c.backend.empty() && c.platform.empty()) {
+    if (c.ensemble_scheduling) c.platform = "ensemble";
+    else c.backend = TRY(guess(c.name, directory)).config.backend;
+  }
+  if (!auto_complete || !c.default_model_filename.empty()) return {};
+  for (int64_t version : version_folders(directory))
+    for (const auto& [file, backend, platform] : kFiles)
+      if (c.backend == backend && file_exists(join_path(join_path(directory, cat(version)), file))) c.default_model_filename = file;
+  return {};
+}
+
 }  // namespace
 
 std::vector<int64_t> version_folders(const std::string& directory) {
@@ -185,17 +201,11 @@ Result<Repository::Described> Repository::read(const std::string& given) const {
   if (c.name.empty()) c.name = name;
   if (c.name != name)
     return Error(Code::kInvalidArgument, cat("unexpected directory name '", name, "' for model '", c.name, "', directory name must equal model name (", path, ")"));
-  if (c.backend.empty() && c.platform == "onnxruntime_onnx") c.backend = "onnxruntime";
-  if (c.backend.empty() && c.platform.empty()) {
-    if (c.ensemble_scheduling) {
-      c.platform = "ensemble";
-    } else if (std::any_of(out.parsed.unset.begin(), out.parsed.unset.end(), [](const Unset& u) { return u.path == "backend" && u.placeholder == "${triton_backend}"; })) {
-      c.backend = "tensorrtllm";  // the LLM template's default; scripts older than the placeholder do not fill it
-    } else {
-      const ParsedConfig guessed = TRY(guess(name, out.directory));
-      c.backend = guessed.config.backend;
-    }
-  }
+  // The LLM template's default; scripts older than the placeholder do not fill it.
+  if (std::any_of(out.parsed.unset.begin(), out.parsed.unset.end(), [](const Unset& u) { return u.path == "backend" && u.placeholder == "${triton_backend}"; }) &&
+      c.backend.empty() && c.platform.empty() && !c.ensemble_scheduling)
+    c.backend = "tensorrtllm";
+  TRY(find_backend(c, out.directory, options_.auto_complete));
   return out;
 }
 
@@ -226,7 +236,7 @@ Result<std::string> Repository::unpack(const std::string& name, const server::Lo
     for (const auto& part : relative) inside &= part != ".." && !part.empty();
     if (!inside || !version_number(relative.begin()->string())) {
       std::filesystem::remove_all(root, code);
-      return Error(Code::kInvalidArgument, cat("file:", file, " of the load request for '", name, "': want file:<version>/<path> without '..'"));
+      return Error(Code::kInvalidArgument, cat("failed to poll from model repository: file:", file, " of the load request for '", name, "': want file:<version>/<path> without '..'"));
     }
     const std::string path = join_path(root, file);
     Status written = make_directories(parent_directory(path));
@@ -267,8 +277,6 @@ Result<server::ModelSpec> Repository::describe(const std::string& given, const s
   }
   Described d;
   if (!parameters.files.empty()) {
-    if (parameters.config_json.empty())
-      return Error(Code::kInvalidArgument, cat("the load request for '", name, "' has files without 'config', want both"));
     d.directory = TRY(unpack(name, parameters));
     std::lock_guard lock(mutex_);
     std::string& kept = unpacked_[given];
@@ -283,10 +291,7 @@ Result<server::ModelSpec> Repository::describe(const std::string& given, const s
     if (d.parsed.config.name.empty()) d.parsed.config.name = name;
     if (d.parsed.config.name != name)
       return Error(Code::kInvalidArgument, cat("the config of the load request names the model '", d.parsed.config.name, "', want '", name, "'"));
-    if (d.parsed.config.backend.empty() && d.parsed.config.platform.empty()) {
-      if (d.parsed.config.ensemble_scheduling) d.parsed.config.platform = "ensemble";
-      else d.parsed.config.backend = TRY(guess(name, d.directory)).config.backend;
-    }
+    TRY(find_backend(d.parsed.config, d.directory, options_.auto_complete));
   } else {
     d = TRY(read(given));
   }

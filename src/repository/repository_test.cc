@@ -120,6 +120,21 @@ TEST_F(RepositoryTest, BadModelsAreErrorsThatSayWhy) {
   EXPECT_FALSE(Repository::open({.directories = {join_path(root_, "nowhere")}}).ok());
 }
 
+TEST_F(RepositoryTest, FilesSayWhatAConfigLeavesOut) {
+  write("py/config.pbtxt", "backend: \"python\"");
+  write("py/1/model.py", "");
+  write("named/config.pbtxt", "backend: \"python\" default_model_filename: \"other.py\"");
+  write("named/1/model.py", "");
+  write("bare/1/model.onnx", "");
+  write("mixed/config.pbtxt", "backend: \"python\" ensemble_scheduling { step { model_name: \"m\" model_version: -1 } }");
+  auto r = repository();
+  EXPECT_EQ(r->describe("py", {})->config.default_model_filename, "model.py");
+  EXPECT_EQ(r->describe("named", {})->config.default_model_filename, "other.py");
+  EXPECT_EQ(r->describe("bare", {})->config.backend, "onnxruntime");
+  EXPECT_EQ(r->describe("mixed", {}).error().message(), "ensemble scheduling cannot be set for model 'mixed' whose platform is not ensemble");
+  EXPECT_EQ(repository({.auto_complete = false})->describe("py", {})->config.default_model_filename, "");
+}
+
 TEST_F(RepositoryTest, NamedConfigs) {
   model("m", "max_batch_size: 1", {1});
   write("m/configs/big.pbtxt", "backend: \"nothing\" max_batch_size: 64");
@@ -138,7 +153,9 @@ TEST_F(RepositoryTest, LoadRequestsBringConfigsAndFiles) {
   EXPECT_EQ(*read_file(join_path(spec->directory, "5/model.txt")), "bytes");
   for (const char* bad : {"../5/model.txt", "5/../../model.txt", "/5/../model.txt", "/", "model.txt", ""})
     EXPECT_FALSE(r->describe("m", {.config_json = R"({"backend":"nothing"})", .files = {{bad, "bytes"}}}).ok()) << bad;
-  EXPECT_FALSE(r->describe("m", {.config_json = "", .files = {{"1/model.txt", "bytes"}}}).ok());
+  server_.registry().set_source(r);
+  EXPECT_EQ(server_.registry().load_by_name("m", {.config_json = "", .files = {{"1/model.txt", "bytes"}}}).error().message(),
+            "failed to load 'm', failed to poll from model repository: model files can not be overridden without the parameter 'config'");
   EXPECT_EQ(r->describe("m", {.config_json = R"({"backend":"nothing"})", .files = {{"/7/model.txt", "bytes"}}})->versions, (std::vector<int64_t>{7}));
 }
 

@@ -85,9 +85,14 @@ Status check_control(const ModelConfig& c, const std::string& tensor, const Sequ
                             ", must be TYPE_UINT64, TYPE_INT64, TYPE_UINT32, TYPE_INT32 or TYPE_STRING"));
     }
   }
-  if (pairs != 1) return wrong(c, cat(name, " must specify exactly one of 'int32_false_true', 'fp32_false_true' and 'bool_false_true'"));
+  const std::string kind = control_name(control.kind);
+  if (pairs == 0)
+    return wrong(c, cat("sequence batching must specify either 'int32_false_true', 'fp32_false_true' or 'bool_false_true' for ", kind));
+  if (pairs > 1)
+    return wrong(c, cat("sequence batching specifies more than one from 'int32_false_true', 'fp32_false_true' and 'bool_false_true' for ", kind));
+  const char* field = !control.int32_false_true.empty() ? "int32_false_true" : !control.fp32_false_true.empty() ? "fp32_false_true" : "bool_false_true";
   const size_t n = control.int32_false_true.size() + control.fp32_false_true.size() + control.bool_false_true.size();
-  if (n != 2) return wrong(c, cat(name, " must specify exactly 2 entries, false and true, found ", n));
+  if (n != 2) return wrong(c, cat("sequence batching control '", field, "' must have exactly 2 entries for ", kind));
   return {};
 }
 

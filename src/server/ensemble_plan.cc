@@ -152,6 +152,7 @@ Status check_ensemble(const ModelConfig& c) {
   };
   std::map<std::string, Tensor> tensors;
   const auto wrong = [&](std::string_view what) { return Error(Code::kInvalidArgument, cat(what, " '", c.name, "'")); };
+  if (!c.instance_group.empty()) return wrong("instance group should not be specified for ensemble");
   if (c.optimization) return wrong("optimization should not be specified for ensemble");
   if (!c.model_warmup.empty()) return wrong("model_warmup can not be specified for ensemble");
   const std::vector<EnsembleScheduling::Step>& steps = c.ensemble_scheduling->step;

@@ -573,6 +573,9 @@ Status ModelRegistry::load_by_name(const std::string& name, const LoadParameters
     source = source_;
   }
   if (!source) return Error(Code::kUnavailable, "explicit model load / unload is not allowed without a model repository");
+  if (!parameters.files.empty() && parameters.config_json.empty())
+    return Error(Code::kInvalidArgument, cat("failed to load '", name, "', failed to poll from model repository: model files can not be overridden without the "
+                                             "parameter 'config'"));
   if (const std::vector<std::string> all = named(*source, name); all.size() > 1) {  // each namespace has one
     for (const std::string& one : all) TRY(load_by_name(one, parameters));
     return {};
@@ -606,8 +609,10 @@ Status ModelRegistry::unload_one(const std::string& name) {
   std::vector<std::pair<int64_t, std::shared_ptr<LoadedModel>>> loaded;
   {
     std::lock_guard lock(mutex_);
-    for (auto& [version, v] : e->versions)
+    for (auto& [version, v] : e->versions) {
       if (v.loaded) loaded.emplace_back(version, v.loaded);
+      else if (v.state == ModelState::kUnavailable) v.reason = kUnloaded;  // nobody wants what could not be loaded
+    }
   }
   for (auto& [version, model] : loaded) {
     set_state(name, *e, version, ModelState::kUnloading, "");

@@ -268,10 +268,10 @@ class TritonPythonModel:
         source = "import triton_python_backend_utils as pb_utils\nclass TritonPythonModel:\n  def execute(self, requests):\n    return [pb_utils.InferenceResponse(r.inputs()) for r in requests]\n"
         config = {"backend": "python", "max_batch_size": 0, "input": [{"name": "A", "data_type": "TYPE_INT32", "dims": [-1]}],
                   "output": [{"name": "A", "data_type": "TYPE_INT32", "dims": [-1]}]}
-        assert "is not found" in raises(pb_utils.TritonModelException, pb_utils.is_model_ready, "made_here")
+        assert pb_utils.is_model_ready("made_here") is False
         raises(pb_utils.TritonModelException, pb_utils.load_model, "made_here")
         pb_utils.load_model("made_here", json.dumps(config), {"file:1/model.py": source.encode()})
-        assert pb_utils.is_model_ready("made_here") and pb_utils.is_model_ready("made_here", "1")
+        assert pb_utils.is_model_ready("made_here") and pb_utils.is_model_ready("made_here", "1") and pb_utils.is_model_ready("made_here", "2") is False
         request = pb_utils.InferenceRequest(model_name="made_here", requested_output_names=["A"], inputs=[pb_utils.Tensor("A", np.array([3, 4], np.int32))])
         assert request.exec().output_tensors()[0].as_numpy().tolist() == [3, 4]
         pb_utils.unload_model("made_here")
