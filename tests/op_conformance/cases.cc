@@ -366,6 +366,32 @@ void attention_cases(std::vector<Chain>& out) {
       c.check(c.add(Op::kAttention, a, in, w));
       out.push_back(std::move(c));
     }
+  // Prompts of several tiles of queries and of keys beside rows of their own, heads as tensor cores take them.
+  struct Prompt {
+    int heads, kv_heads, d, window, page_tokens;
+    bool segments;
+  };
+  for (const Prompt& s : {Prompt{4, 2, 128, 0, 64, false}, {3, 1, 64, 0, 16, false}, {2, 2, 64, 0, 256, true}, {4, 1, 128, 70, 16, false}})
+    for (auto [kv, nmse] : {std::pair{DType::kBf16, 3e-5}, {DType::kF16, 1e-6}}) {
+      Chain c(cat("attention/prompt/heads ", s.heads, " of ", s.d, "/window", s.window, s.segments ? "/segments" : "", "/kv ", dtype_name(kv)), {1, 150, 1, 270}, ++seed);
+      Attrs a{};
+      a.heads = s.heads;
+      a.kv_heads = s.kv_heads;
+      a.head_dim = s.d;
+      a.window = s.window;
+      a.scale = 2.0 / std::sqrt(s.d);
+      std::vector<int> in{c.input(s.heads * s.d), c.input(s.kv_heads * s.d), c.input(s.kv_heads * s.d)};
+      if (s.segments) {
+        Attrs g{};
+        g.token = 26;
+        in.push_back(c.add(Op::kSegmentBegin, g, {kTokens}));
+      }
+      c.kv_dtype = static_cast<int>(kv);
+      c.page_tokens = s.page_tokens;
+      c.nmse = c.nmse_int8 = nmse;
+      c.check(c.add(Op::kAttention, a, in));
+      out.push_back(std::move(c));
+    }
   // Over several chunks of the context. Keys and values that bf16 holds exactly: what is left is the kernel's own error.
   struct Long {
     int rows, heads, kv_heads, d, window, page_tokens;
@@ -397,6 +423,53 @@ void attention_cases(std::vector<Chain>& out) {
   }
 }
 
+// A layer of a Llama and its head, read as logits: what a device makes of several ops at once, which the cases of one op do not reach.
+void layer_cases(std::vector<Chain>& out) {
+  struct Layer {
+    int heads, kv_heads, d;
+    DType weights, kv;
+    double nmse;  // of activations in the cache's type; those of a product of fp8 are rounded to fp8
+  };
+  for (const Layer& s : {Layer{4, 2, 64, DType::kBf16, DType::kBf16, 5e-4}, {2, 1, 128, DType::kF16, DType::kF16, 5e-5},
+                         {4, 1, 128, DType::kF8E4M3, DType::kBf16, 4e-3}, {2, 2, 64, DType::kF8E4M3, DType::kBf16, 4e-3}}) {
+    Chain c(cat("layer/heads ", s.heads, " of ", s.d, "/", dtype_name(s.weights), "/kv ", dtype_name(s.kv)), {1, 150, 1, 9}, ++seed);
+    const int width = 128, inner = 192, q_width = s.heads * s.d, kv_width = s.kv_heads * s.d;
+    const auto matrix = [&](int n, int k) { return c.matrix(s.weights, n, k, s.weights == DType::kF8E4M3 ? k : 0); };
+    Attrs norm{}, turn{}, attend{}, gate{};
+    norm.eps = 1e-5;
+    turn.head_dim = turn.rotary_dim = s.d;
+    turn.rope_kind = INGOT_ROPE_TABLE;
+    turn.rope_base = 10000;
+    turn.scale = 1;
+    attend.heads = s.heads;
+    attend.kv_heads = s.kv_heads;
+    attend.head_dim = s.d;
+    attend.scale = 1 / std::sqrt(s.d);
+    gate.activation = INGOT_ACT_SILU;
+    const int x = c.input(width), frequencies = c.vector(s.d / 2, 0.3f);
+    const int before = c.add(Op::kRmsNorm, norm, {x}, {c.vector(width)});
+    const int q = c.add(Op::kLinear, {}, {before}, {matrix(q_width, width)}), k = c.add(Op::kLinear, {}, {before}, {matrix(kv_width, width)});
+    const int v = c.add(Op::kLinear, {}, {before}, {matrix(kv_width, width)});
+    const int turned_q = c.add(Op::kRope, turn, {q, kPositions, kPromptLength}, {frequencies});
+    const int turned_k = c.add(Op::kRope, turn, {k, kPositions, kPromptLength}, {frequencies});
+    const int attended = c.add(Op::kAttention, attend, {turned_q, turned_k, v});
+    const int back = c.add(Op::kLinear, {}, {attended}, {matrix(width, q_width)});
+    const std::vector<int> middle = c.add_all(Op::kAddRmsNorm, norm, {back, x}, {c.vector(width)});
+    const int opened = c.add(Op::kGatedLinear, gate, {middle[0]}, {matrix(2 * inner, width)});
+    const int closed = c.add(Op::kLinear, {}, {opened}, {matrix(width, inner)});
+    const std::vector<int> after = c.add_all(Op::kAddRmsNorm, norm, {closed, middle[1]}, {c.vector(width)});
+    c.logits_rows = {0, 20, 90, 127, 128, 150, 151, 160};
+    const int last = c.add(Op::kLastToken, {}, {after[0]});
+    c.kv_dtype = static_cast<int>(s.kv);
+    c.page_tokens = 64;
+    c.answered = true;
+    c.optional = s.weights == DType::kF8E4M3;
+    c.nmse = c.nmse_int8 = c.nmse_bf16 = s.nmse;
+    c.check(c.add(Op::kLinear, {}, {last}, {matrix(48, width)}));
+    out.push_back(std::move(c));
+  }
+}
+
 }  // namespace
 
 std::vector<Chain> all_cases() {
@@ -409,6 +482,7 @@ std::vector<Chain> all_cases() {
   rope_cases(out);
   attention_cases(out);
   many_rows_cases(out);
+  layer_cases(out);
   return out;
 }
 

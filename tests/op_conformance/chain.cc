@@ -234,6 +234,12 @@ Status build(device::Device& device, const Chain& c, const char* tactic, Program
     out.buffer_of.push_back(static_cast<int>(out.buffers.size()));
     out.buffers.push_back({t.integer ? i32 : activation, static_cast<int32_t>(t.width), t.rows, static_cast<int32_t>(v)});
   }
+  if (c.answered) {
+    const int32_t width = static_cast<int32_t>(c.values[static_cast<size_t>(c.checked)].type.width);
+    out.buffer_of[static_cast<size_t>(c.checked)] = INGOT_BUF_LOGITS;
+    out.buffers[INGOT_BUF_LOGITS] = {static_cast<int32_t>(DType::kF32), width, INGOT_ROWS_LOGITS, -4};
+    out.p.vocab_size = width;
+  }
   const auto operand = [&](int v) {
     const int width = static_cast<int>(c.values[static_cast<size_t>(v)].type.width);
     return ingot_operand{out.buffer_of[static_cast<size_t>(v)], 0, width, width};
@@ -267,7 +273,10 @@ Status build(device::Device& device, const Chain& c, const char* tactic, Program
     ingot_step s{};
     s.desc = describe_subject(shell, activation);
     for (size_t i = 0; i < node.in.size(); ++i) s.in[i] = operand(node.in[i]);
-    for (size_t i = 0; i < node.out.size(); ++i) s.out[i] = operand(node.out[i]);
+    for (size_t i = 0; i < node.out.size(); ++i) {
+      s.out[i] = operand(node.out[i]);
+      if (s.out[i].buffer == INGOT_BUF_LOGITS) s.desc.out_dtype[i] = static_cast<int32_t>(DType::kF32);
+    }
     if (static_cast<int>(n) == c.subject) {
       s.tactic = tactic;
     } else {
@@ -362,16 +371,19 @@ Result<std::vector<float>> run_chain(device::Device& device, const Chain& c, con
     b.page_table = table.data();
     b.state_slot = slots.data();
     b.logits_row = wanted.data();
-    b.dump_buffer = program.buffer_of[static_cast<size_t>(c.checked)];
-    if (logits && wanted.empty()) continue;
+    b.dump_buffer = c.answered ? -1 : program.buffer_of[static_cast<size_t>(c.checked)];
+    b.want_logits = c.answered;
+    if (logits && wanted.empty() && !c.answered) continue;
     const uint64_t ticket = TRY(exec.run(b));
     ingot_results r{};
     r.struct_bytes = sizeof r;
     TRY(exec.wait(ticket, r));
-    if (!r.dump) return Error(Code::kInternal, "the device filled no dump");
+    if (logits && wanted.empty()) continue;  // it was for the cache alone
+    const float* got = c.answered ? r.logits : r.dump;
+    if (!got) return Error(Code::kInternal, c.answered ? "the device gave no logits" : "the device filled no dump");
     const size_t rows = logits ? wanted.size() : tokens.size();
     for (size_t i = 0; i < rows; ++i)
-      std::copy_n(r.dump + i * width, width, all.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(logits ? wanted_index[i] : numbers[i]) * width));
+      std::copy_n(got + i * width, width, all.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(logits ? wanted_index[i] : numbers[i]) * width));
   }
   return all;
 }

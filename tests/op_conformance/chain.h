@@ -51,6 +51,7 @@ struct Chain {
   double nmse = 1e-11, nmse_int8 = 4e-4, nmse_bf16 = 2e-4;  // f32 activations; int8 dot products; bf16 activations
   bool optional = false;          // a device may lack the format; skipped there, in silence on the CPU alone
   bool batched = true;            // also run cut into single rows
+  bool answered = false;          // the checked value is the program's logits and read as these: nothing is dumped, so a device may fuse steps
 
   explicit Chain(std::string case_name, std::vector<int> sequence_lengths, uint64_t seed);
   int rows() const;
