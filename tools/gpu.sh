@@ -82,10 +82,14 @@ cat > "$engine/yuan2-2b-llama.json" << 'END'
  "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 135040, "max_position_embeddings": 8192, "rms_norm_eps": 1e-6,
  "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": false, "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2}
 END
-make_engine() {  # SHAPE ALGORITHM
+make_engine() {  # SHAPE ALGORITHM [SEQUENCES]
   rm -rf "$engine/e"
   # shellcheck disable=SC2086
-  "$ingot" build --synthetic "$1" ${2:+--quant-algo $2} --dtype bfloat16 --device "$plugin" --output-dir "$engine/e" > "$out/engine.log" 2>&1
+  "$ingot" build --synthetic "$1" ${2:+--quant-algo $2} ${3:+--max-batch-size $3} --dtype bfloat16 --device "$plugin" \
+    --output-dir "$engine/e" > "$out/engine.log" 2>&1 && return
+  failed=1
+  row "engine $1 $2" "FAILED: $(tail -n 1 "$out/engine.log")"
+  return 1
 }
 time_engine() {  # NAME, flags of bench offline
   name=$1
@@ -101,11 +105,7 @@ measure() {  # SHAPE ALGORITHM BATCHES...
   shape=$1 algorithm=$2
   shift 2
   name=$(basename "$shape" .json)/${algorithm:-bf16}
-  if ! make_engine "$shape" "$algorithm"; then
-    failed=1
-    row "$name" "FAILED: $(tail -n 1 "$out/engine.log")"
-    return
-  fi
+  make_engine "$shape" "$algorithm" || return
   start=$(date +%s%N)
   "$ingot" bench offline "$engine/e" --device "$plugin" --batch 1 --input-len 16 --output-len 2 --prefill-len 0 --runs 1 > /dev/null 2>&1
   row "$name: weights made, loaded, one token" "$((($(date +%s%N) - start) / 1000000)) ms"
@@ -113,20 +113,22 @@ measure() {  # SHAPE ALGORITHM BATCHES...
     grep 'idle between' >> "$table"
   time_engine "$name" --batch "$@" --input-len 16 --output-len 300 --prefill-len 2048 --runs 2
 }
-time_bursts() {  # NAME: requests that all arrive at once, engine made last; the better of two, for the first times cuBLASLt's proposals
-  time_engine "$1 128+128" --batch 256 --burst 1024 --input-len 128 --output-len 128 --prefill-len 0 --runs 2
-  time_engine "$1 1024+128" --batch 64 --burst 512 --input-len 1024 --output-len 128 --prefill-len 0 --runs 2
+# Requests that all arrive at once, by engines that run as many sequences; the better of two, for the first times cuBLASLt's proposals.
+time_bursts() {  # SHAPE ALGORITHM
+  kind=$(basename "$1" .json)/${2:-bf16}
+  make_engine "$1" "$2" 1024 && time_engine "$kind 128+128" --batch 256 --burst 1024 --input-len 128 --output-len 128 --prefill-len 0 --runs 2
+  make_engine "$1" "$2" 512 && time_engine "$kind 1024+128" --batch 64 --burst 512 --input-len 1024 --output-len 128 --prefill-len 0 --runs 2
 }
 if [ -n "$ingot" ]; then
   measure llama3-8b "" 1 8 64 256
-  [ -n "$quick" ] || time_bursts llama3-8b/bf16
+  [ -n "$quick" ] || time_bursts llama3-8b ""
   measure llama3-8b W4A16_AWQ 1 8 64
   if [ -z "$quick" ]; then
     time_engine "llama3-8b/W4A16_AWQ" --batch 256 --input-len 16 --output-len 300 --prefill-len 0 --runs 1
     measure llama3-8b fp8 1 8 64 256
-    time_bursts llama3-8b/fp8
+    time_bursts llama3-8b fp8
     measure "$engine/yuan2-2b-llama.json" "" 1 8 64 256
-    time_bursts yuan2-2b-llama/bf16
+    time_bursts "$engine/yuan2-2b-llama.json" ""
     measure yuan2-2b "" 1 4 8 16 32 64
     measure llama3-8b int8 1 8 64
   fi
