@@ -3,6 +3,7 @@
 #include <cublasLt.h>
 
 #include <algorithm>
+#include <bit>
 #include <map>
 #include <tuple>
 #include <vector>
@@ -39,10 +40,11 @@ cudaDataType_t blas_type(DType d) {
   }
 }
 
-// Steps of about a third up to 512 rows, then powers of two: shapes of one bucket share an algorithm.
+// Steps of about a third up to 512 rows, then of a quarter to a seventh: shapes of one bucket share an algorithm.
 int bucket_of(int rows) {
   int b = 16;
-  while (b < rows) b = b < 512 && (b & (b - 1)) == 0 ? b + b / 2 : b < 512 ? b / 3 * 4 : 2 * b;
+  while (b < rows && b < 512) b = (b & (b - 1)) == 0 ? b + b / 2 : b / 3 * 4;
+  while (b < rows) b += static_cast<int>(std::bit_floor(static_cast<unsigned>(b))) / 4;
   return b;
 }
 
