@@ -1,5 +1,5 @@
 // Paged attention for mixed prefill and decode rows: append k and v to the cache, then one block for each (row, kv head, split);
-// steps with sequences of several rows go to prefill.cu where it takes their shape.
+// sequences of several rows go to prefill_wgmma.cu or prefill.cu where these take their shape, those of one row to decode.cu.
 //
 // All query heads of a kv head are done together, so K and V are read once. A warp takes every fourth key; lanes share the head's
 // columns. Splits cut the context of long sequences; partial results (max, sum, output) are merged by a second kernel.
@@ -251,16 +251,28 @@ AttentionCall attention_call(const StepArgs& s, const Launch& l) {
 // c.rope only where turn_accepts().
 Status attention(AttentionCall& c, Launch& l) {
   if (c.rows == 0) return {};
-  if (decode_accepts(c, l)) return decode(c, l);
+  const bool one_each = decode_accepts(c, l);
+  if (l.decode && one_each) return decode(c, l);
+  // Where prompts have a kernel of their own, sequences of one row go apart from them.
+  const bool prompts = prompt_accepts(c, l);
+  if (one_each && l.several > 0 && l.singles > 0 && (prompts || prefill_accepts(c, l))) {
+    AttentionCall rows = c;
+    rows.rows = l.singles;
+    rows.a.rows = l.in.single_rows;
+    TRY(decode(rows, l));
+    c.a.slices = l.in.several_slices;
+  }
   if (c.rope) {
+    if (prompts) c.turned = {};
     TRY(turn_and_append(c, l));
-    c.q = c.turned;
+    if (!prompts) c.q = c.turned;
   }
   return dispatch(c.q.dtype, [&](auto* tag) -> Status {
     using A = Pointee<decltype(tag)>;
     return dispatch_cache(l.kv.dtype, [&](auto* ctag) -> Status {
       using C = Pointee<decltype(ctag)>;
       if (!c.rope) TRY(append<A, C>(c, l));
+      if (prompts) return launch_prompt(c, l);
       return prefill_accepts(c, l) ? launch_prefill(c, l) : by_warps<A, C>(c, l);
     });
   });

@@ -14,6 +14,8 @@ struct AttentionArgs {
   const float* slopes;           // may be null
   const float* key_scales;       // of an int8 cache
   const float* value_scales;
+  const int32_t* rows;    // the kernel's rows; null: all
+  const int32_t* slices;  // the kernel's sequences; null: all. Where not null, those of one row are done apart
   int max_pages, page_tokens, page_shift;  // page_shift: log2 of page_tokens, or -1
   int heads, kv_heads, dim, v_dim, window, splits;
   float scale, softcap;
@@ -31,18 +33,21 @@ struct AttentionCall {
 Status attention(AttentionCall& c, Launch& l);
 AttentionCall attention_call(const StepArgs& s, const Launch& l);
 
-// Steps with one row a sequence: f16 or bf16 with a cache of the same type, heads of 64 or 128 columns.
+// Sequences of one row: f16 or bf16 with a cache of the same type, heads of 64 or 128 columns.
 bool decode_accepts(const AttentionCall& c, const Launch& l);
 Status decode(const AttentionCall& c, Launch& l);
 
 // Rows that are many to a sequence, on tensor cores: f16 or bf16 with a cache of the same type, heads of 8 to 128 columns by eights.
 bool prefill_accepts(const AttentionCall& c, const Launch& l);
 Status launch_prefill(const AttentionCall& c, Launch& l);
+// The same on Hopper: heads of 64 or 128 columns, no ALiBi, no softcap. It turns q itself.
+bool prompt_accepts(const AttentionCall& c, const Launch& l);
+Status launch_prompt(const AttentionCall& c, Launch& l);
 
 // Rotation of whole heads by halves, whose angles a table holds: rope.cu. Fills [rows, rotary_dim / 2] for the rows of a step.
 Status rope_table(const ingot_attrs& attrs, const void* frequencies, const int32_t* positions, const int32_t* prompt_length, int rows, float2* table,
                   Launch& l);
-// Turns q into c.turned and k into the cache, and copies v there.
+// Turns q into c.turned, where it has a place, and k into the cache, and copies v there.
 bool turn_accepts(const AttentionCall& c, const Launch& l);
 Status turn_and_append(const AttentionCall& c, Launch& l);
 

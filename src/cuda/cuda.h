@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "base/result.h"
+#include "cuda/tile_map.h"
 #include "ingot/device_abi.h"
 #include "op/op.h"
 
@@ -47,6 +48,8 @@ struct Inputs {
   int32_t* page_table;     // [S, max_pages]
   int32_t* state_slot;     // [S]
   int32_t* logits_row;     // [R]
+  int32_t* single_rows;    // rows of the slices of one row
+  int32_t* several_slices; // slices of more
 };
 
 // The cache of one layer. An int8 cache has one scale for each token and head.
@@ -58,6 +61,9 @@ struct KvPool {
   void* values = nullptr;         // [pages, Hkv, P, Dv]
   float* key_scales = nullptr;    // [pages, Hkv, P]
   float* value_scales = nullptr;  // [pages, Hkv, P]
+  // Both as the copy engine sees them, in boxes of so many tokens of one page and head; 0: it does not.
+  int box = 0;
+  CUtensorMap key_map{}, value_map{};
 };
 
 constexpr int kArrivedCounters = 32768;
@@ -68,6 +74,7 @@ struct Launch {
   int slices = 0;  // S
   int logits = 0;  // R
   int longest = 0;      // rows of the longest slice
+  int singles = 0, several = 0;  // slices of one row, of more
   bool decode = false;  // every slice is one row
   int sm_count = 0;
   Inputs in{};
@@ -108,8 +115,8 @@ std::span<const Kernel> sequence_kernels();  // embedding, shift, segment_begin,
 std::span<const Kernel> rope_kernels();
 std::span<const Kernel> moe_kernels();
 
-// y = x / rms(x) * weight, whole rows.
-Status rms_norm(const Matrix& x, const void* weight, DType weight_dtype, const Matrix& y, int rows, float eps, Launch& l);
+// y = x / rms(x) * weight, whole rows. only_rounded: as of LinearCall.
+Status rms_norm(const Matrix& x, const void* weight, DType weight_dtype, const Matrix& y, int rows, float eps, bool only_rounded, Launch& l);
 
 // y = x of the row before beside x, and the state of the launch, as shift and concat do.
 Status shift_concat(const Matrix& x, const Matrix& y, int rows, Launch& l);

@@ -1,4 +1,4 @@
-// Attention of steps with one row a sequence, on tensor cores: RoPE, the append to the cache, split contexts and their merge in one kernel.
+// Attention of sequences with one row, on tensor cores: RoPE, the append to the cache, split contexts and their merge in one kernel.
 //
 // A block takes one row, up to eight query heads of one kv head, and one part of the context; its warps take tiles of 16 keys in turn.
 // K and V go straight from the cache to registers, 16 bytes a lane: sums do not care which columns meet in one mma slot, so q is read in
@@ -26,8 +26,8 @@ struct DecodeArgs {
   T* values;
   int64_t q_stride, k_stride, v_stride, y_stride;
   const float2* rope;  // [rows, HD / 2] cosine and sine; null: q and k are rotated already
-  float* partial;      // [rows, heads, splits, HD + 2]: maximum, sum, output
-  unsigned* arrived;   // [rows, grid.y], zero between launches
+  float* partial;      // [grid.x, heads, splits, HD + 2]: maximum, sum, output
+  unsigned* arrived;   // [grid.x, grid.y], zero between launches
   AttentionArgs a;
 };
 
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const DecodeArgs<T>
   __shared__ float shared_best[kWarps][kHeads], shared_sum[kWarps][kHeads];
   __shared__ float shared_out[kWarps][kHeads][HD + 4];
   __shared__ bool last;
-  const int row = blockIdx.x, split = blockIdx.z, group = a.heads / a.kv_heads, passes = (group + kHeads - 1) / kHeads;
+  const int row = a.rows ? a.rows[blockIdx.x] : static_cast<int>(blockIdx.x), split = blockIdx.z, group = a.heads / a.kv_heads, passes = (group + kHeads - 1) / kHeads;
   const int kv_head = blockIdx.y / passes, first_head = kv_head * group + blockIdx.y % passes * kHeads;
   const int n_heads = min(kHeads, kv_head * group + group - first_head);
   const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, g = lane / 4, t = lane & 3;
@@ -242,7 +242,7 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const DecodeArgs<T>
       d.y[row * d.y_stride + (first_head + h) * HD + column] = from_float<T>(total > 0 ? o / total : 0.0f);
       continue;
     }
-    float* p = d.partial + ((static_cast<int64_t>(row) * a.heads + first_head + h) * a.splits + split) * (HD + 2);
+    float* p = d.partial + ((static_cast<int64_t>(blockIdx.x) * a.heads + first_head + h) * a.splits + split) * (HD + 2);
     p[2 + column] = o;
     if (column == 0) {
       p[0] = top;
@@ -252,13 +252,13 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const DecodeArgs<T>
   if (parts == 1) return;
   __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) last = atomicInc(d.arrived + row * gridDim.y + blockIdx.y, static_cast<unsigned>(parts - 1)) == static_cast<unsigned>(parts - 1);
+  if (threadIdx.x == 0) last = atomicInc(d.arrived + blockIdx.x * gridDim.y + blockIdx.y, static_cast<unsigned>(parts - 1)) == static_cast<unsigned>(parts - 1);
   __syncthreads();
   if (!last) return;
   __threadfence();
   for (int i = threadIdx.x; i < n_heads * HD; i += kWarps * 32) {
     const int h = i / HD, column = i % HD;
-    const float* p = d.partial + (static_cast<int64_t>(row) * a.heads + first_head + h) * a.splits * (HD + 2);
+    const float* p = d.partial + (static_cast<int64_t>(blockIdx.x) * a.heads + first_head + h) * a.splits * (HD + 2);
     float top = -INFINITY, total = 0, o = 0;
     for (int s = 0; s < parts; ++s) top = fmaxf(top, __ldcg(p + s * (HD + 2)));
     for (int s = 0; s < parts; ++s) {
@@ -303,7 +303,7 @@ Status decode_as(const AttentionCall& c, Launch& l) {
 bool decode_accepts(const AttentionCall& c, const Launch& l) {
   const DType t = c.q.dtype;
   auto even = [](const Matrix& m) { return (reinterpret_cast<uintptr_t>(m.data) | static_cast<uintptr_t>(m.stride) * 2) % 16 == 0; };
-  return l.decode && (t == DType::kBf16 || t == DType::kF16) && l.kv.dtype == t && c.a.dim == c.a.v_dim && (c.a.dim == 64 || c.a.dim == 128) &&
+  return (t == DType::kBf16 || t == DType::kF16) && l.kv.dtype == t && c.a.dim == c.a.v_dim && (c.a.dim == 64 || c.a.dim == 128) &&
          c.a.page_tokens % kTile == 0 && even(c.q) && l.arrived && c.a.kv_heads <= 8192;
 }
 

@@ -8,6 +8,7 @@
 struct ingot_device {
   int index = 0;
   int sm_count = 0;
+  bool hopper = false;
 };
 struct ingot_executable {
   std::unique_ptr<ingot::cuda::Executable> impl;
@@ -83,7 +84,7 @@ int device_open(int index, const char*, ingot_device** out) {
     return report(Error(Code::kUnsupported, cat("cuda: ", p.name, " has compute capability ", p.major, ".", p.minor,
                                                 ", this plugin needs 8.0 or later; use --device cpu")));
   if (Status s = check(cudaSetDevice(index), "select the device"); !s.ok()) return report(s);
-  *out = new ingot_device{index, p.multiProcessorCount};
+  *out = new ingot_device{index, p.multiProcessorCount, p.major == 9};
   return INGOT_OK;
 }
 
@@ -130,7 +131,7 @@ int device_unpack(ingot_device*, const char*, const ingot_op_desc* desc, int ind
 
 int device_prepare(ingot_device* device, const ingot_program* program, ingot_executable** out) {
   cudaSetDevice(device->index);
-  auto made = Executable::create(*program, device->sm_count);
+  auto made = Executable::create(*program, device->sm_count, device->hopper);
   if (!made.ok()) return report(made.error());
   *out = new ingot_executable{std::move(made).value(), device};
   return INGOT_OK;

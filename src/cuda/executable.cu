@@ -47,9 +47,10 @@ Status Executable::device_alloc(void** out, size_t bytes, const char* what) {
   return {};
 }
 
-Result<std::unique_ptr<Executable>> Executable::create(const ingot_program& program, int sm_count) {
+Result<std::unique_ptr<Executable>> Executable::create(const ingot_program& program, int sm_count, bool hopper) {
   std::unique_ptr<Executable> e(new Executable);
   e->sm_count_ = sm_count;
+  e->hopper_ = hopper;
   TRY(e->allocate(program));
   return Result<std::unique_ptr<Executable>>(std::move(e));
 }
@@ -151,6 +152,13 @@ Status Executable::allocate(const ingot_program& p) {
         TRY(device_alloc(&memory, static_cast<size_t>(slots) * 4, "KV cache scales"));
         *scales = static_cast<float*>(memory);
       }
+    // What prefill_wgmma.cu takes: pages as whole groups of eight keys, and as whole boxes.
+    if (hopper_ && (pool.dtype == DType::kBf16 || pool.dtype == DType::kF16) && v_dim == layer.head_dim && (v_dim == 64 || v_dim == 128) &&
+        p.page_tokens % 8 == 0 && std::has_single_bit(static_cast<unsigned>(p.page_tokens)) && slots > 0 && slots <= INT32_MAX) {
+      pool.box = std::min(p.page_tokens, 128);
+      TRY(make_tile_map(pool.key_map, pool.dtype, pool.keys, slots, v_dim, pool.box));
+      TRY(make_tile_map(pool.value_map, pool.dtype, pool.values, slots, v_dim, pool.box));
+    }
     kv_.push_back(pool);
   }
   for (int i = 0; i < p.n_states; ++i) {
@@ -176,6 +184,8 @@ Status Executable::allocate(const ingot_program& p) {
   at_begin_ = place(S + 1);
   at_kv_ = place(S);
   at_state_ = place(S);
+  at_single_ = place(S);
+  at_several_ = place(S);
   at_logits_ = place(R);
   sample_offset_ = place(R * sizeof(SampleRow) / 4);
   at_table_ = place(S * static_cast<size_t>(max_pages_));
@@ -308,7 +318,7 @@ Status Executable::act(const Action& action, const Flight& f, Launch& l) {
     case Action::kStep: return this->step(action.step, f, l);
     case Action::kNorm:
       return rms_norm(matrix(step.out[1], f), step.weight[0], static_cast<DType>(step.desc.weight[0].dtype), matrix(step.out[0], f),
-                      rows_of(step.out[0], l), static_cast<float>(step.desc.attrs.eps), l);
+                      rows_of(step.out[0], l), static_cast<float>(step.desc.attrs.eps), action.only_rounded, l);
     case Action::kLinear: {
       LinearCall c;
       c.weight = &step.desc.weight[0];
@@ -318,6 +328,7 @@ Status Executable::act(const Action& action, const Flight& f, Launch& l) {
       c.rows = rows_of(step.out[0], l);
       c.gated = static_cast<op::Op>(step.desc.op) == op::Op::kGatedLinear;
       c.activation = step.desc.attrs.activation;
+      c.only_rounded = action.only_rounded;
       if (step.desc.weights > 1) {
         c.bias = step.weight[1];
         c.bias_dtype = static_cast<DType>(step.desc.weight[1].dtype);
@@ -485,7 +496,12 @@ Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step, bo
   l.rows = b.tokens_count;
   l.slices = b.slices;
   l.logits = b.logits;
-  for (int i = 0; i < b.slices; ++i) l.longest = std::max(l.longest, b.slice_begin[i + 1] - b.slice_begin[i]);
+  for (int i = 0; i < b.slices; ++i) {
+    const int rows = b.slice_begin[i + 1] - b.slice_begin[i];
+    l.longest = std::max(l.longest, rows);
+    l.singles += rows == 1;
+    l.several += rows > 1;
+  }
   l.decode = l.longest <= 1 && b.tokens_count == b.slices;
   l.sm_count = sm_count_;
   l.in = {reinterpret_cast<int32_t*>(f.device),
@@ -496,7 +512,9 @@ Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step, bo
           reinterpret_cast<int32_t*>(f.device + at_kv_),
           reinterpret_cast<int32_t*>(f.device + at_table_),
           reinterpret_cast<int32_t*>(f.device + at_state_),
-          reinterpret_cast<int32_t*>(f.device + at_logits_)};
+          reinterpret_cast<int32_t*>(f.device + at_logits_),
+          reinterpret_cast<int32_t*>(f.device + at_single_),
+          reinterpret_cast<int32_t*>(f.device + at_several_)};
   l.embedding_rows = embedding_rows_;
   l.vocab_size = vocab_;
   l.scratch = scratch_;
@@ -593,7 +611,12 @@ Status Executable::run(const ingot_bindings& b, uint64_t* ticket) {
   if (!states_.empty()) std::memcpy(f.host + at_state_, b.state_slot, S * 4);
   if (R) std::memcpy(f.host + at_logits_, b.logits_row, R * 4);
   int32_t* row_slice = reinterpret_cast<int32_t*>(f.host + at_row_slice_);
-  for (int s = 0; s < b.slices; ++s) std::fill(row_slice + b.slice_begin[s], row_slice + b.slice_begin[s + 1], s);
+  int32_t *single = reinterpret_cast<int32_t*>(f.host + at_single_), *several = reinterpret_cast<int32_t*>(f.host + at_several_);
+  for (int s = 0; s < b.slices; ++s) {
+    std::fill(row_slice + b.slice_begin[s], row_slice + b.slice_begin[s + 1], s);
+    if (const int rows = b.slice_begin[s + 1] - b.slice_begin[s]; rows == 1) *single++ = b.slice_begin[s];
+    else if (rows > 1) *several++ = s;
+  }
   size_t pool_bytes = 0;
   if (b.sampling && R) pool_bytes = TRY(pack_sampling(f, b, previous_rows));
 

@@ -16,7 +16,7 @@ namespace ingot::cuda {
 
 class Executable {
  public:
-  static Result<std::unique_ptr<Executable>> create(const ingot_program& program, int sm_count);
+  static Result<std::unique_ptr<Executable>> create(const ingot_program& program, int sm_count, bool hopper);
   ~Executable();
   Status run(const ingot_bindings& bindings, uint64_t* ticket);
   Status wait(uint64_t ticket, ingot_results* out);
@@ -69,6 +69,7 @@ class Executable {
   unsigned* arrived_ = nullptr;
   bool quantised_ = false;
   bool fp8_ = false;
+  bool hopper_ = false;  // tensor cores and copies as wgmma.cuh and bulk.cuh have them
   float* squares_ = nullptr;  // of a norm that two products share
   std::vector<void*> states_;
   std::vector<int> state_widths_;
@@ -76,7 +77,7 @@ class Executable {
   int max_tokens_ = 0, max_slices_ = 0, max_logits_ = 0, max_pages_ = 0, vocab_ = 0, state_slots_ = 0, sm_count_ = 0, page_tokens_ = 0;
   int64_t pages_ = 0;
   size_t input_bytes_ = 0, sample_offset_ = 0, pool_offset_ = 0, pool_words_ = 0;
-  size_t at_positions_ = 0, at_prompt_ = 0, at_row_slice_ = 0, at_begin_ = 0, at_kv_ = 0, at_table_ = 0, at_state_ = 0, at_logits_ = 0;
+  size_t at_positions_ = 0, at_prompt_ = 0, at_row_slice_ = 0, at_begin_ = 0, at_kv_ = 0, at_table_ = 0, at_state_ = 0, at_logits_ = 0, at_single_ = 0, at_several_ = 0;
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
   float* embedding_rows_ = nullptr;

@@ -1,6 +1,7 @@
 #include "cuda/fp8.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "cuda/blas.h"
 #include "cuda/math.cuh"
@@ -11,52 +12,68 @@
 namespace ingot::cuda {
 namespace {
 
-// Rows of T as e4m3, each with the scale that lets its largest number be the largest of e4m3. make(k): eight numbers from column k on.
-// A block makes a row; what a thread made in the first pass it keeps for the second, as far as it has room.
-template <class T, class Make>
-__device__ __forceinline__ void round_row(int width, uint8_t* out, float* scale_out, Make&& make) {
-  constexpr int kThreads = 256, kHeld = 7;  // 14336 columns
+constexpr int kRoundThreads = 512;
+
+// Rows of T as e4m3, each with the scale that lets its largest number be the largest of e4m3. make(k, fetch(k)): eight numbers from column
+// k on. A block makes a row; all that a thread reads is under way at once, and what it made in the first pass it keeps for the second,
+// as far as it has room.
+template <class T, class Fetch, class Make>
+__device__ __forceinline__ void round_row(int width, uint8_t* out, float* scale_out, Fetch&& fetch, Make&& make) {
+  constexpr int kThreads = kRoundThreads, kHeld = 4;  // 16384 columns
   __shared__ float shared[33];
+  decltype(fetch(0)) raw[kHeld];
   uint4 held[kHeld];
   float most = 0;
 #pragma unroll
   for (int i = 0; i < kHeld; ++i)
+    if (const int k = 8 * (threadIdx.x + kThreads * i); k < width) raw[i] = fetch(k);
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i)
     if (const int k = 8 * (threadIdx.x + kThreads * i); k < width) {
-      held[i] = make(k);
+      held[i] = make(k, raw[i]);
       most = most_of<T>(held[i], most);
     }
-  for (int k = 8 * (threadIdx.x + kThreads * kHeld); k < width; k += 8 * kThreads) most = most_of<T>(make(k), most);
+  for (int k = 8 * (threadIdx.x + kThreads * kHeld); k < width; k += 8 * kThreads) most = most_of<T>(make(k, fetch(k)), most);
   most = block_max(most, shared);
   const float scale = f8_scale(most), inverse = 1.0f / scale;
 #pragma unroll
   for (int i = 0; i < kHeld; ++i)
     if (const int k = 8 * (threadIdx.x + kThreads * i); k < width) put_f8<T>(out + k, held[i], inverse);
-  for (int k = 8 * (threadIdx.x + kThreads * kHeld); k < width; k += 8 * kThreads) put_f8<T>(out + k, make(k), inverse);
+  for (int k = 8 * (threadIdx.x + kThreads * kHeld); k < width; k += 8 * kThreads) put_f8<T>(out + k, make(k, fetch(k)), inverse);
   if (threadIdx.x == 0) *scale_out = scale;
 }
 
 template <class T>
-__global__ void __launch_bounds__(256) round_rows_kernel(const T* __restrict__ x, int64_t x_stride, int width, uint8_t* out, float* scales) {
+__global__ void __launch_bounds__(kRoundThreads) round_rows_kernel(const T* __restrict__ x, int64_t x_stride, int width, uint8_t* out, float* scales) {
   const T* row = x + blockIdx.x * x_stride;
   start_dependents();
   wait_for_predecessor();
-  round_row<T>(width, out + blockIdx.x * static_cast<int64_t>(width), scales + blockIdx.x, [&](int k) { return *reinterpret_cast<const uint4*>(row + k); });
+  round_row<T>(
+      width, out + blockIdx.x * static_cast<int64_t>(width), scales + blockIdx.x, [&](int k) { return *reinterpret_cast<const uint4*>(row + k); },
+      [](int, const uint4& raw) { return raw; });
 }
 
-// gate_kernel that leaves its result rounded as well.
+// gate_kernel that leaves its result rounded as well, or, without y, alone.
 template <class T>
-__global__ void __launch_bounds__(256) gate_round_kernel(const T* __restrict__ both, T* y, int64_t y_stride, int half, int activation, uint8_t* out, float* scales) {
+__global__ void __launch_bounds__(kRoundThreads, 2) gate_round_kernel(const T* __restrict__ both, T* y, int64_t y_stride, int half, int activation, uint8_t* out, float* scales) {
+  struct Raw {
+    uint4 gate, up;
+  };
   const T* row = both + blockIdx.x * static_cast<int64_t>(2 * half);
-  round_row<T>(half, out + blockIdx.x * static_cast<int64_t>(half), scales + blockIdx.x, [&](int k) {
-    float a[8], b[8];
-    load8_activation(row + k, a);
-    load8_activation(row + half + k, b);
+  start_dependents();
+  wait_for_predecessor();
+  round_row<T>(
+      half, out + blockIdx.x * static_cast<int64_t>(half), scales + blockIdx.x,
+      [&](int k) { return Raw{*reinterpret_cast<const uint4*>(row + k), *reinterpret_cast<const uint4*>(row + half + k)}; },
+      [&](int k, const Raw& raw) {
+        const T *gate = reinterpret_cast<const T*>(&raw.gate), *up = reinterpret_cast<const T*>(&raw.up);
+        float a[8];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) a[j] = activate(activation, a[j]) * b[j];
-    const uint4 v{pack2<T>(a[0], a[1]), pack2<T>(a[2], a[3]), pack2<T>(a[4], a[5]), pack2<T>(a[6], a[7])};
-    *reinterpret_cast<uint4*>(y + blockIdx.x * y_stride + k) = v;
-    return v;
-  });
+        for (int j = 0; j < 8; ++j) a[j] = activate(activation, to_float(gate[j])) * to_float(up[j]);
+        const uint4 v{pack2<T>(a[0], a[1]), pack2<T>(a[2], a[3]), pack2<T>(a[4], a[5]), pack2<T>(a[6], a[7])};
+        if (y) *reinterpret_cast<uint4*>(y + blockIdx.x * y_stride + k) = v;
+        return v;
+      });
 }
 
 // The most rows for which the kernel of tiles is faster than cuBLASLt.
@@ -68,43 +85,50 @@ template <class T>
 Status tiles(const LinearCall& c, RoundedRows x, Launch& l) {
   const RoundedRows room = room_for_rounded(l, c.rows, static_cast<int>(c.weight->k));
   if (x.values != room.values) {  // sums of blocks take the beginning of the scratch
-    x = room;
+    const RoundedRows given = std::exchange(x, room);
     if (!x.values) return Error(Code::kUnsupported, cat("cuda: no room in scratch for ", c.rows, " rows of ", c.weight->k, " fp8 activations"));
-    launch_dependent(round_rows_kernel<T>, c.rows, 256, 0, l, c.x.as<T>(), c.x.stride, x.width, x.values, x.scales);
+    if (given.values) {
+      TRY(check(cudaMemcpyAsync(x.values, given.values, static_cast<size_t>(c.rows) * static_cast<size_t>(x.width), cudaMemcpyDeviceToDevice, l.stream), "move fp8 activations"));
+      TRY(check(cudaMemcpyAsync(x.scales, given.scales, static_cast<size_t>(c.rows) * sizeof(float), cudaMemcpyDeviceToDevice, l.stream), "move fp8 activations"));
+    } else {
+      launch_dependent(round_rows_kernel<T>, c.rows, kRoundThreads, 0, l, c.x.as<T>(), c.x.stride, x.width, x.values, x.scales);
+    }
   }
   return fp8_tiles_as<T>(c, x.values, x.scales, l);
 }
 
-// cuBLASLt. Rows at once: as many as scratch holds of rounded activations, scales and, gated, products and the rounded result.
+// cuBLASLt. Of the scratch, a gated product's result, rounded, takes what all rows need; rows at once are as many as the rest holds of
+// products and of activations to be rounded.
 template <class T>
 Status library(const LinearCall& c, const RoundedRows& ready, Launch& l) {
   const int n = static_cast<int>(c.weight->n), k = static_cast<int>(c.weight->k);
-  const size_t row_bytes = static_cast<size_t>(k) + 4 + (c.gated ? static_cast<size_t>(n) * sizeof(T) + static_cast<size_t>(n / 2) + 4 : 0);
-  const int at_once = static_cast<int>(std::min<size_t>(c.rows, (l.scratch_bytes - rounded_bytes(l) - 2048) / row_bytes));
-  if (at_once < 1) return Error(Code::kUnsupported, "cuda: no room in scratch for a row of fp8 activations");
+  // What a gated product left lies where another would put its own.
+  const bool known = ready.values && (!c.gated || ready.values == room_for_rounded(l, c.rows, k).values);
+  const size_t rows_of_all = static_cast<size_t>(c.rows), row_bytes = (known ? 0 : static_cast<size_t>(k) + 4) + (c.gated ? static_cast<size_t>(n) * sizeof(T) : 0);
+  const size_t room = l.scratch_bytes - rounded_bytes(l) - 2048, result_bytes = c.gated ? rows_of_all * (static_cast<size_t>(n / 2) + 4) : 0;
+  if (room < result_bytes || (row_bytes && (room - result_bytes) / row_bytes < std::min<size_t>(rows_of_all, 64)))
+    return Error(Code::kUnsupported, cat("cuda: no room in scratch for ", c.rows, " rows of fp8 activations"));
+  int at_once = row_bytes ? static_cast<int>(std::min(rows_of_all, (room - result_bytes) / row_bytes)) : c.rows;
+  const int parts = (c.rows + at_once - 1) / at_once;
+  at_once = std::min(at_once, ((c.rows + parts - 1) / parts + 127) / 128 * 128);
   char* free = static_cast<char*>(l.scratch);
-  const auto take = [&](size_t bytes_of_row) {
+  const auto take = [&](int rows, size_t bytes_of_row) {
     char* here = free;
-    free += padded(static_cast<size_t>(at_once) * bytes_of_row);
+    free += padded(static_cast<size_t>(rows) * bytes_of_row);
     return here;
   };
-  T* both = reinterpret_cast<T*>(take(c.gated ? static_cast<size_t>(n) * sizeof(T) : 0));
-  uint8_t* result = reinterpret_cast<uint8_t*>(take(c.gated ? static_cast<size_t>(n / 2) : 0));
-  float* result_scales = reinterpret_cast<float*>(take(c.gated ? 4 : 0));
-  const uint8_t* x = ready.values;
-  const float* scales = ready.scales;
-  const bool known = x && at_once == c.rows;
+  uint8_t* const result = reinterpret_cast<uint8_t*>(take(c.rows, c.gated ? static_cast<size_t>(n / 2) : 0));
+  float* const result_scales = reinterpret_cast<float*>(take(c.rows, c.gated ? 4 : 0));
+  T* const both = reinterpret_cast<T*>(take(at_once, c.gated ? static_cast<size_t>(n) * sizeof(T) : 0));
+  uint8_t* const rounded = known ? nullptr : reinterpret_cast<uint8_t*>(take(at_once, static_cast<size_t>(k)));
+  float* const rounded_scales = known ? nullptr : reinterpret_cast<float*>(take(at_once, 4));
   const WeightArgs w = weight_args(*c.weight, c.data);
-  uint8_t* rounded = known ? nullptr : reinterpret_cast<uint8_t*>(take(static_cast<size_t>(k)));
-  float* rounded_scales = known ? nullptr : reinterpret_cast<float*>(take(4));
   for (int row = 0; row < c.rows; row += at_once) {
     const int rows = std::min(at_once, c.rows - row);
     auto at = [&](const Matrix& m) { return static_cast<char*>(m.data) + storage_bytes(m.dtype, static_cast<int64_t>(row) * m.stride); };
-    if (!known) {
-      launch_dependent(round_rows_kernel<T>, rows, 256, 0, l, reinterpret_cast<const T*>(at(c.x)), c.x.stride, k, rounded, rounded_scales);
-      x = rounded;
-      scales = rounded_scales;
-    }
+    const uint8_t* x = known ? ready.values + static_cast<int64_t>(row) * k : rounded;
+    const float* scales = known ? ready.scales + row : rounded_scales;
+    if (!known) launch_dependent(round_rows_kernel<T>, rows, kRoundThreads, 0, l, reinterpret_cast<const T*>(at(c.x)), c.x.stride, k, rounded, rounded_scales);
     GemmCall g;
     g.dtype = DType::kF8E4M3;
     g.y_dtype = c.gated ? c.x.dtype : c.y.dtype;
@@ -125,9 +149,10 @@ Status library(const LinearCall& c, const RoundedRows& ready, Launch& l) {
     TRY(gemm(g, l));
     if (c.bias) add_bias({g.y, n, static_cast<int>(g.y_stride), g.y_dtype}, rows, c.bias, c.bias_dtype, l);
     if (c.gated)
-      launch(gate_round_kernel<T>, rows, 256, l.stream, both, reinterpret_cast<T*>(at(c.y)), c.y.stride, n / 2, c.activation, result, result_scales);
+      launch_dependent(gate_round_kernel<T>, rows, kRoundThreads, 0, l, both, c.only_rounded ? nullptr : reinterpret_cast<T*>(at(c.y)), c.y.stride, n / 2, c.activation,
+                       result + static_cast<int64_t>(row) * (n / 2), result_scales + row);
   }
-  if (c.gated && at_once == c.rows) rounded_rows(l) = {c.y.data, result, result_scales, c.rows, n / 2};
+  if (c.gated) rounded_rows(l) = {c.y.data, result, result_scales, c.rows, n / 2, c.only_rounded};
   return launched("fp8 linear");
 }
 
@@ -146,7 +171,7 @@ RoundedRows room_for_rounded(const Launch& l, int rows, int width) {
   const size_t values = padded(static_cast<size_t>(rows) * static_cast<size_t>(width));
   if (values + static_cast<size_t>(rows) * 4 > rounded_bytes(l)) return {};
   uint8_t* at = static_cast<uint8_t*>(l.scratch) + (l.scratch_bytes - rounded_bytes(l)) / 256 * 256;
-  return {nullptr, at, reinterpret_cast<float*>(at + values), rows, width};
+  return {nullptr, at, reinterpret_cast<float*>(at + values), rows, width, false};
 }
 
 bool fp8_accepts(const LinearCall& c) {

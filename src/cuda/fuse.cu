@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cuda/linear.h"
+#include "cuda/fp8.h"
 
 namespace ingot::cuda {
 namespace {
@@ -56,6 +56,7 @@ class Fuser {
       a.halves = a.add >= 0 && halved[static_cast<size_t>(a.add)];
       out_.few.push_back(a);
     }
+    for (size_t i = 0; i + 1 < out_.many.size(); ++i) out_.many[i].only_rounded = roundable(out_.many[i], out_.many[i + 1]);
     place();
     return std::move(out_);
   }
@@ -197,6 +198,21 @@ class Fuser {
     c.x.stride = s.in[0].stride;
     c.rows = 1;
     return s.in[0].offset % 8 == 0 && scaled.offset % 8 == 0 && scaled.stride % 8 == 0 && skinny_passes_norm(c.x.dtype) && skinny_accepts(c);
+  }
+
+  // A norm or a gated product whose result goes to one product of fp8 and nowhere else.
+  bool roundable(const Action& made, const Action& read) const {
+    const ingot_step &from = steps_[static_cast<size_t>(made.step)], &to = steps_[static_cast<size_t>(read.step)];
+    const ingot_operand &out = from.out[0], &in = to.in[0];
+    const bool gated = made.kind == Action::kLinear && op_of(from) == Op::kGatedLinear;
+    if ((!gated && made.kind != Action::kNorm) || read.kind != Action::kLinear || (gated && op_of(to) != Op::kLinear)) return false;
+    if (!read_once(out) || !same(out, in) || in.offset % 8 != 0 || buffers_[static_cast<size_t>(out.buffer)].rows != buffers_[static_cast<size_t>(to.out[0].buffer)].rows) return false;
+    LinearCall c;
+    c.weight = &to.desc.weight[0];
+    c.data = to.weight[0];
+    c.x.dtype = static_cast<DType>(to.desc.in_dtype[0]);
+    c.x.stride = in.stride;
+    return fp8_accepts(c);
   }
 
   // Buffers whose lives overlap lie apart; otherwise the best fit among what is free.

@@ -25,6 +25,7 @@ struct Action {
   int add_operand = 0;  // its input that is not this product
   int rope_q = -1, rope_k = -1;  // kAttention
   int table = -1;                // rope table of both
+  bool only_rounded = false;     // kLinear, kNorm: alone the fp8 product after it reads the result
   int shift = -1;                // kShiftConcat
 };
 

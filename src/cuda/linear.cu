@@ -240,20 +240,21 @@ __global__ void add_bias_kernel(A* y, int64_t stride, AnyVector bias, int width)
 // act(first half) * second half, eight columns a thread.
 template <class A>
 __global__ void gate_kernel(const A* both, A* y, int64_t y_stride, int half, int activation) {
+  start_dependents();
+  wait_for_predecessor();
   const A* row = both + blockIdx.y * static_cast<int64_t>(2 * half);
   for (int i = 8 * (blockIdx.x * blockDim.x + threadIdx.x); i < half; i += 8 * gridDim.x * blockDim.x) {
     float a[8], b[8];
     load8_activation(row + i, a);
     load8_activation(row + half + i, b);
     A* to = y + blockIdx.y * y_stride + i;
-    alignas(16) A out[8];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) out[j] = from_float<A>(activate(activation, a[j]) * b[j]);
+    for (int j = 0; j < 8; ++j) a[j] = activate(activation, a[j]) * b[j];
     if constexpr (sizeof(A) == 2) {
-      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(out);
+      *reinterpret_cast<uint4*>(to) = uint4{pack2<A>(a[0], a[1]), pack2<A>(a[2], a[3]), pack2<A>(a[4], a[5]), pack2<A>(a[6], a[7])};
     } else {
 #pragma unroll
-      for (int j = 0; j < 8; ++j) to[j] = out[j];
+      for (int j = 0; j < 8; ++j) to[j] = a[j];
     }
   }
 }
@@ -371,7 +372,7 @@ Status many(const LinearCall& c, Launch& l) {
     if (c.bias) add_bias({target, n, static_cast<int>(target_stride), target_type}, rows, c.bias, c.bias_dtype, l);
     if (c.gated)
       for (int r = 0; r < rows; r += kGridRows)
-        launch(gate_kernel<A>, dim3((n / 16 + 255) / 256, std::min(kGridRows, rows - r)), 256, l.stream,
+        launch_dependent(gate_kernel<A>, dim3((n / 16 + 255) / 256, std::min(kGridRows, rows - r)), 256, 0, l,
                reinterpret_cast<const A*>(both) + static_cast<int64_t>(r) * n, reinterpret_cast<A*>(at(c.y)) + r * c.y.stride, c.y.stride, n / 2, c.activation);
   }
   return launched("linear");
@@ -399,10 +400,11 @@ Status linear_as(const LinearCall& c, Launch& l) {
                     (wtype == c.x.dtype || 64 * padded(static_cast<size_t>(k) * sizeof(A)) <= l.scratch_bytes / 2) &&
                     (!c.gated || static_cast<size_t>(n) * sizeof(A) <= l.scratch_bytes / 2);
   if constexpr (sizeof(A) == 2) {
-    if (c.rows > kSkinnyRows && c.rows <= mixed_rows(wtype, blas) && mixed_accepts(c)) return mixed(c, l);
+    const bool only_rounded = ready.only && ready.of == c.x.data;
+    if (!only_rounded && c.rows > kSkinnyRows && c.rows <= mixed_rows(wtype, blas) && mixed_accepts(c)) return mixed(c, l);
     if (fp8_accepts(c)) {
       const Status status = fp8(c, ready, blas, l);
-      if (status.ok() || status.error().code() != Code::kUnsupported) return status;
+      if (status.ok() || only_rounded || status.error().code() != Code::kUnsupported) return status;
     }
   }
   return blas ? many<A>(c, l) : few<A>(c, l);

@@ -35,6 +35,7 @@ struct LinearCall {
   float* next_squares = nullptr;
   const float* squares = nullptr;
   int squares_parts = 0;
+  bool only_rounded = false;  // what follows takes the result as RoundedRows: where these are made, y may be left unwritten
 };
 
 Status linear(const LinearCall& c, Launch& l);
@@ -46,6 +47,7 @@ struct RoundedRows {
   uint8_t* values = nullptr;
   float* scales = nullptr;
   int rows = 0, width = 0;
+  bool only = false;  // the result itself was not written
 };
 RoundedRows& rounded_rows(const Launch& l);
 // Room for them at the end of the scratch, which no product takes; values are null where they would not fit.

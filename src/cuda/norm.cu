@@ -40,7 +40,7 @@ __global__ void rms_norm_kernel(const A* x, int64_t x_stride, const A* x2, int64
 constexpr int kThreads = 256, kPieces = 4;
 
 // 16-bit rows of up to 8 * kThreads * kPieces columns, eight at a time, held in registers between the passes. rounded: the result is left
-// as fp8 too, [rows, width].
+// as fp8 too, [rows, width], or, where y is null, alone.
 template <class A, class W>
 __global__ void __launch_bounds__(kThreads) rms_norm_wide_kernel(const A* x, int64_t x_stride, const A* x2, int64_t x2_stride, const W* w, A* y,
                                                                  int64_t y_stride, A* sum, int64_t sum_stride, int width, float eps, uint8_t* rounded,
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_wide_kernel(const A* x, int
     A* h = reinterpret_cast<A*>(&held[p]);
 #pragma unroll
     for (int j = 0; j < 8; ++j) h[j] = from_float<A>(to_float(h[j]) * inverse * weights[p][j]);
-    *reinterpret_cast<uint4*>(y + row * y_stride + i) = held[p];
+    if (y) *reinterpret_cast<uint4*>(y + row * y_stride + i) = held[p];
     most = most_of<A>(held[p], most);
   }
   if (!rounded) return;
@@ -116,16 +116,17 @@ __global__ void layer_norm_kernel(const A* x, int64_t x_stride, const W* w, cons
 int threads_for(int width) { return width <= 128 ? 32 : width <= 1024 ? 128 : 512; }
 
 template <class A, class W>
-Status rms_norm_rows(const Matrix& x, const Matrix* x2, const W* w, const Matrix& y, const Matrix* sum, int rows, float eps, Launch& l) {
+Status rms_norm_rows(const Matrix& x, const Matrix* x2, const W* w, const Matrix& y, const Matrix* sum, int rows, float eps, bool only_rounded, Launch& l) {
   const A* other = x2 ? x2->as<A>() : nullptr;
   A* total = sum ? sum->as<A>() : nullptr;
   const int other_stride = x2 ? x2->stride : 0, total_stride = sum ? sum->stride : 0;
   if constexpr (sizeof(A) == 2)
     if (wide(x) && wide(y) && reinterpret_cast<uintptr_t>(w) % 16 == 0 && (!x2 || (wide(*x2) && wide(*sum))) && x.width <= 8 * kThreads * kPieces) {
       RoundedRows rounded = l.fp8 ? room_for_rounded(l, rows, x.width) : RoundedRows{};
-      launch_dependent(rms_norm_wide_kernel<A, W>, rows, kThreads, 0, l, x.as<A>(), x.stride, other, other_stride, w, y.as<A>(), y.stride, total,
-                       total_stride, x.width, eps, rounded.values, rounded.scales);
       rounded.of = y.data;
+      rounded.only = only_rounded && rounded.values;
+      launch_dependent(rms_norm_wide_kernel<A, W>, rows, kThreads, 0, l, x.as<A>(), x.stride, other, other_stride, w,
+                       rounded.only ? nullptr : y.as<A>(), y.stride, total, total_stride, x.width, eps, rounded.values, rounded.scales);
       rounded_rows(l) = rounded;
       return launched("norm kernel");
     }
@@ -146,13 +147,13 @@ Status launch_norm(const StepArgs& s, Launch& l) {
       switch (static_cast<op::Op>(s.desc->op)) {
         case op::Op::kRmsNorm: {
           const int group = s.desc->attrs.group ? s.desc->attrs.group : x.width, groups = x.width / group;
-          if (groups == 1) return rms_norm_rows<A, W>(x, nullptr, w, y, nullptr, s.rows, eps, l);
+          if (groups == 1) return rms_norm_rows<A, W>(x, nullptr, w, y, nullptr, s.rows, eps, false, l);
           launch(rms_norm_kernel<A, W>, s.rows * groups, threads_for(group), l.stream, x.as<A>(), x.stride, nullptr, 0, w, y.as<A>(), y.stride,
                                                                                      nullptr, 0, group, groups, eps);
           break;
         }
         case op::Op::kAddRmsNorm:
-          return rms_norm_rows<A, W>(x, &s.in[1], w, y, &s.out[1], s.rows, eps, l);
+          return rms_norm_rows<A, W>(x, &s.in[1], w, y, &s.out[1], s.rows, eps, false, l);
         default:
           launch(layer_norm_kernel<A, W>, s.rows, threads_for(x.width), l.stream,
               x.as<A>(), x.stride, w, s.desc->weights > 1 ? static_cast<const W*>(s.weight[1]) : nullptr, y.as<A>(), y.stride, x.width, eps);
@@ -172,11 +173,11 @@ constexpr Kernel kRows[] = {
 
 std::span<const Kernel> norm_kernels() { return kRows; }
 
-Status rms_norm(const Matrix& x, const void* weight, DType weight_dtype, const Matrix& y, int rows, float eps, Launch& l) {
+Status rms_norm(const Matrix& x, const void* weight, DType weight_dtype, const Matrix& y, int rows, float eps, bool only_rounded, Launch& l) {
   if (rows == 0) return {};
   return dispatch(x.dtype, [&](auto* tag) -> Status {
     return dispatch(weight_dtype, [&](auto* wtag) -> Status {
-      return rms_norm_rows<Pointee<decltype(tag)>>(x, nullptr, static_cast<const Pointee<decltype(wtag)>*>(weight), y, nullptr, rows, eps, l);
+      return rms_norm_rows<Pointee<decltype(tag)>>(x, nullptr, static_cast<const Pointee<decltype(wtag)>*>(weight), y, nullptr, rows, eps, only_rounded, l);
     });
   });
 }

@@ -1,4 +1,4 @@
-// Attention of prompts and chunks on tensor cores: online softmax over tiles of 64 keys (FlashAttention-2, Dao 2023), paged cache.
+// Attention of prompts and chunks on tensor cores, where prefill_wgmma.cu does not take them: online softmax over tiles of 64 keys (FlashAttention-2, Dao 2023), paged cache.
 //
 // A block takes 64 (row, head) pairs of one sequence and one kv head: the heads that share a kv head are packed as rows, so K and V are
 // read once for all of them. Its four warps hold 16 pairs each: q, scores and output stay in registers; K and V of the next tile come
@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kWarps * 32)
 prefill_kernel(const T* q, int64_t q_stride, const T* keys, const T* values, T* y, int64_t y_stride, AttentionArgs a) {
   constexpr int kRow = HD + 8, kTileSize = kKeys * kRow;
   T* tiles = reinterpret_cast<T*>(dynamic_shared());  // K, V of one tile, then of the other
-  const int slice = blockIdx.z, kv_head = blockIdx.y, group = a.heads / a.kv_heads;
+  const int slice = a.slices ? a.slices[blockIdx.z] : static_cast<int>(blockIdx.z), kv_head = blockIdx.y, group = a.heads / a.kv_heads;
   const int first_row = a.slice_begin[slice], pairs = (a.slice_begin[slice + 1] - first_row) * group;
   const int begin_pair = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kPairs;  // the longest first
   if (begin_pair >= pairs) return;
@@ -181,7 +181,7 @@ Status prefill_by(const AttentionCall& call, Launch& l) {
   const int group = a.heads / a.kv_heads, bytes = 4 * kKeys * (HD + 8) * 2;
   static const cudaError_t raised = cudaFuncSetAttribute(prefill_kernel<T, HD>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   TRY(check(raised, "shared memory of the prefill kernel"));
-  launch_with(prefill_kernel<T, HD>, dim3((l.longest * group + kPairs - 1) / kPairs, a.kv_heads, l.slices), kWarps * 32, bytes, l.stream, call.q.as<T>(),
+  launch_with(prefill_kernel<T, HD>, dim3((l.longest * group + kPairs - 1) / kPairs, a.kv_heads, a.slices ? l.several : l.slices), kWarps * 32, bytes, l.stream, call.q.as<T>(),
               call.q.stride, static_cast<const T*>(l.kv.keys), static_cast<const T*>(l.kv.values), call.y.as<T>(), call.y.stride, a);
   return launched("prefill attention kernel");
 }

@@ -79,15 +79,18 @@ __global__ void rope_table_kernel(const int32_t* positions, const int32_t* promp
   for (int i = threadIdx.x; i < half; i += blockDim.x) table[static_cast<int64_t>(row) * half + i] = turner(positions[row], i);
 }
 
-// A block a row; a thread turns eight columns and their partners, or copies sixteen of v.
+// A block a row; turned: null where q stays as it is; a thread turns eight columns and their partners, or copies sixteen of v.
 template <class T>
 __global__ void turn_and_append_kernel(const T* q, int64_t q_stride, const T* k, int64_t k_stride, const T* v, int64_t v_stride, T* turned,
                                        int64_t turned_stride, T* keys, T* values, const float2* rope, AttentionArgs a) {
-  const int row = blockIdx.x, half = a.dim / 2, per_head = half / 8, position = a.positions[row];
-  const int64_t page = a.page_table[static_cast<int64_t>(a.row_slice[row]) * a.max_pages + position / a.page_tokens];
+  const int row = blockIdx.x, half = a.dim / 2, per_head = half / 8, position = a.positions[row], slice = a.row_slice[row];
+  start_dependents();
+  wait_for_predecessor();
+  if (a.slices && a.slice_begin[slice + 1] - a.slice_begin[slice] == 1) return;  // done apart
+  const int64_t page = a.page_table[static_cast<int64_t>(slice) * a.max_pages + position / a.page_tokens];
   auto slot_of = [&](int head) { return ((page * a.kv_heads + head) * a.page_tokens + position % a.page_tokens) * a.dim; };
   const int total = (a.heads + 2 * a.kv_heads) * per_head;
-  for (int item = threadIdx.x; item < total; item += blockDim.x) {
+  for (int item = (turned ? 0 : a.heads * per_head) + threadIdx.x; item < total; item += blockDim.x) {
     const int head = item / per_head, i = item % per_head * 8;
     if (head >= a.heads + a.kv_heads) {
       const int h = head - a.heads - a.kv_heads;
@@ -117,7 +120,7 @@ __global__ void turn_and_append_kernel(const T* q, int64_t q_stride, const T* k,
 
 template <class T>
 Status turn_as(const AttentionCall& c, Launch& l) {
-  launch(turn_and_append_kernel<T>, c.rows, 256, l.stream, c.q.as<T>(), c.q.stride, c.k.as<T>(), c.k.stride, c.v.as<T>(), c.v.stride, c.turned.as<T>(),
+  launch_dependent(turn_and_append_kernel<T>, c.rows, c.turned.data ? 256 : 128, 0, l, c.q.as<T>(), c.q.stride, c.k.as<T>(), c.k.stride, c.v.as<T>(), c.v.stride, c.turned.as<T>(),
          c.turned.stride, static_cast<T*>(l.kv.keys), static_cast<T*>(l.kv.values), c.rope, c.a);
   return launched("rotation and append kernel");
 }

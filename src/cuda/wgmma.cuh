@@ -6,8 +6,9 @@
 //
 // Warp w of the four holds rows 16 w to 16 w + 15 of a and d; fragments as in mma.cuh: d[4 j .. 4 j + 3] are columns 8 j to 8 j + 7.
 // The tile: columns of b as rows of 64 inputs (128 bytes), begun at a multiple of 1024; piece c of 16 bytes of row r lies at piece
-// c ^ (r & 7). fp8 (e4m3): a is such a tile as well, of 64 rows; rows are of 128 inputs, a step of 32. Compiled for other chips, or for
-// the host, the same by mma.sync.
+// c ^ (r & 7). fp8 (e4m3): a is such a tile as well, of 64 rows; rows are of 128 inputs, a step of 32. Two tiles of 16-bit numbers:
+// warpgroup_product_of_tiles(). b given by rows of inputs: warpgroup_product_down(). Compiled for other chips, or for the host, the same
+// by mma.sync.
 #pragma once
 
 #include "cuda/mma.cuh"
@@ -41,15 +42,16 @@ __device__ __forceinline__ void publish_shared() { asm volatile("fence.proxy.asy
 #define INGOT_R8(i) \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define INGOT_R32(i) INGOT_R8(i), INGOT_R8(i + 8), INGOT_R8(i + 16), INGOT_R8(i + 24)
-#define INGOT_WGMMA_OF(type, columns, list, a_list, tile, ...)                                                                      \
+// down: "1" where b's rows are inputs.
+#define INGOT_WGMMA_OF(type, columns, list, a_list, tile, down, ...)                                                                \
   asm volatile("{ .reg .pred p; setp.eq.u32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" list "}, {" \
-               a_list "}, " tile ", p, 1, 1, 0; }"                                                                                 \
+               a_list "}, " tile ", p, 1, 1, " down "; }"                                                                          \
                : __VA_ARGS__                                                                                                       \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(descriptor))
-#define INGOT_WGMMA(columns, list, a_list, tile, ...)                                                                       \
+#define INGOT_WGMMA(columns, list, a_list, tile, down, ...)                                                                 \
   do {                                                                                                                      \
-    if constexpr (std::is_same_v<T, __nv_bfloat16>) INGOT_WGMMA_OF("bf16", columns, list, a_list, tile, __VA_ARGS__);       \
-    else INGOT_WGMMA_OF("f16", columns, list, a_list, tile, __VA_ARGS__);                                                   \
+    if constexpr (std::is_same_v<T, __nv_bfloat16>) INGOT_WGMMA_OF("bf16", columns, list, a_list, tile, down, __VA_ARGS__); \
+    else INGOT_WGMMA_OF("f16", columns, list, a_list, tile, down, __VA_ARGS__);                                             \
   } while (0)
 
 // Start, groups of eight rows 1024 bytes apart, pieces turned as tile_byte() has them.
@@ -61,9 +63,30 @@ __device__ __forceinline__ uint64_t tile_descriptor(const void* tile, int step) 
 template <class T, int N>
 __device__ __forceinline__ void warpgroup_product(float (&d)[N / 2], const uint32_t (&a)[4], const void* tile, int step) {
   const uint64_t descriptor = tile_descriptor(tile, step);
-  if constexpr (N == 16) INGOT_WGMMA("16", INGOT_LIST16, "%8,%9,%10,%11", "%12", INGOT_R8(0));
-  if constexpr (N == 64) INGOT_WGMMA("64", INGOT_LIST64, "%32,%33,%34,%35", "%36", INGOT_R32(0));
-  if constexpr (N == 128) INGOT_WGMMA("128", INGOT_LIST128, "%64,%65,%66,%67", "%68", INGOT_R32(0), INGOT_R32(32));
+  if constexpr (N == 16) INGOT_WGMMA("16", INGOT_LIST16, "%8,%9,%10,%11", "%12", "0", INGOT_R8(0));
+  if constexpr (N == 64) INGOT_WGMMA("64", INGOT_LIST64, "%32,%33,%34,%35", "%36", "0", INGOT_R32(0));
+  if constexpr (N == 128) INGOT_WGMMA("128", INGOT_LIST128, "%64,%65,%66,%67", "%68", "0", INGOT_R32(0), INGOT_R32(32));
+}
+
+// Of a tile whose rows are inputs, of 64 columns; the next 64 columns begin `next` bytes after it. A step: 16 rows.
+template <class T, int N>
+__device__ __forceinline__ void warpgroup_product_down(float (&d)[N / 2], const uint32_t (&a)[4], const void* tile, int next, int step) {
+  const uint64_t descriptor = (tile_descriptor(tile, 64 * step) & ~(uint64_t{0x3fff} << 16)) | static_cast<uint64_t>(next >> 4) << 16;
+  if constexpr (N == 64) INGOT_WGMMA("64", INGOT_LIST64, "%32,%33,%34,%35", "%36", "1", INGOT_R32(0));
+  if constexpr (N == 128) INGOT_WGMMA("128", INGOT_LIST128, "%64,%65,%66,%67", "%68", "1", INGOT_R32(0), INGOT_R32(32));
+}
+
+// a: a tile of 64 rows. Add: to what d holds; otherwise it begins anew.
+#define INGOT_WGMMA_TILES(type)                                                                                                      \
+  asm volatile("{ .reg .pred p; setp.ne.u32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" INGOT_LIST128 \
+               "}, %64, %65, p, 1, 1, 0, 0; }"                                                                                       \
+               : INGOT_R32(0), INGOT_R32(32)                                                                                         \
+               : "l"(tile_descriptor(a, step)), "l"(tile_descriptor(tile, step)), "n"(Add ? 1 : 0))
+
+template <class T, bool Add>
+__device__ __forceinline__ void warpgroup_product_of_tiles(float (&d)[64], const void* a, const void* tile, int step) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) INGOT_WGMMA_TILES("bf16");
+  else INGOT_WGMMA_TILES("f16");
 }
 
 #define INGOT_WGMMA_F8(columns, list, tiles, ...)                                                                                  \
@@ -82,6 +105,7 @@ __device__ __forceinline__ void warpgroup_product_f8(float (&d)[N / 2], const vo
 }
 
 #undef INGOT_WGMMA_F8
+#undef INGOT_WGMMA_TILES
 #undef INGOT_WGMMA
 #undef INGOT_WGMMA_OF
 #undef INGOT_R32
@@ -115,6 +139,36 @@ __device__ __forceinline__ void warpgroup_product(float (&d)[N / 2], const uint3
 #pragma unroll
     for (int e = 0; e < 4; ++e) d[4 * j + e] = sums[e];
   }
+}
+
+template <class T, int N>
+__device__ __forceinline__ void warpgroup_product_down(float (&d)[N / 2], const uint32_t (&a)[4], const void* tile, int next, int step) {
+  const int lane = threadIdx.x & 31, g = lane / 4, t = lane & 3;
+#pragma unroll
+  for (int j = 0; j < N / 8; ++j) {
+    const char* at = static_cast<const char*>(tile) + j / 8 * next + 2 * g;
+    const auto pair = [&](int row) {
+      const uint32_t low = *reinterpret_cast<const uint16_t*>(at + tile_byte(row, j % 8)), high = *reinterpret_cast<const uint16_t*>(at + tile_byte(row + 1, j % 8));
+      return low | high << 16;
+    };
+    float sums[4] = {d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3]};
+    mma_16x8x16<T>(sums, a, pair(16 * step + 2 * t), pair(16 * step + 2 * t + 8));
+#pragma unroll
+    for (int e = 0; e < 4; ++e) d[4 * j + e] = sums[e];
+  }
+}
+
+template <class T, bool Add>
+__device__ __forceinline__ void warpgroup_product_of_tiles(float (&d)[64], const void* a, const void* tile, int step) {
+  const int lane = threadIdx.x & 31, row = threadIdx.x / 32 % 4 * 16 + lane / 4;
+  const auto word = [&](int r, int half) {
+    return *reinterpret_cast<const uint32_t*>(static_cast<const char*>(a) + tile_byte(r, 2 * step + half) + 4 * (lane & 3));
+  };
+  if (!Add) {
+#pragma unroll
+    for (float& x : d) x = 0;
+  }
+  warpgroup_product<T, 128>(d, {word(row, 0), word(row + 8, 0), word(row, 1), word(row + 8, 1)}, tile, step);
 }
 
 // e4m3 is exact in f16: four numbers a register of a lane, as two pairs of one product of 16 inputs.

@@ -25,6 +25,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__ static thread_local
 #define __restrict__ __restrict
 #define __align__(n) __attribute__((aligned(n)))
@@ -129,6 +130,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t begin, cudaEvent_t end);
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess };
+constexpr unsigned long long cudaEnableDefault = 0;
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** out, unsigned version, unsigned long long flags,
+                                             cudaDriverEntryPointQueryResult* result);
 
 template <class T>
 cudaError_t cudaMalloc(T** out, size_t bytes) {
@@ -148,6 +153,11 @@ void sync_threads();
 // Every lane gives `value` and sees all 32; returns this lane's index.
 const uint64_t* exchange(uint64_t value);
 int lane();
+// Lets the other threads go on; a failure when none of them does anything any more but wait. What may end a wait calls progress().
+void yield(const char* waits_for);
+void progress();
+// A barrier of some threads, by number; `waits` or only announces itself.
+void join_barrier(int number, int threads, bool waits);
 }  // namespace emulator
 
 template <class... P, class... Args>
@@ -221,6 +231,10 @@ inline unsigned __byte_perm(unsigned low, unsigned high, unsigned pick) {
   unsigned r = 0;
   for (int i = 0; i < 4; ++i) r |= static_cast<unsigned>(bytes >> (8 * (pick >> (4 * i) & 7)) & 0xff) << (8 * i);
   return r;
+}
+// The larger of the low halves, and of the high ones.
+inline unsigned __vmaxu2(unsigned a, unsigned b) {
+  return std::max(a & 0xffffu, b & 0xffffu) | std::max(a >> 16, b >> 16) << 16;
 }
 inline int atomicOr(int* p, int x) {
   const int old = *p;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cublasLt.h"
+#include "cuda.h"
 #include "cuda_bf16.h"
 #include "cuda_fp16.h"
 #include "cuda_fp8.h"
@@ -75,6 +76,7 @@ struct Block {
   void* home = nullptr;
   unsigned current = 0, count = 0, live = 0;
   unsigned barrier_generation = 0, barrier_arrived = 0;
+  unsigned some_generation[16] = {}, some_arrived[16] = {};  // of barriers of some threads
   unsigned fruitless = 0;  // resumptions in a row that found their thread still waiting
   const char* failure = nullptr;
   const std::function<void()>* thread = nullptr;
@@ -109,11 +111,17 @@ void leave() {
   for (;;) emulator_switch(&block.saved[block.current], block.home);
 }
 
+}  // namespace
+
+void yield(const char* what) {
+  if (++block.fruitless > 2 * block.count + 2) fail(what);
+  leave();
+}
+
+namespace {
+
 void wait_until(const unsigned& generation, unsigned before, const char* what) {
-  while (generation == before) {
-    if (++block.fruitless > 2 * block.count + 2) fail(what);
-    leave();
-  }
+  while (generation == before) yield(what);
   block.fruitless = 0;
 }
 
@@ -147,6 +155,18 @@ void sync_threads() {
   block.fruitless = 0;
   pass_barrier_if_complete();
   wait_until(block.barrier_generation, before, "some threads never reach __syncthreads");
+}
+
+void progress() { block.fruitless = 0; }
+
+void join_barrier(int number, int threads, bool waits) {
+  const unsigned before = block.some_generation[number];
+  if (++block.some_arrived[number] == static_cast<unsigned>(threads)) {
+    block.some_arrived[number] = 0;
+    ++block.some_generation[number];
+  }
+  block.fruitless = 0;
+  if (waits) wait_until(block.some_generation[number], before, "some threads never reach a barrier of theirs");
 }
 
 const uint64_t* exchange(uint64_t value) {
@@ -189,6 +209,7 @@ cudaError_t run_grid(dim3 grid, dim3 threads, size_t dynamic_bytes, const std::f
         blockIdx = dim3(x, y, z);
         block.live = count;
         block.barrier_arrived = 0;
+        std::fill(std::begin(block.some_arrived), std::end(block.some_arrived), 0u);
         block.fruitless = 0;
         block.done.assign(count, 0);
         block.warps.assign((count + 31) / 32, Warp{});
@@ -339,6 +360,21 @@ cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t begin, cudaEvent_t end) {
   *ms = std::chrono::duration<float, std::milli>(end->at - begin->at).count();
   return cudaSuccess;
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** out, unsigned, unsigned long long, cudaDriverEntryPointQueryResult*) {
+  *out = std::strcmp(name, "cuTensorMapEncodeTiled") == 0 ? reinterpret_cast<void*>(&cuTensorMapEncodeTiled) : nullptr;
+  return cudaSuccess;
+}
+CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cuuint32_t rank, void* data, const cuuint64_t* sizes, const cuuint64_t* pitches,
+                                const cuuint32_t* box, const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion,
+                                CUtensorMapFloatOOBfill) {
+  // What copy_box() does not do: other ranks, other orders in shared memory.
+  if (rank != 2 || swizzle != CU_TENSOR_MAP_SWIZZLE_128B || box[0] != 64 || box[1] < 1 || box[1] > 256 || pitches[0] % 16 != 0 ||
+      reinterpret_cast<uintptr_t>(data) % 16 != 0 || sizes[0] * 2 > pitches[0])
+    return CUDA_ERROR_INVALID_VALUE;
+  *map = {static_cast<const char*>(data), sizes[0], sizes[1], pitches[0], box[0], box[1]};
+  return CUDA_SUCCESS;
 }
 
 // ---- cuBLASLt -------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,74 @@
+// Hopper's copy engine and what its users wait on. src/cuda/emulator/cuda/bulk.cuh is the same on the host.
+//
+//   one thread:  expect(full, bytes); copy_box(to, map, column, row, full); ...   // counts as its arrival
+//   readers:     wait(full, pass & 1); ... arrive(free);                          // pass: how often the barrier was used before
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+namespace ingot::cuda {
+
+// Counts arrivals and bytes in shared memory; completes when all of its pass came, and begins the next pass.
+struct Barrier {
+  uint64_t word;
+};
+
+// Chips before Hopper have none of it: there no such kernel is launched.
+#if __CUDA_ARCH__ >= 900
+#define INGOT_HOPPER(...) asm volatile(__VA_ARGS__)
+#else
+#define INGOT_HOPPER(...) __trap()
+#endif
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+__device__ __forceinline__ void make_barrier(Barrier& b, int arrivals) {
+  INGOT_HOPPER("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&b)), "r"(arrivals) : "memory");
+}
+// After all make_barrier(), before the block's first __syncthreads().
+__device__ __forceinline__ void barriers_made() { INGOT_HOPPER("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ __forceinline__ void arrive(Barrier& b) {
+  INGOT_HOPPER("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&b)) : "memory");
+}
+// Arrives, and lets the pass wait for so many bytes.
+__device__ __forceinline__ void expect(Barrier& b, int bytes) {
+  INGOT_HOPPER("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&b)), "r"(bytes) : "memory");
+}
+// Until the pass of this parity is complete; the one before the first counts as complete, of parity 1.
+__device__ __forceinline__ void wait(Barrier& b, int parity) {
+  INGOT_HOPPER(
+      "{ .reg .pred done; WAIT: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @done bra DONE; bra WAIT; DONE: }" ::"r"(shared_address(&b)),
+      "r"(parity)
+      : "memory");
+}
+
+// The box of the map that begins at (column, row), to shared memory; a multiple of 1024.
+__device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int column, int row, Barrier& full) {
+  INGOT_HOPPER("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(shared_address(to)),
+               "l"(&map), "r"(column), "r"(row), "r"(shared_address(&full))
+               : "memory");
+}
+
+// Barriers of some of the block's threads, by number from 1 to 15: `threads` counts those that wait and those that only announce.
+__device__ __forceinline__ void sync_some(int number, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory"); }
+__device__ __forceinline__ void announce_some(int number, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory"); }
+
+// Registers that a warpgroup no longer needs, for one that needs more.
+template <int N>
+__device__ __forceinline__ void keep_registers() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+#endif
+}
+template <int N>
+__device__ __forceinline__ void take_registers() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+#endif
+}
+
+#undef INGOT_HOPPER
+
+}  // namespace ingot::cuda
