@@ -56,7 +56,7 @@ const std::string& child_sources() {
     static constexpr const char* kModules[][2] = {
         {"bootstrap", "bootstrap.py"},           {"ingot_python_channel", "channel.py"}, {"ingot_python_dlpack", "dlpack.py"},
         {"ingot_python_tensor", "tensor.py"},    {"ingot_python_calls", "calls.py"},     {"ingot_python_runner", "runner.py"},
-        {"ingot_python_forks", "forks.py"},
+        {"ingot_python_forks", "forks.py"},      {"ingot_python_shipped", "shipped.py"},
         {"triton_python_backend_utils", "surface.py"}};
     JsonText j;
     j.object();

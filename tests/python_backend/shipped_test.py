@@ -99,6 +99,23 @@ def check_runtime(s, c, backend):
     assert "found no" in message and "model.onnx" in message, message
 
 
+def check_batch_with_a_wrong_one(s, c):
+    """A text that is none, in one batch with another request: an error of its own alone."""
+    add_onnx(s, "texts", onnx_model("Identity", ["X"], "Y", 8, ["N", 1]),
+             'backend: "onnxruntime" max_batch_size: 2 dynamic_batching { preferred_batch_size: 2 max_queue_delay_microseconds: 2000000 }')
+    c.load_model("texts")
+    asked = []
+    for text in (b"\xff", "é".encode()):
+        x = httpclient.InferInput("X", [1, 1], "BYTES")
+        x.set_data_from_numpy(np.array([[text]], np.object_))
+        asked.append(c.async_infer("texts", [x]))
+    message = refused(asked[0].get_result)
+    assert "onnx runtime: 'utf-8' codec can't decode" in message, message
+    assert asked[1].get_result().as_numpy("Y").tolist() == [["é".encode()]]
+    runs = c.get_inference_statistics("texts")["model_stats"][0]
+    assert runs["execution_count"] == 1, runs
+
+
 def check_openvino_ir(c, s):
     import openvino
     from openvino import opset13 as ops
@@ -143,13 +160,14 @@ def main():
     binary, work = sys.argv[1:3]
     missing = [p for p in ("onnxruntime", "openvino", "transformers") if importlib.util.find_spec(p) is None]
     with PythonServer(binary, work, [], "--model-control-mode=explicit") as s:
-        with httpclient.InferenceServerClient(f"127.0.0.1:{s.http}", network_timeout=120, connection_timeout=120) as c:
+        with httpclient.InferenceServerClient(f"127.0.0.1:{s.http}", network_timeout=120, connection_timeout=120, concurrency=2) as c:
             if "onnxruntime" in missing:  # what its users see without the package
                 add_onnx(s, "lonely", onnx_model("Neg", ["X"], "Y", 1, [2]), 'backend: "onnxruntime"')
                 message = refused(c.load_model, "lonely")
                 assert "needs the package onnxruntime" in message, message
             else:
                 check_runtime(s, c, "onnxruntime")
+                check_batch_with_a_wrong_one(s, c)
             if "openvino" not in missing:
                 check_runtime(s, c, "openvino")
                 check_openvino_ir(c, s)

@@ -7,6 +7,7 @@ below 0 leaves it at the basic optimisations.
 import json
 import os
 
+import ingot_python_shipped as shipped
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -25,7 +26,6 @@ _TYPES = {
     "tensor(double)": "TYPE_FP64",
     "tensor(string)": "TYPE_STRING",
 }
-_DEFAULT_MAX_BATCH_SIZE = 4
 
 
 def _package():
@@ -68,80 +68,54 @@ def _open(config):
     return onnxruntime.InferenceSession(_path(config), options, providers=["CPUExecutionProvider"])
 
 
-def _extents(tensor):
-    return [d if isinstance(d, int) and d >= 0 else -1 for d in tensor.shape]
+def _ports(config, kind, tensors):
+    def extents(t):
+        return [d if isinstance(d, int) and d >= 0 else -1 for d in t.shape]
+
+    return [(t.name, shipped.data_type(config, kind, t.name, t.type, _TYPES), extents(t)) for t in tensors]
 
 
-def _check(config, session):
-    """The tensors that the file names are in the model, with these types."""
-    for kind, tensors in (("input", session.get_inputs()), ("output", session.get_outputs())):
-        present = {t.name: t for t in tensors}
-        for wanted in config.get(kind) or ():
-            found = present.get(wanted["name"])
-            if found is None:
-                raise pb_utils.TritonModelException(
-                    "model '%s': %s '%s' of the configuration is not in the model, which has %s" % (config["name"], kind, wanted["name"], ", ".join(present))
-                )
-            if _TYPES.get(found.type) != wanted["data_type"]:
-                raise pb_utils.TritonModelException(
-                    "model '%s': %s '%s' is %s in the configuration and %s in the model" % (config["name"], kind, wanted["name"], wanted["data_type"], found.type)
-                )
+def _all_ports(config, session):
+    return _ports(config, "input", session.get_inputs()), _ports(config, "output", session.get_outputs())
 
 
 class TritonPythonModel:
     @staticmethod
     def auto_complete_config(auto_complete):
         config = auto_complete.as_dict()
-        session = _open(config)
-        inputs, outputs = session.get_inputs(), session.get_outputs()
-        batching = config.get("max_batch_size", 0) > 0
-        if not batching and not config.get("input") and not config.get("output"):
-            batching = all(t.shape and _extents(t)[0] == -1 for t in inputs + outputs)
-            if batching:
-                auto_complete.set_max_batch_size(_DEFAULT_MAX_BATCH_SIZE)
-                if not config.get("sequence_batching"):
-                    auto_complete.set_dynamic_batching()
-        for kind, tensors, add in (("input", inputs, auto_complete.add_input), ("output", outputs, auto_complete.add_output)):
-            known = {t["name"] for t in config.get(kind) or ()}
-            for t in tensors:
-                if t.name in known:
-                    continue
-                if t.type not in _TYPES:
-                    raise pb_utils.TritonModelException("model '%s': %s '%s' is %s, which has no Triton datatype" % (config["name"], kind, t.name, t.type))
-                dims = _extents(t)[1:] if batching else _extents(t)
-                tensor = {"name": t.name, "data_type": _TYPES[t.type], "dims": dims}
-                if not dims:  # a scalar per request: Triton wants one dimension, the model none
-                    tensor["dims"], tensor["reshape"] = [1], {"shape": []}
-                add(tensor)
-        return auto_complete
+        return shipped.complete(auto_complete, *_all_ports(config, _open(config)))
 
     def initialize(self, args):
         self.config = json.loads(args["model_config"])
         self.session = _open(self.config)
-        _check(self.config, self.session)
+        shipped.check(self.config, *_all_ports(self.config, self.session))
         self.batching = self.config.get("max_batch_size", 0) > 0
 
     def execute(self, requests):
+        try:
+            responses = self._together(requests)
+        except Exception:
+            responses = None  # one of them is wrong: each by itself tells which
+        return responses or shipped.respond(requests, "onnx runtime", self._one)
+
+    def _one(self, request):
+        return self._response(self._run(request.requested_output_names(), self._feed(request)))
+
+    def _together(self, requests):
+        """One run over the rows of all requests; None where they do not fit together."""
+        if len(requests) < 2:
+            return None
         feeds = [self._feed(r) for r in requests]
-        if len(requests) > 1 and self._alike(feeds):
-            names = sorted({n for r in requests for n in r.requested_output_names()})
-            sizes = [next(iter(f.values())).shape[0] for f in feeds]
-            try:
-                whole = self._run(names, {n: np.concatenate([f[n] for f in feeds]) for n in feeds[0]})
-            except Exception:
-                whole = None  # one of them is wrong: each by itself tells which
-            if whole is not None and all(a.ndim and a.shape[0] == sum(sizes) for a in whole.values()):
-                ends = np.cumsum(sizes)[:-1]
-                parts = {n: np.split(a, ends) for n, a in whole.items()}
-                return [self._response({n: parts[n][i] for n in r.requested_output_names()}) for i, r in enumerate(requests)]
-        responses = []
-        for request, feed in zip(requests, feeds):
-            try:
-                responses.append(self._response(self._run(request.requested_output_names(), feed)))
-            except Exception as e:
-                error = pb_utils.TritonError("onnx runtime: %s" % e, pb_utils.TritonError.INTERNAL)
-                responses.append(pb_utils.InferenceResponse(error=error))
-        return responses
+        if not self._alike(feeds):
+            return None
+        names = sorted({n for r in requests for n in r.requested_output_names()})
+        sizes = [next(iter(f.values())).shape[0] for f in feeds]
+        whole = self._run(names, {n: np.concatenate([f[n] for f in feeds]) for n in feeds[0]})
+        if not all(a.ndim and a.shape[0] == sum(sizes) for a in whole.values()):
+            return None
+        ends = np.cumsum(sizes)[:-1]
+        parts = {n: np.split(a, ends) for n, a in whole.items()}
+        return [self._response({n: parts[n][i] for n in r.requested_output_names()}) for i, r in enumerate(requests)]
 
     def _alike(self, feeds):
         if not self.batching or not feeds[0]:

@@ -6,6 +6,7 @@ Parameters of the config: INFERENCE_NUM_THREADS, NUM_STREAMS, PERFORMANCE_HINT, 
 import json
 import os
 
+import ingot_python_shipped as shipped
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -24,7 +25,6 @@ _TYPES = {
     "f64": "TYPE_FP64",
     "string": "TYPE_STRING",
 }
-_DEFAULT_MAX_BATCH_SIZE = 4
 _PASSED_ON = ("INFERENCE_NUM_THREADS", "NUM_STREAMS", "PERFORMANCE_HINT")
 
 
@@ -49,16 +49,19 @@ def _read(config):
     raise pb_utils.TritonModelException("model '%s': found no %s in %s" % (config["name"], " and no ".join(names), directory))
 
 
-def _describe(kind, config, port):
-    """(name, type, extents) of a port; -1 is any extent."""
-    name = port.get_any_name()
-    element = port.get_element_type().get_type_name()
-    if element not in _TYPES:
-        raise pb_utils.TritonModelException("model '%s': %s '%s' is %s, which has no Triton datatype" % (config["name"], kind, name, element))
-    shape = port.get_partial_shape()
-    if shape.rank.is_dynamic:
-        raise pb_utils.TritonModelException("model '%s': %s '%s' has no fixed number of dimensions" % (config["name"], kind, name))
-    return name, _TYPES[element], [-1 if d.is_dynamic else d.get_length() for d in shape]
+def _ports(config, kind, ports):
+    described = []
+    for port in ports:
+        name, shape = port.get_any_name(), port.get_partial_shape()
+        type = shipped.data_type(config, kind, name, port.get_element_type().get_type_name(), _TYPES)
+        if shape.rank.is_dynamic:
+            raise pb_utils.TritonModelException("model '%s': %s '%s' has no fixed number of dimensions" % (config["name"], kind, name))
+        described.append((name, type, [-1 if d.is_dynamic else d.get_length() for d in shape]))
+    return described
+
+
+def _all_ports(config, model):
+    return _ports(config, "input", model.inputs), _ports(config, "output", model.outputs)
 
 
 class TritonPythonModel:
@@ -66,53 +69,19 @@ class TritonPythonModel:
     def auto_complete_config(auto_complete):
         config = auto_complete.as_dict()
         _, model = _read(config)
-        inputs = [_describe("input", config, p) for p in model.inputs]
-        outputs = [_describe("output", config, p) for p in model.outputs]
-        batching = config.get("max_batch_size", 0) > 0
-        if not batching and not config.get("input") and not config.get("output"):
-            batching = all(extents and extents[0] == -1 for _, _, extents in inputs + outputs)
-            if batching:
-                auto_complete.set_max_batch_size(_DEFAULT_MAX_BATCH_SIZE)
-                if not config.get("sequence_batching"):
-                    auto_complete.set_dynamic_batching()
-        for kind, tensors, add in (("input", inputs, auto_complete.add_input), ("output", outputs, auto_complete.add_output)):
-            known = {t["name"] for t in config.get(kind) or ()}
-            for name, data_type, extents in tensors:
-                if name in known:
-                    continue
-                dims = extents[1:] if batching else extents
-                tensor = {"name": name, "data_type": data_type, "dims": dims}
-                if not dims:
-                    tensor["dims"], tensor["reshape"] = [1], {"shape": []}
-                add(tensor)
-        return auto_complete
+        return shipped.complete(auto_complete, *_all_ports(config, model))
 
     def initialize(self, args):
         self.config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in (self.config.get("parameters") or {}).items()}
         core, model = _read(self.config)
-        for kind, ports in (("input", model.inputs), ("output", model.outputs)):
-            present = {name: data_type for name, data_type, _ in (_describe(kind, self.config, p) for p in ports)}
-            for wanted in self.config.get(kind) or ():
-                if present.get(wanted["name"]) != wanted["data_type"]:
-                    raise pb_utils.TritonModelException(
-                        "model '%s': %s '%s' of %s in the configuration, the model has %s"
-                        % (self.config["name"], kind, wanted["name"], wanted["data_type"], present)
-                    )
+        shipped.check(self.config, *_all_ports(self.config, model))
         options = {key: parameters[key] for key in _PASSED_ON if key in parameters}
         self.model = core.compile_model(model, parameters.get("TARGET_DEVICE", "CPU"), options)
         self.request = self.model.create_infer_request()
-        self.batching = self.config.get("max_batch_size", 0) > 0
 
     def execute(self, requests):
-        responses = []
-        for request in requests:
-            try:
-                responses.append(self._one(request))
-            except Exception as e:
-                error = pb_utils.TritonError("openvino: %s" % e, pb_utils.TritonError.INTERNAL)
-                responses.append(pb_utils.InferenceResponse(error=error))
-        return responses
+        return shipped.respond(requests, "openvino", self._one)
 
     def _one(self, request):
         feed = {}
