@@ -39,8 +39,8 @@ class ResponseSink {
   // Passes one response on. model, version and id are filled by the core. With response.final set it ends the request, and so does one
   // with an error, unless the model is decoupled. Responses after the end or after a cancel are dropped.
   virtual void send(InferResponse response) = 0;
-  virtual void fail(Error error) = 0;  // ends the request with an error
-  virtual void finish() = 0;           // ends the request without another response
+  void fail(Error error);  // ends the request with an error
+  void finish();           // ends the request without another response
   // True once the client has gone or cancelled: stop working, then finish() or fail(kCancelled).
   virtual bool cancelled() const = 0;
   // Calls `f` once when the request is cancelled (at once if it is already), from whatever thread cancels. At most one callback; it

@@ -13,8 +13,6 @@ class TestSink : public ResponseSink {
   bool gone = false;
   CallTimes marks;
   void send(InferResponse) override {}
-  void fail(Error) override {}
-  void finish() override {}
   bool cancelled() const override { return gone; }
   void on_cancel(std::function<void()>) override {}
   CallTimes& times() override { return marks; }

@@ -114,18 +114,6 @@ class BatchedSink : public ResponseSink, public std::enable_shared_from_this<Bat
         order_(order) {}
 
   void send(InferResponse response) override;
-  void fail(Error error) override {
-    InferResponse r;
-    r.final = true;
-    r.error = std::make_unique<Error>(std::move(error));
-    send(std::move(r));
-  }
-  void finish() override {
-    InferResponse r;
-    r.final = true;
-    r.empty = true;
-    send(std::move(r));
-  }
   bool cancelled() const override { return inner_ != nullptr && inner_->cancelled(); }
   void on_cancel(std::function<void()> f) override {
     if (inner_) inner_->on_cancel(std::move(f));

@@ -79,20 +79,6 @@ class RunningCall : public Call, public ResponseSink, public std::enable_shared_
     handler_(std::move(response));
   }
 
-  void fail(Error error) override {
-    InferResponse r;
-    r.final = true;
-    r.error = std::make_unique<Error>(std::move(error));
-    send(std::move(r));
-  }
-
-  void finish() override {
-    InferResponse r;
-    r.final = true;
-    r.empty = true;
-    send(std::move(r));
-  }
-
   bool cancelled() const override { return cancelled_.load(std::memory_order_acquire); }
 
   void on_cancel(std::function<void()> f) override {

@@ -43,10 +43,8 @@ class WarmupSink : public ResponseSink {
  public:
   explicit WarmupSink(std::shared_ptr<Gate> gate) : gate_(std::move(gate)) {}
   void send(InferResponse r) override {
-    if (r.final || !r.ok()) end(std::move(r.error));
+    if ((r.final || !r.ok()) && !over_.exchange(true)) gate_->end(std::move(r.error));
   }
-  void fail(Error e) override { end(std::make_unique<Error>(std::move(e))); }
-  void finish() override { end(nullptr); }
   bool cancelled() const override { return false; }
   void on_cancel(std::function<void()>) override {}
   CallTimes& times() override { return times_; }
@@ -54,9 +52,6 @@ class WarmupSink : public ResponseSink {
   Status update_state(Tensor) override { return {}; }
 
  private:
-  void end(std::unique_ptr<Error> e) {
-    if (!over_.exchange(true)) gate_->end(std::move(e));
-  }
   std::shared_ptr<Gate> gate_;
   CallTimes times_;
   std::atomic<bool> over_{false};
