@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <filesystem>
+#include "base/test_folder.h"
 
 namespace ingot::checkpoint {
 namespace {
@@ -89,20 +89,6 @@ TEST(CheckpointConfig, OldQuantizationObject) {
   EXPECT_EQ(algo({{"use_weight_only", false}}).quant_algo, QuantAlgo::kNone);
 }
 
-class Directory {
- public:
-  Directory() {
-    std::string name = join_path(testing::TempDir(), "ingot_checkpoint_XXXXXX");
-    CHECK(::mkdtemp(name.data()), name);
-    path = name;
-  }
-  ~Directory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-  std::string path;
-};
-
 struct Tensor {
   const char* name;
   DType dtype;
@@ -126,7 +112,7 @@ Result<Checkpoint> round_trip(const std::vector<Tensor>& tensors, const std::str
 }
 
 TEST(Checkpoint, WritesAndReadsAllRanks) {
-  Directory d;
+  TestFolder d;
   const auto c = round_trip({{"transformer.ln_f.weight", DType::kF16, {64}},
                              {"transformer.layers.0.mlp.fc.weight", DType::kU8, {8, 32}},
                              {"transformer.layers.0.mlp.fc.weights_scaling_factor", DType::kF32, {8, 2}},
@@ -135,17 +121,17 @@ TEST(Checkpoint, WritesAndReadsAllRanks) {
                              {"transformer.layers.1.mlp.fc.weights_scaling_factor", DType::kF32, {3, 8, 2}},
                              {"lm_head.weight", DType::kI8, {50, 64}},
                              {"lm_head.per_channel_scale", DType::kBf16, {50}}},
-                            d.path);
+                            d.at());
   ASSERT_TRUE(c.ok()) << c.error().message();
   EXPECT_EQ(c->config().mapping.tp_size, 2);
   EXPECT_EQ(str(c->rank(1).find("lm_head.weight")->shape), "[50, 64]");
-  ASSERT_EQ(::unlink(join_path(d.path, "rank1.safetensors").c_str()), 0);
-  EXPECT_HAS(message_of(Checkpoint::open(d.path)), "rank 1 of 2");
+  ASSERT_EQ(::unlink(d.at("rank1.safetensors").c_str()), 0);
+  EXPECT_HAS(message_of(Checkpoint::open(d.at())), "rank 1 of 2");
 }
 
 TEST(Checkpoint, ValidationNamesTensorFoundWanted) {
-  Directory d;
-  const auto error = [&](const std::vector<Tensor>& tensors) { return message_of(round_trip(tensors, d.path)); };
+  TestFolder d;
+  const auto error = [&](const std::vector<Tensor>& tensors) { return message_of(round_trip(tensors, d.at())); };
   const char* weight = "transformer.layers.0.mlp.fc.weight";
   const char* scale = "transformer.layers.0.mlp.fc.weights_scaling_factor";
   const char* channel = "transformer.layers.0.mlp.fc.per_channel_scale";
@@ -165,12 +151,12 @@ TEST(Checkpoint, ValidationNamesTensorFoundWanted) {
 }
 
 TEST(Checkpoint, OtherDirectoriesAreNamed) {
-  Directory d;
-  EXPECT_HAS(message_of(Checkpoint::open(d.path)), "has no rank0.safetensors");
-  ASSERT_TRUE(write_file(join_path(d.path, "config.json"), "{}").ok());
-  EXPECT_HAS(message_of(Checkpoint::open(d.path)), "must be converted first");
-  ASSERT_TRUE(write_file(join_path(d.path, "rank0.engine"), "").ok());
-  EXPECT_HAS(message_of(Checkpoint::open(d.path)), "holds engines");
+  TestFolder d;
+  EXPECT_HAS(message_of(Checkpoint::open(d.at())), "has no rank0.safetensors");
+  ASSERT_TRUE(write_file(join_path(d.at(), "config.json"), "{}").ok());
+  EXPECT_HAS(message_of(Checkpoint::open(d.at())), "must be converted first");
+  ASSERT_TRUE(write_file(join_path(d.at(), "rank0.engine"), "").ok());
+  EXPECT_HAS(message_of(Checkpoint::open(d.at())), "holds engines");
 }
 
 }  // namespace

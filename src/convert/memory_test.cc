@@ -1,6 +1,5 @@
 // What a conversion keeps in private memory: one layer, not the model.
 #include <gtest/gtest.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include <thread>
 
 #include "base/files.h"
+#include "base/test_folder.h"
 #include "convert/convert.h"
 #include "formats/safetensors.h"
 
@@ -51,28 +51,8 @@ Status write_model(const std::string& folder) {
   return w.finish();
 }
 
-class Folder {
- public:
-  Folder() {
-    char name[] = "/tmp/ingot-memory-XXXXXX";
-    path_ = mkdtemp(name);
-  }
-  ~Folder() {
-    for (const char* sub : {"model", "out"}) {
-      if (auto names = list_directory(at(sub)))
-        for (const std::string& n : *names) unlink(join_path(at(sub), n).c_str());
-      rmdir(at(sub).c_str());
-    }
-    rmdir(path_.c_str());
-  }
-  std::string at(const char* sub) const { return join_path(path_, sub); }
-
- private:
-  std::string path_;
-};
-
 TEST(Memory, IsOneLayerForEachWorker) {
-  Folder f;
+  TestFolder f;
   ASSERT_TRUE(write_model(f.at("model")).ok());
   for (const auto& [precision, workers] : {std::pair{"", 1}, {"int4", 1}, {"fp8", 1}, {"", 3}}) {
     std::atomic<bool> stop{false};

@@ -1,14 +1,13 @@
 #include "convert/published.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
-#include <filesystem>
 #include <map>
 
 #include "base/files.h"
+#include "base/test_folder.h"
 #include "formats/safetensors.h"
 #include "quant/layer.h"
 
@@ -96,9 +95,8 @@ TEST(Published, MixedGgufTypesOfOneLayerKeepEveryValue) {
   g.tensor("blk.0.ffn_gate.weight", {256, 256}, 11, DType::kQ3K, {108});
   g.tensor("blk.0.ffn_up.weight", {256, 256}, 3, DType::kQ4_1, {0, 2});
   g.tensor("blk.0.ffn_down.weight", {256, 256}, 8, DType::kQ8_0, {0});
-  std::string directory = testing::TempDir() + "/ingot_published_XXXXXX";
-  ASSERT_TRUE(::mkdtemp(directory.data()));
-  const std::string path = directory + "/m.gguf";
+  const TestFolder folder;
+  const std::string path = folder.at("m.gguf");
   ASSERT_TRUE(write_file(path, g.bytes()).ok());
 
   const auto kept = PublishedCheckpoint::open(path), dense = PublishedCheckpoint::open(path, {.dtype = "float32"});
@@ -129,15 +127,12 @@ TEST(Published, MixedGgufTypesOfOneLayerKeepEveryValue) {
       ASSERT_NEAR(got[i], expected[i], tolerance) << layer << " " << i;
     }
   }
-  std::error_code ignored;
-  std::filesystem::remove_all(directory, ignored);
 }
 
 // Experts one by one, and as the one stack that Transformers 5 may save: the same unified tensors.
 TEST(Published, ExpertsOneByOneAndStacked) {
   constexpr int64_t kExperts = 3, kWidth = 16, kInner = 8;
-  std::string root = testing::TempDir() + "/ingot_published_XXXXXX";
-  ASSERT_TRUE(::mkdtemp(root.data()));
+  const TestFolder root;
   const auto write = [&](const std::string& directory, bool stacked) {
     std::map<std::string, std::pair<Shape, std::vector<float>>> tensors;
     uint32_t seed = 1;
@@ -178,9 +173,9 @@ TEST(Published, ExpertsOneByOneAndStacked) {
     for (const auto& [name, t] : tensors) EXPECT_TRUE(w.write(name, 0, std::as_bytes(std::span(t.second))).ok());
     EXPECT_TRUE(w.finish().ok());
   };
-  write(root + "/single", false);
-  write(root + "/stacked", true);
-  const auto single = PublishedCheckpoint::open(root + "/single"), stacked = PublishedCheckpoint::open(root + "/stacked");
+  write(root.at("single"), false);
+  write(root.at("stacked"), true);
+  const auto single = PublishedCheckpoint::open(root.at("single")), stacked = PublishedCheckpoint::open(root.at("stacked"));
   ASSERT_TRUE(single.ok()) << single.error().message();
   ASSERT_TRUE(stacked.ok()) << stacked.error().message();
   ASSERT_EQ((*single)->list().size(), (*stacked)->list().size());
@@ -188,8 +183,6 @@ TEST(Published, ExpertsOneByOneAndStacked) {
     const View a = *(*single)->find(t.name), b = *(*stacked)->find(t.name);
     EXPECT_TRUE(a.shape == b.shape && std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin(), b.bytes.end())) << t.name;
   }
-  std::error_code ignored;
-  std::filesystem::remove_all(root, ignored);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/files.h"
+#include "base/test_folder.h"
 #include "convert/convert.h"
 
 namespace ingot::convert {
@@ -13,26 +14,6 @@ namespace {
 
 using checkpoint::CheckpointConfig;
 using formats::TensorInfo;
-
-class Folder {
- public:
-  Folder() {
-    char name[] = "/tmp/ingot-shard-XXXXXX";
-    path_ = mkdtemp(name);
-  }
-  ~Folder() {
-    for (const char* sub : {"one", "many", "back"}) {
-      if (auto names = list_directory(at(sub)))
-        for (const std::string& n : *names) unlink(join_path(at(sub), n).c_str());
-      rmdir(at(sub).c_str());
-    }
-    rmdir(path_.c_str());
-  }
-  std::string at(const char* sub) const { return join_path(path_, sub); }
-
- private:
-  std::string path_;
-};
 
 CheckpointConfig config() {
   CheckpointConfig c;
@@ -83,7 +64,7 @@ Status write_one(const std::string& directory) {
 }
 
 TEST(Shard, RoundTripIsBitExact) {
-  Folder f;
+  TestFolder f;
   ASSERT_TRUE(write_one(f.at("one")).ok());
   for (auto [tp, pp] : {std::pair{4, 1}, {2, 2}, {1, 2}}) {
     ConvertOptions o;
@@ -109,7 +90,7 @@ TEST(Shard, RoundTripIsBitExact) {
 
 TEST(Shard, JoinsShardedEmbeddings) {
   for (int dim : {0, 1}) {
-    Folder f;
+    TestFolder f;
     ASSERT_TRUE(write_one(f.at("one")).ok());
     ConvertOptions o;
     o.model_dir = f.at("one");

@@ -1,10 +1,8 @@
 #include "quant/import.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
-
+#include "base/test_folder.h"
 #include "quant/layer.h"
 #include "tensor/convert.h"
 
@@ -171,8 +169,7 @@ TEST(Import, Configs) {
 }
 
 TEST(Layer, WritesAndReadsTheUnifiedNames) {
-  std::string directory = testing::TempDir() + "/ingot_quant_XXXXXX";
-  ASSERT_TRUE(::mkdtemp(directory.data()));
+  const TestFolder folder;
   std::vector<float> w(4 * 64);
   for (size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i * 37 % 101) - 50;
   const View view{DType::kF32, {4, 64}, std::as_bytes(std::span(w))};
@@ -189,7 +186,7 @@ TEST(Layer, WritesAndReadsTheUnifiedNames) {
   ASSERT_TRUE(out.declare("m.weight", DType::kI8, {2, 64}).ok());
   ASSERT_TRUE(out.declare("m.weights_scaling_factor", DType::kF32, {4, 2}).ok());
   ASSERT_TRUE(out.declare("plain.weight", DType::kF32, {4, 64}).ok());
-  ASSERT_TRUE(out.begin(directory + "/x.safetensors").ok());
+  ASSERT_TRUE(out.begin(folder.at("x.safetensors")).ok());
   for (size_t i = 0; i < 4; ++i) {
     const Status s = write_layer(out, cat("l", i), made[i]);
     ASSERT_TRUE(s.ok()) << s.error().message();
@@ -201,7 +198,7 @@ TEST(Layer, WritesAndReadsTheUnifiedNames) {
   ASSERT_TRUE(out.write("m.weights_scaling_factor", 0, std::as_bytes(std::span(made[2].scales))).ok());
   ASSERT_TRUE(out.write("plain.weight", view).ok());
   ASSERT_TRUE(out.finish().ok());
-  const auto source = *formats::open_safetensors(directory + "/x.safetensors");
+  const auto source = *formats::open_safetensors(folder.at("x.safetensors"));
   EXPECT_EQ(source->info("l0.per_channel_scale")->shape, (Shape{4}));
   EXPECT_EQ(source->info("l2.weight")->shape, (Shape{4, 32}));
   EXPECT_EQ(source->info("l3.zero")->shape, (Shape{4, 4}));
@@ -218,8 +215,6 @@ TEST(Layer, WritesAndReadsTheUnifiedNames) {
   }
   EXPECT_EQ(read_layer(*source, "m")->owned, made[2].owned);
   EXPECT_HAS(message_of(read_layer(*source, "plain")), "want a matrix of i8 or u8");
-  std::error_code ignored;
-  std::filesystem::remove_all(directory, ignored);
 }
 
 }  // namespace

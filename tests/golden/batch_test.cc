@@ -1,11 +1,11 @@
 // Every fixture, several sequences at once: all prompts in one step, and a prompt whose first pages (and state) another sequence computed.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
 
 #include "base/files.h"
+#include "base/test_folder.h"
 #include "build/build.h"
 #include "convert/published.h"
 #include "cpu/cpu.h"
@@ -23,27 +23,6 @@ constexpr double kNmseF32 = 1e-10;  // f32 weights and arithmetic against float6
 constexpr int kPageTokens = 16;
 
 const ingot_device_api* const kLinked[] = {cpu::cpu_device_api()};
-
-class Scratch {
- public:
-  Scratch() {
-    char name[] = "/tmp/ingot-batch-XXXXXX";
-    CHECK(mkdtemp(name), name);
-    path_ = name;
-  }
-  ~Scratch() {
-    for (const char* folder : {"published", "engine"}) {
-      if (Result<std::vector<std::string>> names = list_directory(at(folder)))
-        for (const std::string& name : *names) unlink(join_path(at(folder), name).c_str());
-      rmdir(at(folder).c_str());
-    }
-    rmdir(path_.c_str());
-  }
-  std::string at(std::string_view name) const { return join_path(path_, name); }
-
- private:
-  std::string path_;
-};
 
 double distance(std::span<const float> found, std::span<const float> want) {
   return nmse(std::vector<double>(found.begin(), found.end()), want);
@@ -86,7 +65,7 @@ class GoldenBatch : public testing::Test {
 
   Status body() {
     const Fixture f = TRY(read_fixture(directory_));
-    Scratch scratch;
+    TestFolder scratch;
     TRY(write_published(f, scratch.at("published"), DType::kF32));
     auto published = TRY(convert::PublishedCheckpoint::open(scratch.at("published"), {.dtype = "float32", .model_version = f.model_version}));
     auto device = TRY(device::open_device("cpu", {.linked = kLinked, .options_json = R"({"threads": 1, "activations": "exact"})"}));

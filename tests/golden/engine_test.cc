@@ -10,6 +10,7 @@
 #include <map>
 
 #include "base/files.h"
+#include "base/test_folder.h"
 #include "build/build.h"
 #include "convert/published.h"
 #include "cpu/cpu.h"
@@ -41,31 +42,10 @@ const ingot_device_api* const kLinked[] = {cpu::cpu_device_api()};
 std::string g_device = "cpu", g_plugin;
 constexpr double kHalfActivations = 1e-2;  // DeepSeek V3 7e-3: a router that decides otherwise; others below 1e-3
 
-class Scratch {
- public:
-  Scratch() {
-    char name[] = "/tmp/ingot-engine-XXXXXX";
-    path_ = mkdtemp(name);
-  }
-  ~Scratch() {
-    for (const char* folder : {"published", "engine"}) {
-      const std::string dir = join_path(path_, folder);
-      if (Result<std::vector<std::string>> names = list_directory(dir))
-        for (const std::string& name : *names) unlink(join_path(dir, name).c_str());
-      rmdir(dir.c_str());
-    }
-    rmdir(path_.c_str());
-  }
-  std::string at(std::string_view name) const { return join_path(path_, name); }
-
- private:
-  std::string path_;
-};
-
 std::string device_options(const std::string& isa) { return isa.empty() ? R"({"threads": 2})" : cat(R"({"threads": 2, "isa": ")", isa, "\"}"); }
 
 // Engine of a fixture below `scratch`.
-Status build_fixture(const Fixture& f, const Scratch& scratch, DType stored, build::BuildOptions options = {}, const std::string& isa = "") {
+Status build_fixture(const Fixture& f, const TestFolder& scratch, DType stored, build::BuildOptions options = {}, const std::string& isa = "") {
   TRY(write_published(f, scratch.at("published"), stored));
   auto published = TRY(convert::PublishedCheckpoint::open(scratch.at("published"), {.dtype = stored == DType::kF32 ? "float32" : "bfloat16", .model_version = f.model_version}));
   auto device = TRY(device::open_device(g_device, {.linked = kLinked, .plugin_path = g_plugin, .options_json = device_options(isa)}));
@@ -74,7 +54,7 @@ Status build_fixture(const Fixture& f, const Scratch& scratch, DType stored, bui
   return {};
 }
 
-Result<std::unique_ptr<runtime::Runtime>> load(const Scratch& scratch, runtime::RuntimeOptions o = {}) {
+Result<std::unique_ptr<runtime::Runtime>> load(const TestFolder& scratch, runtime::RuntimeOptions o = {}) {
   o.threads = 2;
   o.device = g_device;
   o.plugin_path = g_plugin;
@@ -123,7 +103,7 @@ class EngineGolden : public testing::Test {
  private:
   Status body() {
     const Fixture f = TRY(read_fixture(directory_));
-    Scratch scratch;
+    TestFolder scratch;
     TRY(build_fixture(f, scratch, stored_));
     // bf16 weights are nearly exact in f32 arithmetic; what the cache in bf16 adds is bounded below.
     runtime::RuntimeOptions options;
@@ -181,7 +161,7 @@ class DeviceGolden : public testing::Test {
  private:
   Status body() {
     const Fixture f = TRY(read_fixture(directory_));
-    Scratch scratch;
+    TestFolder scratch;
     TRY(build_fixture(f, scratch, DType::kBf16));
     auto rt = TRY(load(scratch));
     double worst = 0;
@@ -214,7 +194,7 @@ std::string fixture_path(const char* name) { return cat(INGOT_SOURCE_DIR "/tests
 TEST(AcrossInstructionSets, GivesTheSameIds) {
   const Fixture f = read_fixture(fixture_path("llama_gqa_tied")).value();
   for (const char* built : {"", "avx2", "scalar"}) {
-    Scratch scratch;
+    TestFolder scratch;
     const Status s = build_fixture(f, scratch, DType::kF32, {}, built);
     ASSERT_TRUE(s.ok()) << s.error().message();
     for (const char* isa : {"scalar", "avx2", "avx512"}) {
@@ -233,7 +213,7 @@ TEST(AcrossInstructionSets, GivesTheSameIds) {
 // Whatever the step size, a row's arithmetic is the same.
 TEST(Chunks, DoNotChangeABit) {
   const Fixture f = read_fixture(fixture_path("llama_mha")).value();
-  Scratch scratch;
+  TestFolder scratch;
   ASSERT_TRUE(build_fixture(f, scratch, DType::kBf16).ok());
   std::vector<std::vector<float>> want;
   for (int tokens : {512, 1, 3, 8}) {
@@ -254,7 +234,7 @@ TEST(Chunks, DoNotChangeABit) {
 
 TEST(HugePages, GiveTheSameBits) {
   const Fixture f = read_fixture(fixture_path("llama_mha")).value();
-  Scratch scratch;
+  TestFolder scratch;
   ASSERT_TRUE(build_fixture(f, scratch, DType::kBf16).ok());
   auto mapped = load(scratch);
   runtime::RuntimeOptions o;
@@ -270,7 +250,7 @@ TEST(HugePages, GiveTheSameBits) {
 TEST(Passes, LeaveTheAnswerAlone) {
   const Fixture f = read_fixture(fixture_path("llama_gqa_tied")).value();
   for (const std::vector<std::string>& skip : {std::vector<std::string>{"fuse_gate_up"}, {"fuse_add_norm"}, {"early_last_token"}, {"fuse_qkv", "fuse_gate_up", "early_last_token", "fuse_add_norm"}}) {
-    Scratch scratch;
+    TestFolder scratch;
     build::BuildOptions options;
     options.skip_pass = skip;
     ASSERT_TRUE(build_fixture(f, scratch, DType::kF32, options).ok());
@@ -283,7 +263,7 @@ TEST(Passes, LeaveTheAnswerAlone) {
 // The cache in fewer bits: near the exact answer, not equal to it.
 TEST(KvCache, StaysNearInEveryFormat) {
   const Fixture f = read_fixture(fixture_path("llama_mha")).value();
-  Scratch scratch;
+  TestFolder scratch;
   ASSERT_TRUE(build_fixture(f, scratch, DType::kF32).ok());
   for (const auto& [dtype, bar] : {std::pair{"float32", 1e-10}, {"float16", 1e-6}, {"bfloat16", 1e-4}, {"int8", 1e-3}, {"fp8", 2e-2}}) {
     runtime::RuntimeOptions o;
@@ -296,7 +276,7 @@ TEST(KvCache, StaysNearInEveryFormat) {
 
 // Generated weights in every number format: the same engine gives the same ids on every instruction set with exact arithmetic.
 TEST(Synthetic, RunsInEveryFormat) {
-  Scratch scratch;
+  TestFolder scratch;
   const std::string config = fixture_path("llama_gqa_tied") + "/config.json";
   for (const char* algo : {"", "int8", "int4", "W4A16_GPTQ", "W4A16"}) {
     auto c = build::synthetic_config(config, algo, "bfloat16");
@@ -379,7 +359,7 @@ struct RawDevice {
 // An engine with fp8 weights and 16-bit activations, made for another device, runs here as the dense engine does, bit by bit.
 TEST(OtherDevice, Fp8WeightsBecomeDense) {
   const Fixture f = read_fixture(fixture_path("llama_gqa_tied")).value();
-  Scratch scratch;
+  TestFolder scratch;
   ASSERT_TRUE(write_published(f, scratch.at("published"), DType::kBf16).ok());
   auto published = convert::PublishedCheckpoint::open(scratch.at("published"), {.dtype = "bfloat16", .fp8 = true});
   ASSERT_TRUE(published.ok()) << published.error().message();
@@ -409,7 +389,7 @@ TEST(OtherDevice, Fp8WeightsBecomeDense) {
 
 // The same with weights that are generated at load.
 TEST(OtherDevice, GeneratedFp8WeightsBecomeDense) {
-  Scratch scratch;
+  TestFolder scratch;
   auto config = build::synthetic_config(fixture_path("llama_gqa_tied") + "/config.json", "fp8", "bfloat16");
   ASSERT_TRUE(config.ok()) << config.error().message();
   RawDevice raw;

@@ -1,13 +1,13 @@
 // Every fixture below tests/golden: published form -> convert -> unified checkpoint -> graph -> reference interpreter, compared with what
 // the reference computed. A failure names the first differing layer.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
 #include "base/files.h"
+#include "base/test_folder.h"
 #include "checkpoint/checkpoint.h"
 #include "convert/convert.h"
 #include "convert/published.h"
@@ -22,27 +22,6 @@ namespace {
 constexpr double kNmse = 1e-10;  // issue bar for float32 logits; the interpreter's own error is far below
 
 using graph::Interpreter;
-
-class Scratch {
- public:
-  Scratch() {
-    char name[] = "/tmp/ingot-golden-XXXXXX";
-    path_ = mkdtemp(name);
-  }
-  ~Scratch() {
-    for (const char* folder : {"published", "unified"}) {
-      const std::string dir = join_path(path_, folder);
-      if (Result<std::vector<std::string>> names = list_directory(dir))
-        for (const std::string& name : *names) unlink(join_path(dir, name).c_str());
-      rmdir(dir.c_str());
-    }
-    rmdir(path_.c_str());
-  }
-  std::string at(std::string_view name) const { return join_path(path_, name); }
-
- private:
-  std::string path_;
-};
 
 // The parts of a graph weight from a source of unified tensors.
 graph::WeightSource weights_of(const formats::TensorSource& source) {
@@ -81,7 +60,7 @@ class Golden : public testing::Test {
 
   Status body() {
     const Fixture f = TRY(read_fixture(directory_));
-    Scratch scratch;
+    TestFolder scratch;
     convert::ConvertOptions o;
     // A fixture may bring its weights in another form, where the generator's rounding to bf16 has no meaning.
     for (const char* other : {"model.gguf", "consolidated"})

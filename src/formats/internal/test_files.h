@@ -10,31 +10,22 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 
 #include "base/files.h"
+#include "base/test_folder.h"
 
 namespace ingot::formats {
 
 class Scratch {
  public:
-  Scratch() {
-    std::string name = join_path(testing::TempDir(), "ingot_formats_XXXXXX");
-    CHECK(::mkdtemp(name.data()), name);
-    path_ = name;
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  std::string path(std::string_view name = "") const { return name.empty() ? path_ : join_path(path_, name); }
+  std::string path(std::string_view name = "") const { return folder_.at(name); }
   std::string write(std::string_view name, std::string_view bytes) const {
     CHECK(write_file(path(name), bytes).ok(), name);
     return path(name);
   }
 
  private:
-  std::string path_;
+  TestFolder folder_;
 };
 
 template <class T>
