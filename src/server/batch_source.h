@@ -49,6 +49,11 @@ class BatchSource {
   virtual uint64_t sweep_at() const = 0;  // not later than the wake of the next sweep
   virtual bool preserve_ordering() const = 0;
   virtual bool pinned() const = 0;  // requests belong to certain instances
+  // From here on there are `instances`, more or fewer at the end of their list. One that goes keeps what it has begun, and has nothing
+  // left when left() says so. False: it cannot be.
+  virtual bool can_resize() const { return false; }
+  virtual bool resize(int instances) { return (void)instances, false; }
+  virtual bool left(int instance) const { return (void)instance, true; }
 };
 
 // `directory`: of the model, for the files of initial states. `strategy`: the model's own rule for dynamic batches; may be null.

@@ -422,6 +422,27 @@ TEST(SequenceQueue, InitialStateFromAFile) {
   EXPECT_NE(make_batch_source(c, 1, root).error().message().find("has 5 bytes, want 8"), std::string::npos);
 }
 
+TEST(SequenceQueue, InstancesComeAndGo) {
+  Queue q(sequences(1));
+  EXPECT_EQ(q.step(1, "a", "s"), "");
+  EXPECT_EQ(q.take(), "a");
+  q.end();
+  EXPECT_EQ(q.step(2, "b", "s"), "");  // no slot
+  EXPECT_EQ(q.take(), "");
+  ASSERT_TRUE(q.source->resize(2));
+  uint64_t wake = 0;
+  EXPECT_EQ(q.source->take(1, 0, wake).size(), 1u);
+  ASSERT_TRUE(q.source->resize(1));
+  EXPECT_FALSE(q.source->left(1));
+  EXPECT_FALSE(q.source->can_resize());
+  EXPECT_FALSE(q.source->resize(2));
+  EXPECT_EQ(q.step(1, "c", "e"), "");
+  EXPECT_EQ(q.take(), "c");
+  q.end();
+  EXPECT_EQ(q.step(3, "d", "s"), "");
+  EXPECT_EQ(q.take(), "d");
+}
+
 TEST(SequenceQueue, IterativeRequestsAreSequencesOfTheirOwn) {
   ModelConfig c = sequences(1);
   c.sequence_batching->iterative_sequence = true;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <tuple>
 
 #include "base/files.h"
 #include "server/complete.h"
@@ -49,6 +50,15 @@ bool differs_in_instances_only(const ModelSpec& a, const ModelSpec& b) {
     return to_json(c);
   };
   return rest(a.config) == rest(b.config);
+}
+
+// The instances differ at the end of their list alone, so that sequences stay where they are.
+bool keeps_places(const LoadedModel& before, const std::vector<InstanceInfo>& instances) {
+  const std::vector<InstanceInfo> old = instances_of(before.config);
+  const auto place = [](const InstanceInfo& i) { return std::tie(i.name, i.kind, i.device_id, i.passive, i.host_policy, i.profile); };
+  for (size_t i = 0; i < std::min(old.size(), instances.size()); ++i)
+    if (place(old[i]) != place(instances[i])) return false;
+  return can_hand_over(*before.scheduler);
 }
 
 Error unknown_model(const std::string& name, Code code = Code::kNotFound) { return Error(code, cat("Request for unknown model: '", name, "' is not found")); }
@@ -308,9 +318,10 @@ Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const
     };
     const ModelLoad load{loaded->config, version, spec.directory, version_directory, spec.auto_complete, backend_config, metrics_, server_,
                          instances_of(loaded->config), spec.name_space, report};
+    if (before && loaded->config.sequence_batching && !keeps_places(*before, load.instances)) before = nullptr;
     if (before) loaded->model = TRY(before->model->with_instances(load));
     if (!loaded->model) {
-      if (before) loaded->config = spec.config;
+      loaded->config = spec.config;
       before = nullptr;
       TRY(complete_config(loaded->config, gpus, own_devices));
       Result<std::shared_ptr<Model>> model = ensemble ? load_ensemble(load) : backend->load(load);
@@ -337,7 +348,8 @@ Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const
                                             .stats = *loaded->stats,
                                             .directory = spec.directory,
                                             .limiter = &limiter_,
-                                            .instances = load.instances}));
+                                            .instances = load.instances,
+                                            .before = before && loaded->config.sequence_batching ? before.get() : nullptr}));
     return {};
   };
   if (Status s = build(); !s.ok()) {
@@ -530,8 +542,7 @@ Status ModelRegistry::load_spec(ModelSpec spec, bool only_if_missing, bool retry
     std::lock_guard lock(mutex_);
     last = e->spec;
   }
-  // The slots of sequences are a scheduler's, over all instances of a load: such a model is loaded anew.
-  const bool instances_only = last && !spec.config.sequence_batching && differs_in_instances_only(*last, spec);
+  const bool instances_only = last && differs_in_instances_only(*last, spec);
   for (int64_t version : spec.versions) {
     bool was_ready = false;
     {

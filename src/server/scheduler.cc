@@ -142,9 +142,15 @@ class BatchedSink : public ResponseSink, public std::enable_shared_from_this<Bat
 
 class InstanceScheduler : public Scheduler {
  public:
-  InstanceScheduler(const SchedulerContext& context, std::unique_ptr<BatchSource> source)
-      : model_(context.model), decoupled_(context.config.is_decoupled()), stats_(context.model->reports_executions() ? nullptr : &context.stats), source_(std::move(source)) {
-    if (source_->preserve_ordering()) ordering_ = std::make_shared<Ordering>();
+  // `before`: its queue goes on here, from start() on. Null: `source` is new.
+  InstanceScheduler(const SchedulerContext& context, std::shared_ptr<BatchSource> source, InstanceScheduler* before)
+      : model_(context.model),
+        decoupled_(context.config.is_decoupled()),
+        stats_(context.model->reports_executions() ? nullptr : &context.stats),
+        source_(before ? before->source_ : std::move(source)),
+        before_(before) {
+    if (before) gate_ = before->gate_, ordering_ = before->ordering_;
+    else if (source_->preserve_ordering()) ordering_ = std::make_shared<Ordering>();
     keys_.resize(static_cast<size_t>(std::max(1, model_->instances())));
   }
 
@@ -162,7 +168,18 @@ class InstanceScheduler : public Scheduler {
         limiter_ = context.limiter;
       }
     }
-    for (size_t i = 0; i < keys_.size(); ++i) threads_.emplace_back([this, i] { run(static_cast<int>(i)); });
+    const int instances = static_cast<int>(keys_.size());
+    if (before_ != nullptr) {
+      if (!before_->hand_over(instances)) return Error(Code::kUnavailable, "sequences that began before an earlier change of the instances have not ended yet");
+      // Instances that go end the sequences that they have.
+      for (int i = instances; i < before_->model_->instances(); ++i)
+        threads_.emplace_back([this, i, model = before_->model_]() mutable {
+          run(i, *model, nullptr);
+          model.reset();
+        });
+      before_ = nullptr;
+    }
+    for (int i = 0; i < instances; ++i) threads_.emplace_back([this, i] { run(i, *model_, limiter_); });
     threads_.emplace_back([this] { keep_house(); });
     return {};
   }
@@ -172,7 +189,7 @@ class InstanceScheduler : public Scheduler {
     {
       std::lock_guard lock(gate_->mutex);
       stop_ = true;
-      left = source_->clear();
+      if (!handed_over_ && before_ == nullptr) left = source_->clear();  // else it is another's
     }
     gate_->work.notify_all();
     gate_->house.notify_all();
@@ -203,6 +220,11 @@ class InstanceScheduler : public Scheduler {
     return source_->size();
   }
 
+  bool can_hand_over() const {
+    std::lock_guard lock(gate_->mutex);
+    return !handed_over_ && source_->can_resize();
+  }
+
   // --- for BatchedSink ---
   void ended(void* ticket) {
     {
@@ -227,6 +249,18 @@ class InstanceScheduler : public Scheduler {
   bool decoupled() const { return decoupled_; }
 
  private:
+  // To a successor that shares the queue: the threads here take nothing more.
+  bool hand_over(int instances) {
+    {
+      std::lock_guard lock(gate_->mutex);
+      if (handed_over_ || !source_->resize(instances)) return false;
+      handed_over_ = true;
+    }
+    gate_->work.notify_all();
+    gate_->house.notify_all();
+    return true;
+  }
+
   // A cancelled request leaves its queue at once, also when all instances are busy. The model's own on_cancel replaces this one.
   void watch(ResponseSink& sink) {
     sink.on_cancel([gate = gate_] { gate->poke(); });
@@ -236,13 +270,15 @@ class InstanceScheduler : public Scheduler {
     else gate_->work.notify_one();
   }
 
-  void run(int instance) {
-    const void* key = &keys_[static_cast<size_t>(instance)];
+  // `limiter` null: without one, of an instance that only ends what it has.
+  void run(int instance, Model& model, RateLimiter* limiter) {
+    const bool leaves = static_cast<size_t>(instance) >= keys_.size();
+    const void* key = leaves ? nullptr : &keys_[static_cast<size_t>(instance)];
     bool granted = false;
-    std::mutex* const shared = model_->instance_lock(instance);
+    std::mutex* const shared = model.instance_lock(instance);
     std::unique_lock<std::mutex> mine;  // of the instance
     std::unique_lock lock(gate_->mutex);
-    for (;;) {
+    while (!handed_over_ && !(leaves && source_->left(instance))) {
       uint64_t wake = kNever;
       const uint64_t now = steady_ns();
       // Another scheduler, of the same model with other instances, may still have this one at work: what waits here is free for others.
@@ -257,9 +293,9 @@ class InstanceScheduler : public Scheduler {
         continue;
       }
       // Last, so that nobody waits for anything else while it holds resources.
-      if (limiter_ && !granted && source_->due(instance, now)) {
+      if (limiter && !granted && source_->due(instance, now)) {
         lock.unlock();
-        granted = limiter_->acquire(key, [this] { return stop_.load(); });
+        granted = limiter->acquire(key, [this] { return stop_.load(); });
         lock.lock();
         if (!granted) break;  // stopped
         continue;
@@ -273,25 +309,25 @@ class InstanceScheduler : public Scheduler {
             if (batch[i].invocation.sink) order[i] = ordering_->ticket();
         lock.unlock();
         if (more) notify_work();  // another instance may have slept through the pushes
-        execute(instance, std::move(batch), order);
+        execute(instance, model, std::move(batch), order);
         if (mine.owns_lock()) mine.unlock();
-        if (granted) limiter_->release(key);
+        if (granted) limiter->release(key);
         granted = false;
         lock.lock();
         continue;
       }
       if (granted) {
-        limiter_->release(key);
+        limiter->release(key);
         granted = false;
       }
       if (mine.owns_lock()) mine.unlock();
       if (stop_) break;
       wait(gate_->work, lock, wake);
     }
-    if (granted) limiter_->release(key);
+    if (granted) limiter->release(key);
   }
 
-  void execute(int instance, std::vector<Taken> taken, const std::vector<uint64_t>& order) {
+  void execute(int instance, Model& model, std::vector<Taken> taken, const std::vector<uint64_t>& order) {
     uint64_t rows = 0;
     for (const Taken& t : taken) rows += t.batch_size;
     auto run = std::make_shared<Run>(stats_, rows);
@@ -314,14 +350,14 @@ class InstanceScheduler : public Scheduler {
       batch.push_back({std::move(request), std::move(sink)});
     }
     if (batch.empty()) return;
-    model_->execute(instance, batch);
+    model.execute(instance, batch);
     run->record(nullptr);
   }
 
   // Ends requests that were cancelled or waited too long, also while all instances are busy; ends idle sequences.
   void keep_house() {
     std::unique_lock lock(gate_->mutex);
-    while (!stop_) {
+    while (!stop_ && !handed_over_) {
       gate_->sweep = false;
       uint64_t wake = kNever;
       std::vector<Refused> out = source_->sweep(steady_ns(), wake);
@@ -332,7 +368,7 @@ class InstanceScheduler : public Scheduler {
         lock.lock();
         continue;
       }
-      if (source_->pinned() && source_->size() != 0) gate_->work.notify_all();  // an idle sequence may have left its slot to another
+      if (source_->pinned()) gate_->work.notify_all();  // an idle sequence may have left its slot, to another or for good
       gate_->house_until = wake;
       if (!gate_->sweep) wait(gate_->house, lock, wake);
       gate_->house_until = 0;
@@ -351,12 +387,14 @@ class InstanceScheduler : public Scheduler {
   std::shared_ptr<Model> model_;
   const bool decoupled_;
   ModelStats* stats_;
-  std::unique_ptr<BatchSource> source_;
+  std::shared_ptr<BatchSource> source_;
+  InstanceScheduler* before_;  // until start()
   std::shared_ptr<Ordering> ordering_;
   RateLimiter* limiter_ = nullptr;
   std::vector<char> keys_;  // their addresses name the instances to the limiter
   std::shared_ptr<Gate> gate_ = std::make_shared<Gate>();
   std::atomic<bool> stop_{false};
+  bool handed_over_ = false;  // guarded by the gate's mutex
   std::vector<std::thread> threads_;
 };
 
@@ -395,11 +433,19 @@ Status BatchedSink::reschedule() {
 
 }  // namespace
 
+bool can_hand_over(const Scheduler& scheduler) {
+  const auto* s = dynamic_cast<const InstanceScheduler*>(&scheduler);
+  return s != nullptr && s->can_hand_over();
+}
+
 Result<std::unique_ptr<Scheduler>> make_scheduler(const SchedulerContext& context) {
   if (context.model->execution() == Model::Execution::kDirect)
     return std::unique_ptr<Scheduler>(std::make_unique<DirectScheduler>(context.model));
-  std::unique_ptr<BatchSource> source = TRY(make_batch_source(context.config, std::max(1, context.model->instances()), context.directory, context.model->batch_strategy()));
-  auto scheduler = std::make_unique<InstanceScheduler>(context, std::move(source));
+  auto* before = context.before ? dynamic_cast<InstanceScheduler*>(context.before->scheduler.get()) : nullptr;
+  std::unique_ptr<BatchSource> source;
+  if (before == nullptr)
+    source = TRY(make_batch_source(context.config, std::max(1, context.model->instances()), context.directory, context.model->batch_strategy()));
+  auto scheduler = std::make_unique<InstanceScheduler>(context, std::move(source), before);
   TRY(scheduler->start(context));
   return std::unique_ptr<Scheduler>(std::move(scheduler));
 }

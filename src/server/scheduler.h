@@ -16,7 +16,11 @@ struct SchedulerContext {
   std::string directory;             // of the model: initial states
   RateLimiter* limiter = nullptr;    // null: no limit
   std::vector<InstanceInfo> instances{};
+  // Of the same model with other instances, fewer or more at the end of their list: what it has queued goes on here. Null: none.
+  const LoadedModel* before = nullptr;
 };
 Result<std::unique_ptr<Scheduler>> make_scheduler(const SchedulerContext& context);
+// Whether it can be the one `before`: a queue of sequences whose earlier changes of instances are over.
+bool can_hand_over(const Scheduler& scheduler);
 
 }  // namespace ingot::server

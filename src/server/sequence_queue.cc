@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <utility>
 
 #include "base/files.h"
 #include "server/batch_source.h"
@@ -53,7 +54,8 @@ class SequenceQueue : public BatchSource {
     } else {
       direct_delay_ns_ = std::min<uint64_t>(batching_.direct->max_queue_delay_microseconds, kNever / 4000) * 1000;
     }
-    slots_.assign(static_cast<size_t>(instances), std::vector<std::shared_ptr<Sequence>>(slots));
+    usable_ = static_cast<size_t>(instances);
+    slots_.assign(usable_, std::vector<std::shared_ptr<Sequence>>(slots));
     idle_ns_ = std::min(batching_.max_sequence_idle_microseconds, kNever / 4000) * 1000;
     for (const auto& input : batching_.control_input)
       for (const auto& c : input.control) {
@@ -279,6 +281,25 @@ class SequenceQueue : public BatchSource {
     return out;
   }
 
+  bool left(int instance) const override {
+    const auto& slots = slots_[static_cast<size_t>(instance)];
+    return std::all_of(slots.begin(), slots.end(), [](const auto& s) { return s == nullptr; });
+  }
+  // Instances that went with an earlier change must have ended their sequences: their places may be others' now.
+  bool can_resize() const override {
+    for (size_t i = usable_; i < slots_.size(); ++i)
+      if (!left(static_cast<int>(i))) return false;
+    return true;
+  }
+  bool resize(int instances) override {
+    if (!can_resize()) return false;
+    const size_t before = std::exchange(usable_, static_cast<size_t>(instances));
+    slots_.resize(std::max(before, usable_), std::vector<std::shared_ptr<Sequence>>(slots_[0].size()));
+    while (take_from_backlog()) {
+    }
+    return true;
+  }
+
   size_t size() const override { return size_; }
   uint64_t sweep_at() const override { return sweep_at_; }
   bool preserve_ordering() const override { return batching_.oldest && batching_.oldest->preserve_ordering; }
@@ -288,7 +309,7 @@ class SequenceQueue : public BatchSource {
   // The lowest slot of any instance, so that sequences spread over the instances.
   bool find_slot(const std::shared_ptr<Sequence>& s) {
     for (size_t slot = 0; slot < slots_[0].size(); ++slot)
-      for (size_t i = 0; i < slots_.size(); ++i)
+      for (size_t i = 0; i < usable_; ++i)
         if (slots_[i][slot] == nullptr) {
           s->instance = static_cast<int>(i);
           s->slot = static_cast<int>(slot);
@@ -311,11 +332,15 @@ class SequenceQueue : public BatchSource {
     const std::shared_ptr<Sequence> keep = std::move(place);
     place = nullptr;
     s->instance = -1;
-    if (backlog_.empty()) return;
-    const std::shared_ptr<Sequence> next = std::move(backlog_.front());
+    (void)take_from_backlog();
+  }
+
+  // False: nothing waits, or there is no slot.
+  bool take_from_backlog() {
+    if (backlog_.empty() || !find_slot(backlog_.front())) return false;
+    sweep_at_ = std::min(sweep_at_, backlog_.front()->last_ns + idle_ns_);
     backlog_.pop_front();
-    find_slot(next);
-    sweep_at_ = std::min(sweep_at_, next->last_ns + idle_ns_);
+    return true;
   }
 
   // The sequences whose first requests make the next batch of an instance.
@@ -423,7 +448,7 @@ class SequenceQueue : public BatchSource {
   std::vector<std::vector<std::shared_ptr<Sequence>>> slots_;  // [instance][slot]
   std::deque<std::shared_ptr<Sequence>> backlog_;
   std::map<Id, std::shared_ptr<Sequence>> open_;
-  size_t size_ = 0;
+  size_t size_ = 0, usable_ = 0;  // usable: instances that take sequences; those behind them end what they have
 };
 
 }  // namespace

@@ -466,6 +466,23 @@ class TritonPythonModel:
 """
 
 
+TALLY = COUNTED.replace("""    for r in requests:
+      seconds = float(r.inputs()[0].as_numpy()[0])
+      if seconds:
+        self.note("busy")
+      time.sleep(seconds)
+    return [pb_utils.InferenceResponse([pb_utils.Tensor("Y", r.inputs()[0].as_numpy())]) for r in requests]
+""", """    out = []
+    for r in requests:
+      sums = self.__dict__.setdefault("sums", {})
+      if r.flags() & 1:
+        sums[r.correlation_id()] = 0
+      sums[r.correlation_id()] += r.inputs()[0].as_numpy()
+      out.append(pb_utils.InferenceResponse([pb_utils.Tensor("Y", sums[r.correlation_id()])]))
+    return out
+""")
+
+
 def check_instances(s, g):
     """A change of the instance groups alone starts and ends instances, nothing else."""
     folder, log = s.repository / "counted", s.work / "counted.log"
@@ -496,6 +513,39 @@ def check_instances(s, g):
     assert reload("{ count: 2 kind: KIND_CPU }", "max_batch_size: 0 parameters { key: \"k\" value { string_value: \"v\" } }") == (6, 4)
     g.unload_model("counted")
     wait_for("all end", lambda: count("end") == 6)
+
+
+def check_sequences_over_instances(s, g):
+    """Sequences go on while instances come and go; one that goes ends what it has begun."""
+    folder, log = s.repository / "tally", s.work / "counted.log"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.py").write_text(TALLY)
+    before = {what: log.read_text().count(what) for what in ("begin", "end")}
+    count = lambda what: log.read_text().count(what) - before[what]
+
+    def reload(n):
+        (folder / "config.pbtxt").write_text('backend: "python" max_batch_size: 1 input { name: "X" data_type: TYPE_INT32 dims: 1 } output { name: "Y" data_type: TYPE_INT32 dims: 1 } '
+                                             f"instance_group [ {{ count: {n} kind: KIND_CPU }} ] sequence_batching {{ max_sequence_idle_microseconds: 30000000 }}")
+        g.load_model("tally")
+
+    def ask(sequence, x, **more):
+        return int(g.infer("tally", [tensor(grpcclient, "X", np.array([[x]], np.int32))], sequence_id=sequence, client_timeout=20, **more).as_numpy("Y")[0][0])
+
+    reload(2)
+    assert [ask(i, i, sequence_start=True) for i in (1, 2)] == [1, 2] and count("begin") == 2
+    reload(3)  # a third one runs beside them
+    assert [ask(i, 10, **more) for i, more in ((3, {"sequence_start": True}), (1, {}), (2, {}))] == [10, 11, 12] and (count("begin"), count("end")) == (3, 0)
+    assert ask(3, 1, sequence_end=True) == 11
+    reload(1)  # the second one has a sequence
+    answers = queue.Queue()
+    g.async_infer("tally", [tensor(grpcclient, "X", np.array([[5]], np.int32))], lambda result, error: answers.put(error or result), sequence_id=4, sequence_start=True)
+    assert [ask(i, 100) for i in (1, 2)] == [111, 112] and answers.empty(), "one slot is left, and taken"
+    assert "have not ended yet" not in s.log() and ask(2, 1, sequence_end=True) == 113
+    wait_for("both end that went", lambda: count("end") == 2)
+    assert ask(1, 1, sequence_end=True) == 112 and answers.get(timeout=20).as_numpy("Y").tolist() == [[5]]
+    assert (count("begin"), count("end")) == (3, 2)
+    g.unload_model("tally")
+    wait_for("all end", lambda: count("end") == 3)
 
 
 def check_latency(g):
@@ -532,6 +582,7 @@ def main():
             check_outputs(g)
             check_background(g)
             check_instances(s, g)
+            check_sequences_over_instances(s, g)
             check_death(s, g)
         children = children_of(s.process.pid)
         assert len(children) == 5, children
