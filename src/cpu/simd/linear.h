@@ -43,6 +43,7 @@ struct MicroSet {
   Unpack unpack = nullptr;
   Micro unpacked[kBlockCount] = {};
   int unpack_rows = 1 << 30;
+  int largest_block = kMaxBlock;
   size_t (*unpacked_bytes)(int64_t padded_k, int64_t groups) = nullptr;
 };
 
@@ -60,10 +61,10 @@ const Kernel& dot_kernel(Format f, bool is_gated);
 
 // Blocks are cut from the front, the largest that fit; what would leave a few rows to a small block, which hides less of an
 // instruction's latency, becomes two of 8 or less.
-inline int block_index(int rows_left) {
+inline int block_index(int rows_left, int largest) {
   int i = 0;
-  while (kBlockSizes[i] > rows_left) ++i;
-  if (kMaxBlock == 12 && (rows_left == 14 || rows_left == 16)) ++i;
+  while (kBlockSizes[i] > rows_left || kBlockSizes[i] > largest) ++i;
+  if (largest == 12 && (rows_left == 14 || rows_left == 16)) ++i;
   return i;
 }
 
@@ -84,7 +85,7 @@ constexpr int64_t element_bytes(Activations a) { return a == Activations::kF32 ?
 // rows, the high one first, always in the same block: all larger block sizes that an even count is cut into are even.
 struct Rows {
   Activations activations = Activations::kF32;
-  int terms = 1;
+  int terms = 1, largest_block = kMaxBlock;
   int rows = 0;  // packed ones
   int64_t padded_k = 0, group = 0, groups = 1;
   char* data = nullptr;
@@ -111,6 +112,7 @@ inline size_t rows_bytes(const MicroSet& set, int64_t rows, int64_t padded_k, in
 inline Rows place_rows(const Panels& p, const MicroSet& set, int rows, char* memory) {
   Rows r;
   r.activations = set.activations;
+  r.largest_block = set.largest_block;
   r.centre = set.centre;
   r.groups = scale_groups(set, p.padded_k, p.groups);
   r.group = set.scale_inputs ? set.scale_inputs : p.group;
@@ -182,7 +184,7 @@ void multiply(const Panels& p, const uint8_t* panel, const Rows& rows, const Mic
     micro = set.unpacked;
   }
   for (int first = 0; first < rows.rows;) {
-    const int i = block_index(rows.rows - first), m = kBlockSizes[i];
+    const int i = block_index(rows.rows - first, rows.largest_block), m = kBlockSizes[i];
     micro[i](p, panel, rows.block(first), out);
     if (rows.terms == 2) add_terms(out, m / 2);
     emit(first / rows.terms, m / rows.terms, static_cast<const float*>(out));

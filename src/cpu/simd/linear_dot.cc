@@ -91,6 +91,19 @@ inline void lines4(const uint8_t*& w, const int8_t*& x, int inputs, I (&d)[M][2]
   }
 }
 
+// Four inputs of 32 columns of one row.
+template <bool kSmall>
+inline void row_dots(const int8_t* x, const I (&v)[2], I (&d)[2]) {
+  const I a = codes(x);
+  if (kSmall) {
+    dot4(d[0], v[0], a);
+    dot4(d[1], v[1], a);
+  } else {
+    dot8(d[0], v[0], a);
+    dot8(d[1], v[1], a);
+  }
+}
+
 template <int M, bool kSmall>
 inline void lines8(const uint8_t*& w, const int8_t*& x, int inputs, I (&d)[M][2]) {
   for (int i = 0; i < inputs; i += 4, w += 128, x += 4 * M) {
@@ -99,20 +112,25 @@ inline void lines8(const uint8_t*& w, const int8_t*& x, int inputs, I (&d)[M][2]
       prefetch_line(w);
       prefetch_line(w + 64);
     }
-    INGOT_UNROLL for (int r = 0; r < M; ++r) {
-      const I a = codes(x + 4 * r);
-      if (kSmall) {
-        dot4(d[r][0], v[0], a);
-        dot4(d[r][1], v[1], a);
-      } else {
-        dot8(d[r][0], v[0], a);
-        dot8(d[r][1], v[1], a);
-      }
-    }
+    INGOT_UNROLL for (int r = 0; r < M; ++r) row_dots<kSmall>(x + 4 * r, v, d[r]);
   }
 }
 
-enum class Source { kI8, kI4, kI4Unpacked };  // unpacked: nibbles as bytes, scales in front of each group as before
+// The same for a group whose inputs are few, but the last four, whose weights become `last`: with these each row's sums are folded at once,
+// between products, where behind all of them the products of the next group would wait.
+template <int M, bool kSmall>
+inline void all_but_last(const uint8_t*& w, const int8_t*& x, int inputs, I (&d)[M][2], I (&last)[2]) {
+  lines8<M, kSmall>(w, x, inputs - 4, d);
+  last[0] = loadi(w);
+  last[1] = loadi(w + 64);
+  if (!kSmall) {
+    prefetch_line(w);
+    prefetch_line(w + 64);
+  }
+  w += 128;
+}
+
+enum class Source { kI8, kI4 };
 
 template <int M, Source S, bool kOffset>
 void micro_of(const Panels& p, const uint8_t* w, const Block& b, float* out) {
@@ -129,8 +147,7 @@ void micro_of(const Panels& p, const uint8_t* w, const Block& b, float* out) {
     I d[M][2];
     start_sums<M>(d, b.start + g * M);
     if constexpr (S == Source::kI8) lines8<M, false>(w, x, p.group, d);
-    else if constexpr (S == Source::kI4) lines4<M>(w, x, p.group, d);
-    else lines8<M, true>(w, x, p.group, d);
+    else lines4<M>(w, x, p.group, d);
     if constexpr (kMemory) {
       INGOT_UNROLL for (int r = 0; r < M; ++r) {
         const F rs = set1(b.scale[g * M + r]);
@@ -160,25 +177,58 @@ void micro(const Panels& p, const uint8_t* w, const Block& b, float* out) {
   else micro_of<M, S, true>(p, w, b, out);
 }
 
+// Nibbles as bytes, scales in front of each group as before.
+template <int M, bool kOffset>
+void unpacked_of(const Panels& p, const uint8_t* w, const Block& b, float* __restrict out) {
+  const int8_t* x = static_cast<const int8_t*>(b.data);
+  INGOT_UNROLL for (int r = 0; r < 2 * M; ++r) store(out + 16 * r, zero());
+  for (int g = 0; g < p.groups; ++g) {
+    GroupScales s;
+    w = read_scales(p, w, 8, s);
+    I d[M][2], last[2];
+    start_sums<M>(d, b.start + g * M);
+    all_but_last<M, true>(w, x, p.group, d, last);
+    INGOT_UNROLL for (int r = 0; r < M; ++r) {
+      row_dots<true>(x + 4 * r, last, d[r]);
+      const F rs = set1(b.scale[g * M + r]);
+      INGOT_UNROLL for (int j = 0; j < 2; ++j) {
+        float* at = out + 32 * r + 16 * j;
+        F t = fma(to_f(d[r][j]), s.scale[j] * rs, load(at));
+        if (kOffset) t = fma(s.add[j], set1(b.scaled_sum[g * M + r]), t);
+        store(at, t);
+      }
+    }
+    x += 4 * M;
+  }
+}
+
+template <int M>
+void unpacked(const Panels& p, const uint8_t* w, const Block& b, float* out) {
+  if (p.offsets == OffsetKind::kNone) unpacked_of<M, false>(p, w, b, out);
+  else unpacked_of<M, true>(p, w, b, out);
+}
+
 // One weight scale for many activation scales: y = weight_scale * sum over these of (scale * int32 sum) [+ offset * row sum].
 template <int M, bool kOffset>
-void fine_of(const Panels& p, const uint8_t* w, const Block& b, float* out) {
+void fine_of(const Panels& p, const uint8_t* w, const Block& b, float* __restrict out) {
   const int8_t* x = static_cast<const int8_t*>(b.data);
   constexpr bool kMemory = M > 4;
   alignas(64) float kept[kMemory ? M * 32 : 1];
   F y[M][2];
-  std::memset(out, 0, M * 32 * sizeof(float));
   for (int g = 0, f = 0; g < p.groups; ++g) {
     GroupScales s;
     w = read_scales(p, w, 128, s);
     float row_sum[M] = {};
-    if (kMemory) std::memset(kept, 0, sizeof kept);
-    else INGOT_UNROLL for (int r = 0; r < M; ++r) y[r][0] = y[r][1] = zero();
+    INGOT_UNROLL for (int r = 0; r < M; ++r) INGOT_UNROLL for (int j = 0; j < 2; ++j) {
+      if constexpr (kMemory) store(kept + 32 * r + 16 * j, zero());
+      else y[r][j] = zero();
+    }
     for (int i = 0; i < p.group; i += kFineInputs, ++f) {
-      I d[M][2];
+      I d[M][2], last[2];
       start_sums<M>(d, b.start + f * M);
-      lines8<M, false>(w, x, kFineInputs, d);
+      all_but_last<M, false>(w, x, kFineInputs, d, last);
       INGOT_UNROLL for (int r = 0; r < M; ++r) {
+        row_dots<false>(x + 4 * r, last, d[r]);
         const F by = set1(b.scale[f * M + r]);
         INGOT_UNROLL for (int j = 0; j < 2; ++j) {
           if constexpr (kMemory) store(kept + 32 * r + 16 * j, fma(to_f(d[r][j]), by, load(kept + 32 * r + 16 * j)));
@@ -186,10 +236,11 @@ void fine_of(const Panels& p, const uint8_t* w, const Block& b, float* out) {
         }
         if (kOffset) row_sum[r] += b.scaled_sum[f * M + r];
       }
+      x += 4 * M;
     }
     INGOT_UNROLL for (int r = 0; r < M; ++r) INGOT_UNROLL for (int j = 0; j < 2; ++j) {
       float* at = out + 32 * r + 16 * j;
-      F t = fma(kMemory ? load(kept + 32 * r + 16 * j) : y[r][j], s.scale[j], load(at));
+      F t = fma(kMemory ? load(kept + 32 * r + 16 * j) : y[r][j], s.scale[j], g ? load(at) : zero());
       if (kOffset) t = fma(s.add[j], set1(row_sum[r]), t);
       store(at, t);
     }
@@ -225,10 +276,14 @@ void unpack4(const Panels& p, const uint8_t* w, void* out_bytes) {
 
 size_t unpacked4_bytes(int64_t padded_k, int64_t groups) { return static_cast<size_t>(padded_k) * 32 + static_cast<size_t>(groups) * 256; }
 
+// Eight rows leave registers for folding; of twelve, 24 sums are in the way of it (groups of 32: 0.75 and 0.67 of the peak on Zen 4).
+constexpr int kDotBlock = kMaxBlock < 8 ? kMaxBlock : 8;
+
 template <int... I>
 MicroSet make8(std::integer_sequence<int, I...>) {
   MicroSet s;
   s.activations = Activations::kInt8;
+  s.largest_block = kDotBlock;
   s.centre = kCentred8 ? 0 : 128;
   ((s.direct[I] = micro<kBlockSizes[I], Source::kI8>), ...);
   return s;
@@ -238,6 +293,7 @@ template <int... I>
 MicroSet make_fine(std::integer_sequence<int, I...>) {
   MicroSet s;
   s.activations = Activations::kInt8;
+  s.largest_block = kDotBlock;
   s.centre = kCentred8 ? 0 : 128;
   s.scale_inputs = kFineInputs;
   ((s.direct[I] = fine<kBlockSizes[I]>), ...);
@@ -248,9 +304,10 @@ template <int... I>
 MicroSet make4(std::integer_sequence<int, I...>) {
   MicroSet s;
   s.activations = Activations::kInt8;
+  s.largest_block = kDotBlock;
   s.centre = 8;
   ((s.direct[I] = micro<kBlockSizes[I], Source::kI4>), ...);
-  ((s.unpacked[I] = micro<kBlockSizes[I], Source::kI4Unpacked>), ...);
+  ((s.unpacked[I] = unpacked<kBlockSizes[I]>), ...);
   s.unpack = unpack4;
   s.unpack_rows = 24;
   s.unpacked_bytes = unpacked4_bytes;

@@ -7,12 +7,12 @@ namespace {
 struct Home {
   int first, size, at;
 };
-Home home(int count, int index) {
-  const int full = count > 2 * kMaxBlock ? (count / kMaxBlock - 1) * kMaxBlock : 0;  // surely whole blocks
-  if (index < full) return {index / kMaxBlock * kMaxBlock, kMaxBlock, index % kMaxBlock};
+Home home(int count, int index, int largest) {
+  const int full = count > 2 * largest ? (count / largest - 1) * largest : 0;  // surely whole blocks
+  if (index < full) return {index / largest * largest, largest, index % largest};
   int first = full;
   for (;;) {
-    const int size = kBlockSizes[block_index(count - first)];
+    const int size = kBlockSizes[block_index(count - first, largest)];
     if (index < first + size) return {first, size, index - first};
     first += size;
   }
@@ -55,6 +55,10 @@ void quantise(const Rows& rows, const Home& h, const float* x, int k) {
           std::memcpy(out + i, codes, static_cast<size_t>(fours) * 4);
           return;
         }
+        if (fours == 4) {
+          INGOT_UNROLL for (int j = 0; j < 4; ++j) std::memcpy(out + static_cast<int64_t>(i + 4 * j) * m + 4 * term, codes + 4 * j, 4);
+          return;
+        }
         for (int j = 0; j < fours; ++j) std::memcpy(out + static_cast<int64_t>(i + 4 * j) * m + 4 * term, codes + 4 * j, 4);
       },
       [&](int term, int g, float scale, float sum_codes) {
@@ -68,7 +72,7 @@ void quantise(const Rows& rows, const Home& h, const float* x, int k) {
 }  // namespace
 
 void pack_row(const Rows& rows, int index, const float* x, int k) {
-  const Home h = home(rows.rows, index * rows.terms);
+  const Home h = home(rows.rows, index * rows.terms, rows.largest_block);
   switch (rows.activations) {
     case Activations::kF32: return pack_floats(rows, h, x, k);
     case Activations::kBf16: return pack_bf16(rows, h, x, k);
