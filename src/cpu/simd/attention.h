@@ -132,6 +132,20 @@ void append_row(const Call& c, const AttentionShape& s, int64_t row, const char*
       by_k = mk > 0 ? 127.f / mk : 0.f;
       by_v = mv > 0 ? 127.f / mv : 0.f;
     }
+    if constexpr (std::is_same_v<Kv, KvBf16>) {  // sixteen at a time: one by one, this was a third of the attention of 16 short sequences
+      char* key = reinterpret_cast<char*>(keys + (static_cast<int64_t>(h) * p + slot / kKeyTile * kKeyTile) * s.d_stored + slot % kKeyTile * kPack);
+      T* line = values + (static_cast<int64_t>(h) * p + slot / kPack * kPack) * s.dv_padded + slot % kPack;
+      alignas(32) T rounded[16];
+      for (int i = 0; i < s.d_stored; i += 16) {
+        store_bf16(rounded, load_n(k + i, s.d - i));
+        for (int j = 0; j < 16 && i + j < s.d_stored; j += kPack) std::memcpy(key + (i + j) * kKeyTile * sizeof(T), rounded + j, kPack * sizeof(T));
+      }
+      for (int i = 0; i < s.dv_padded; i += 16) {
+        store_bf16(rounded, load_n(v + i, s.dv - i));
+        for (int j = 0; j < 16 && i + j < s.dv_padded; ++j) line[kPack * (i + j)] = rounded[j];
+      }
+      continue;
+    }
     T* key = keys + (static_cast<int64_t>(h) * p + slot / kKeyTile * kKeyTile) * s.d_stored + slot % kKeyTile * kPack;
     for (int i = 0; i < s.d_stored; ++i)
       key[i / kPack * kPack * kKeyTile + i % kPack] = Kv::make(i < s.d ? kScaled<Kv> ? k[i] * by_k : k[i] : 0.f);
