@@ -24,38 +24,21 @@ constexpr const char* kUsage =
     "       ingot bench start [ENGINE] [flags]            time to ready and to the first token, memory of serving and building\n"
     "The last three are scripts of the source tree, tools/{compare,load,start}.py.\n";
 
-int offline(const Args& args) {
-  bench::OfflineOptions options;
-  backends::LlmOptions llm;
-  CompileOptions compile;
-  OptionTable table("ingot bench offline ENGINE_OR_MODEL", "Measures an engine: all requests at once, through the whole serving path but the network.");
-  table.add(options);
-  table.add(llm, "engine");
-  table.add(compile, "compiling a raw model");
-  std::vector<std::string> rest;
-  int code = 0;
-  if (!read_flags(table, "bench offline", args, rest, code)) return code;
-  if (rest.size() != 1) return fail("bench offline", Error(Code::kUnsupported, "want one path: an engine or a model"));
-  set_log_level(LogLevel::kWarning);
-  auto engine = engine_of(rest[0], compile, llm.runtime);
-  if (!engine.ok()) return fail("bench offline", engine.error());
-  auto service = backends::LlmService::load(*engine, llm, linked_devices());
-  if (!service.ok()) return fail("bench offline", service.error());
+Status offline(const std::string& model, const bench::OfflineOptions& options, const backends::LlmOptions& llm, const CompileOptions& compile) {
+  const auto service = TRY(backends::LlmService::load(TRY(engine_of(model, compile, llm.runtime)), llm, linked_devices()));
   const int threads = llm.runtime.threads > 0 ? llm.runtime.threads : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
   const bool cpu = llm.runtime.device == "cpu";
   const bench::MachineLimits limits = cpu ? bench::measure_limits(threads) : bench::MachineLimits{};
-  auto rows = bench::measure_offline(**service, options);
-  if (!rows.ok()) return fail("bench offline", rows.error());
-  auto records = bench::RecordWriter::open(options.records, version(), (*service)->device_name());
-  if (!records.ok()) return fail("bench offline", records.error());
-  const std::string name = options.name.empty() ? base_name(rest[0]) : options.name;
+  const auto rows = TRY(bench::measure_offline(*service, options));
+  auto records = TRY(bench::RecordWriter::open(options.records, version(), service->device_name()));
+  const std::string name = options.name.empty() ? base_name(model) : options.name;
   if (!options.json) {
-    std::printf("%s on %s\n", name.c_str(), (*service)->device_name().c_str());
+    std::printf("%s on %s\n", name.c_str(), service->device_name().c_str());
     if (cpu) std::printf("read limit %.1f GB/s with %d threads, weights %s\n", limits.read_bytes_per_second * 1e-9, threads,
-                         human_bytes(static_cast<double>((*service)->memory().weights_bytes)).c_str());
+                         human_bytes(static_cast<double>(service->memory().weights_bytes)).c_str());
     std::printf("\n| phase | batch | tok/s | spread | ms | GB/s | of limit |\n|---|---:|---:|---:|---:|---:|---:|\n");
   }
-  for (const bench::OfflineResult& r : *rows) {
+  for (const bench::OfflineResult& r : rows) {
     const double share = limits.read_bytes_per_second > 0 ? r.bytes_per_second / limits.read_bytes_per_second : 0;
     if (options.json) {
       std::printf("%s\n", dump_json(Json{{"name", name}, {"phase", r.phase}, {"batch", r.batch}, {"tokens_per_second", r.tokens_per_second},
@@ -66,14 +49,13 @@ int offline(const Args& args) {
                   r.bytes_per_second > 0 ? cat(static_cast<int>(r.bytes_per_second * 1e-8) / 10.0).c_str() : "-",
                   share > 0 ? cat(static_cast<int>(share * 100), " %").c_str() : "-");
     }
-    Status s = records->add({.system = "ingot", .name = cat(name, "/", r.phase, "/", r.batch), .value = r.tokens_per_second, .unit = "tok/s",
-                             .n = options.runs, .spread = r.spread,
-                             .ceiling = r.phase == "decode" && limits.read_bytes_per_second > 0
-                                            ? limits.read_bytes_per_second / static_cast<double>((*service)->memory().weights_bytes) * r.batch
-                                            : 0});
-    if (!s.ok()) return fail("bench offline", s.error());
+    TRY(records.add({.system = "ingot", .name = cat(name, "/", r.phase, "/", r.batch), .value = r.tokens_per_second, .unit = "tok/s",
+                     .n = options.runs, .spread = r.spread,
+                     .ceiling = r.phase == "decode" && limits.read_bytes_per_second > 0
+                                    ? limits.read_bytes_per_second / static_cast<double>(service->memory().weights_bytes) * r.batch
+                                    : 0}));
   }
-  return 0;
+  return {};
 }
 
 Status quality(const std::string& model, const bench::QualityOptions& o, const backends::LlmOptions& llm, const CompileOptions& compile) {
@@ -101,21 +83,25 @@ Status quality(const std::string& model, const bench::QualityOptions& o, const b
   return {};
 }
 
-int quality(const Args& args) {
-  bench::QualityOptions options;
+// A command about one engine or model.
+template <class Options>
+int with_model(const char* name, const char* path, const char* about, const Args& args,
+               Status (*run)(const std::string& model, const Options&, const backends::LlmOptions&, const CompileOptions&)) {
+  const std::string what = cat("bench ", name);
+  Options options;
   backends::LlmOptions llm;
   CompileOptions compile;
-  OptionTable table("ingot bench quality MODEL", "What rounding activations costs (--activations int8 or bf16): the same weights and text with that and with f32 activations.");
+  OptionTable table(cat("ingot ", what, " ", path), about);
   table.add(options);
   table.add(llm, "engine");
   table.add(compile, "compiling a raw model");
   std::vector<std::string> rest;
   int code = 0;
-  if (!read_flags(table, "bench quality", args, rest, code)) return code;
-  if (rest.size() != 1) return fail("bench quality", Error(Code::kUnsupported, "want one path: an engine or a model"));
+  if (!read_flags(table, what.c_str(), args, rest, code)) return code;
+  if (rest.size() != 1) return fail(what.c_str(), Error(Code::kUnsupported, "want one path: an engine or a model"));
   set_log_level(LogLevel::kWarning);
-  const Status s = quality(rest[0], options, llm, compile);
-  return s.ok() ? 0 : fail("bench quality", s.error());
+  const Status s = run(rest[0], options, llm, compile);
+  return s.ok() ? 0 : fail(what.c_str(), s.error());
 }
 
 // The peers are Python packages, so what meets them is a script of the source tree; it calls `ingot bench offline` or `ingot serve` in turn with them.
@@ -139,8 +125,8 @@ int script(const std::string& name, const Args& args) {
 int run_bench(const Args& args) {
   const std::string what = args.empty() ? "" : args[0];
   const Args rest(args.begin() + (args.empty() ? 0 : 1), args.end());
-  if (what == "offline") return offline(rest);
-  if (what == "quality") return quality(rest);
+  if (what == "offline") return with_model("offline", "ENGINE_OR_MODEL", "Measures an engine: all requests at once, through the whole serving path but the network.", rest, offline);
+  if (what == "quality") return with_model("quality", "MODEL", "What rounding activations costs (--activations int8 or bf16): the same weights and text with that and with f32 activations.", rest, quality);
   if (what == "manager") return run_bench_manager(rest);
   if (what == "dataset") return run_bench_dataset(rest);
   if (what == "compare" || what == "load" || what == "start") return script(what, rest);
