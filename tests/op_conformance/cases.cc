@@ -107,6 +107,13 @@ void many_rows_cases(std::vector<Chain>& out) {
       c.check(c.add(Op::kLinear, {}, {x}, {w, c.vector(n, 0.5f)}));
       out.push_back(std::move(c));
     }
+  {
+    Chain c("linear/f8_e4m3/T520/48x2064/many", {520}, ++seed);
+    c.optional = true;
+    c.nmse_bf16 = 4e-3;
+    c.check(c.add(Op::kLinear, {}, {c.input(2064)}, {c.matrix(DType::kF8E4M3, 48, 2064, 2064, false)}));
+    out.push_back(std::move(c));
+  }
   for (int rows : {12, 64}) {
     Chain c(cat("linear/u4/g128z/T", rows, "/many"), {rows}, ++seed);
     const int x = c.input(2176), w = c.matrix(DType::kU4, 264, 2176, 128, true);
@@ -202,6 +209,13 @@ void row_cases(std::vector<Chain>& out) {
     sums.check(y[1]);
     out.push_back(std::move(c));
     out.push_back(std::move(sums));
+  }
+  for (int e : {264, 2312}) {  // many rows
+    Chain c(cat("rms_norm/T520/E", e), {520}, ++seed);
+    Attrs a{};
+    a.eps = 1e-5;
+    c.check(c.add(Op::kRmsNorm, a, {c.input(e)}, {c.vector(e)}));
+    out.push_back(std::move(c));
   }
   {
     Attrs a{};
@@ -426,13 +440,13 @@ void attention_cases(std::vector<Chain>& out) {
 // A layer of a Llama and its head, read as logits: what a device makes of several ops at once, which the cases of one op do not reach.
 void layer_cases(std::vector<Chain>& out) {
   struct Layer {
-    int heads, kv_heads, d;
+    int heads, kv_heads, d, rows;  // rows: of the longest sequence
     DType weights, kv;
     double nmse;  // of activations in the cache's type; those of a product of fp8 are rounded to fp8
   };
-  for (const Layer& s : {Layer{4, 2, 64, DType::kBf16, DType::kBf16, 5e-4}, {2, 1, 128, DType::kF16, DType::kF16, 5e-5},
-                         {4, 1, 128, DType::kF8E4M3, DType::kBf16, 4e-3}, {2, 2, 64, DType::kF8E4M3, DType::kBf16, 4e-3}}) {
-    Chain c(cat("layer/heads ", s.heads, " of ", s.d, "/", dtype_name(s.weights), "/kv ", dtype_name(s.kv)), {1, 150, 1, 9}, ++seed);
+  for (const Layer& s : {Layer{4, 2, 64, 150, DType::kBf16, DType::kBf16, 5e-4}, {2, 1, 128, 150, DType::kF16, DType::kF16, 5e-5},
+                         {4, 1, 128, 150, DType::kF8E4M3, DType::kBf16, 4e-3}, {2, 2, 64, 520, DType::kF8E4M3, DType::kBf16, 4e-3}}) {
+    Chain c(cat("layer/heads ", s.heads, " of ", s.d, "/", dtype_name(s.weights), "/kv ", dtype_name(s.kv)), {1, s.rows, 1, 9}, ++seed);
     const int width = 128, inner = 192, q_width = s.heads * s.d, kv_width = s.kv_heads * s.d;
     const auto matrix = [&](int n, int k) { return c.matrix(s.weights, n, k, s.weights == DType::kF8E4M3 ? k : 0); };
     Attrs norm{}, turn{}, attend{}, gate{};
