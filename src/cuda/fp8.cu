@@ -53,6 +53,35 @@ __global__ void __launch_bounds__(kRoundThreads) round_rows_kernel(const T* __re
       [](int, const uint4& raw) { return raw; });
 }
 
+// The same by a warp a row, for many rows of up to 256 * P columns.
+template <class T, int P>
+__global__ void __launch_bounds__(kRowWarps * 32) round_rows_warps_kernel(const T* __restrict__ x, int64_t x_stride, int rows, int width, uint8_t* out, float* scales) {
+  const int64_t row = blockIdx.x * kRowWarps + threadIdx.x / 32;
+  start_dependents();
+  wait_for_predecessor();
+  if (row >= rows) return;
+  const int first = 8 * (threadIdx.x & 31);
+  uint4 held[P];
+#pragma unroll
+  for (int p = 0; p < P; ++p) held[p] = first + 256 * p < width ? *reinterpret_cast<const uint4*>(x + row * x_stride + first + 256 * p) : uint4{0, 0, 0, 0};
+  float most = 0;
+#pragma unroll
+  for (int p = 0; p < P; ++p) most = most_of<T>(held[p], most);
+  const float scale = f8_scale(warp_max(most)), inverse = 1.0f / scale;
+#pragma unroll
+  for (int p = 0; p < P; ++p)
+    if (const int i = first + 256 * p; i < width) put_f8<T>(out + row * width + i, held[p], inverse);
+  if ((threadIdx.x & 31) == 0) scales[row] = scale;
+}
+
+template <class T>
+void round_rows(const T* x, int64_t x_stride, int rows, int width, uint8_t* out, float* scales, Launch& l) {
+  if (rows >= kManyRows && width <= 4096)
+    launch_dependent(width <= 2048 ? round_rows_warps_kernel<T, 8> : round_rows_warps_kernel<T, 16>, (rows + kRowWarps - 1) / kRowWarps, kRowWarps * 32, 0, l,
+                     x, x_stride, rows, width, out, scales);
+  else launch_dependent(round_rows_kernel<T>, rows, kRoundThreads, 0, l, x, x_stride, width, out, scales);
+}
+
 // gate_kernel that leaves its result rounded as well, or, without y, alone.
 template <class T>
 __global__ void __launch_bounds__(kRoundThreads, 2) gate_round_kernel(const T* __restrict__ both, T* y, int64_t y_stride, int half, int activation, uint8_t* out, float* scales) {
@@ -91,7 +120,7 @@ Status tiles(const LinearCall& c, RoundedRows x, Launch& l) {
       TRY(check(cudaMemcpyAsync(x.values, given.values, static_cast<size_t>(c.rows) * static_cast<size_t>(x.width), cudaMemcpyDeviceToDevice, l.stream), "move fp8 activations"));
       TRY(check(cudaMemcpyAsync(x.scales, given.scales, static_cast<size_t>(c.rows) * sizeof(float), cudaMemcpyDeviceToDevice, l.stream), "move fp8 activations"));
     } else {
-      launch_dependent(round_rows_kernel<T>, c.rows, kRoundThreads, 0, l, c.x.as<T>(), c.x.stride, x.width, x.values, x.scales);
+      round_rows<T>(c.x.as<T>(), c.x.stride, c.rows, x.width, x.values, x.scales, l);
     }
   }
   return fp8_tiles_as<T>(c, x.values, x.scales, l);
@@ -128,7 +157,7 @@ Status library(const LinearCall& c, const RoundedRows& ready, Launch& l) {
     auto at = [&](const Matrix& m) { return static_cast<char*>(m.data) + storage_bytes(m.dtype, static_cast<int64_t>(row) * m.stride); };
     const uint8_t* x = known ? ready.values + static_cast<int64_t>(row) * k : rounded;
     const float* scales = known ? ready.scales + row : rounded_scales;
-    if (!known) launch_dependent(round_rows_kernel<T>, rows, kRoundThreads, 0, l, reinterpret_cast<const T*>(at(c.x)), c.x.stride, k, rounded, rounded_scales);
+    if (!known) round_rows<T>(reinterpret_cast<const T*>(at(c.x)), c.x.stride, rows, k, rounded, rounded_scales, l);
     GemmCall g;
     g.dtype = DType::kF8E4M3;
     g.y_dtype = c.gated ? c.x.dtype : c.y.dtype;

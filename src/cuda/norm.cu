@@ -94,6 +94,51 @@ __global__ void __launch_bounds__(kThreads) rms_norm_wide_kernel(const A* x, int
   if (threadIdx.x == 0) rounded_scales[row] = scale;
 }
 
+// The same by a warp a row, for many rows of up to 256 * P columns: nobody waits for anybody, and all of a row is under way at once.
+template <class A, class W, int P>
+__global__ void __launch_bounds__(kRowWarps * 32) rms_norm_warps_kernel(const A* x, int64_t x_stride, const W* w, A* y, int64_t y_stride, int rows, int width,
+                                                                        float eps, uint8_t* rounded, float* rounded_scales) {
+  const int64_t row = blockIdx.x * kRowWarps + threadIdx.x / 32;
+  start_dependents();
+  wait_for_predecessor();
+  if (row >= rows) return;
+  const int first = 8 * (threadIdx.x & 31);
+  uint4 held[P];
+#pragma unroll
+  for (int p = 0; p < P; ++p)
+    if (first + 256 * p < width) held[p] = *reinterpret_cast<const uint4*>(x + row * x_stride + first + 256 * p);
+  float squares = 0;
+#pragma unroll
+  for (int p = 0; p < P; ++p) {
+    if (first + 256 * p >= width) break;
+    const A* h = reinterpret_cast<const A*>(&held[p]);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) squares = fmaf(to_float(h[j]), to_float(h[j]), squares);
+  }
+  const float inverse = rsqrtf(warp_sum(squares) / static_cast<float>(width) + eps);
+  float most = 0;
+#pragma unroll
+  for (int p = 0; p < P; ++p) {
+    const int i = first + 256 * p;
+    if (i >= width) break;
+    float weights[8];
+    load8_activation(w + i, weights);
+    A* h = reinterpret_cast<A*>(&held[p]);
+    float v[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) v[j] = to_float(h[j]) * inverse * weights[j];
+    held[p] = uint4{pack2<A>(v[0], v[1]), pack2<A>(v[2], v[3]), pack2<A>(v[4], v[5]), pack2<A>(v[6], v[7])};
+    if (y) *reinterpret_cast<uint4*>(y + row * y_stride + i) = held[p];
+    most = most_of<A>(held[p], most);
+  }
+  if (!rounded) return;
+  const float scale = f8_scale(warp_max(most)), over = 1.0f / scale;
+#pragma unroll
+  for (int p = 0; p < P; ++p)
+    if (const int i = first + 256 * p; i < width) put_f8<A>(rounded + row * width + i, held[p], over);
+  if ((threadIdx.x & 31) == 0) rounded_scales[row] = scale;
+}
+
 bool wide(const Matrix& m) { return m.width % 8 == 0 && (reinterpret_cast<uintptr_t>(m.data) | static_cast<uintptr_t>(m.stride) * 2) % 16 == 0; }
 
 template <class A, class W>
@@ -125,8 +170,12 @@ Status rms_norm_rows(const Matrix& x, const Matrix* x2, const W* w, const Matrix
       RoundedRows rounded = l.fp8 ? room_for_rounded(l, rows, x.width) : RoundedRows{};
       rounded.of = y.data;
       rounded.only = only_rounded && rounded.values;
-      launch_dependent(rms_norm_wide_kernel<A, W>, rows, kThreads, 0, l, x.as<A>(), x.stride, other, other_stride, w,
-                       rounded.only ? nullptr : y.as<A>(), y.stride, total, total_stride, x.width, eps, rounded.values, rounded.scales);
+      A* const to = rounded.only ? nullptr : y.as<A>();
+      if (!x2 && rows >= kManyRows && x.width <= 4096)
+        launch_dependent(x.width <= 2048 ? rms_norm_warps_kernel<A, W, 8> : rms_norm_warps_kernel<A, W, 16>, (rows + kRowWarps - 1) / kRowWarps, kRowWarps * 32,
+                         0, l, x.as<A>(), x.stride, w, to, y.stride, rows, x.width, eps, rounded.values, rounded.scales);
+      else launch_dependent(rms_norm_wide_kernel<A, W>, rows, kThreads, 0, l, x.as<A>(), x.stride, other, other_stride, w, to, y.stride, total, total_stride,
+                            x.width, eps, rounded.values, rounded.scales);
       rounded_rows(l) = rounded;
       return launched("norm kernel");
     }

@@ -5,6 +5,9 @@
 
 namespace ingot::cuda {
 
+// From so many rows on a warp takes one alone; warps of such a block.
+constexpr int kManyRows = 512, kRowWarps = 4;
+
 __device__ __forceinline__ float f8_scale(float most) { return most > 0 ? most / 448.0f : 1.0f; }
 
 // The largest magnitude among eight numbers of T and `most`.
