@@ -38,8 +38,9 @@ __device__ __forceinline__ void rotate(float low, float high, float2 turn, float
   new_high = high * turn.x + low * turn.y;
 }
 
-template <class T, int HD>
-__global__ void __launch_bounds__(kWarps * 32) decode_kernel(const DecodeArgs<T> d) {
+// Blocks: that a multiprocessor must hold, for large batches; fewer leave each one the registers it wants.
+template <class T, int HD, int Blocks>
+__global__ void __launch_bounds__(kWarps * 32, Blocks) decode_kernel(const DecodeArgs<T> d) {
   const AttentionArgs& a = d.a;
   constexpr int kQ = HD / 32, kV = HD / 64, kHalf = HD / 2;
   __shared__ float shared_best[kWarps][kHeads], shared_sum[kWarps][kHeads];
@@ -72,6 +73,36 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const DecodeArgs<T>
     const int64_t slot = slot_of(tile);
     prefetch_to_l2(d.keys + slot, kTile * HD * 2);
     prefetch_to_l2(d.values + slot, kTile * HD * 2);
+  }
+  // Keys g and g + 8 of a tile: the columns that q has. Values of keys 2t, 2t + 1, 2t + 8, 2t + 9: columns 64 c + 8 g and the seven after.
+  uint4 kf[2][kQ], vf[4][kV];
+  auto load_keys = [&](int key) {
+    const T* at = d.keys + slot_of(key) + g * HD + 8 * t;
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+#pragma unroll
+      for (int c = 0; c < kQ; ++c) kf[j][c] = *reinterpret_cast<const uint4*>(at + 8 * j * HD + 32 * c);
+  };
+  auto load_values = [&](int key) {
+    const T* at = d.values + slot_of(key) + 8 * g;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int in_tile = 2 * t + (i & 1) + i / 2 * 8;
+      const bool valid = key + in_tile < end;  // beyond lies what was never written
+#pragma unroll
+      for (int c = 0; c < kV; ++c) {
+        vf[i][c] = uint4{0, 0, 0, 0};
+        if (valid) vf[i][c] = *reinterpret_cast<const uint4*>(at + in_tile * HD + 64 * c);
+      }
+    }
+  };
+
+  // The warp's first tile, unless this step's token is in it.
+  int key = from + warp * kTile;
+  bool here = key < to && key + kTile <= position;
+  if (here) {
+    load_keys(key);
+    load_values(key);
   }
   wait_for_predecessor();
 
@@ -133,35 +164,12 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const DecodeArgs<T>
   }
   const float slope = a.slopes ? a.slopes[first_head + min(g, n_heads - 1)] : 0.0f;
 
-  // Keys g and g + 8 of a tile: the columns that q has. Values of keys 2t, 2t + 1, 2t + 8, 2t + 9: columns 64 c + 8 g and the seven after.
-  uint4 kf[2][kQ], vf[4][kV];
-  auto load_keys = [&](int key) {
-    const T* at = d.keys + slot_of(key) + g * HD + 8 * t;
-#pragma unroll
-    for (int j = 0; j < 2; ++j)
-#pragma unroll
-      for (int c = 0; c < kQ; ++c) kf[j][c] = *reinterpret_cast<const uint4*>(at + 8 * j * HD + 32 * c);
-  };
-  auto load_values = [&](int key) {
-    const T* at = d.values + slot_of(key) + 8 * g;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int in_tile = 2 * t + (i & 1) + i / 2 * 8;
-      const bool valid = key + in_tile < end;  // beyond lies what was never written
-#pragma unroll
-      for (int c = 0; c < kV; ++c) {
-        vf[i][c] = uint4{0, 0, 0, 0};
-        if (valid) vf[i][c] = *reinterpret_cast<const uint4*>(at + in_tile * HD + 64 * c);
-      }
-    }
-  };
-
   float out[HD / 16][4] = {};  // columns (g: 8 g + 2 p, 8 g + 2 p + 1) x heads (2t, 2t + 1)
   float best = -INFINITY, sum = 0;
-  int key = from + warp * kTile;
-  if (key < to) load_keys(key);
+  if (!here && key < to) load_keys(key);
   for (; key < to; key += kWarps * kTile) {
-    load_values(key);
+    if (!here) load_values(key);
+    here = false;
     float s[2][4] = {};
 #pragma unroll
     for (int c = 0; c < kQ; ++c) {
@@ -293,7 +301,8 @@ Status decode_as(const AttentionCall& c, Launch& l) {
   d.a.splits = std::min<int>(d.a.splits, static_cast<int>(std::max<size_t>(1, l.scratch_bytes / (static_cast<size_t>(c.rows) * c.a.heads * (c.a.dim + 2) * 4))));
   d.partial = static_cast<float*>(l.scratch);
   d.arrived = l.arrived;
-  launch_dependent(c.a.dim == 64 ? decode_kernel<T, 64> : decode_kernel<T, 128>, dim3(c.rows, c.a.kv_heads * passes, d.a.splits), kWarps * 32, 0,
+  const bool crowded = blocks > 3 * l.sm_count;
+  launch_dependent(c.a.dim == 64 ? decode_kernel<T, 64, 5> : crowded ? decode_kernel<T, 128, 4> : decode_kernel<T, 128, 3>, dim3(c.rows, c.a.kv_heads * passes, d.a.splits), kWarps * 32, 0,
                    l, d);
   return launched("decode attention kernel");
 }

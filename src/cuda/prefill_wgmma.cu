@@ -305,6 +305,7 @@ __device__ __forceinline__ void multiply(const PromptArgs<T>& p, char* queries, 
       settle(s);
       leave(keys.free[done % kStages<HD>]);
       weigh(w.from + n * kKeys, keep);
+      settle(s);  // under the products, which the compiler would wait for first
       products_wait<0>();
       settle(out);
       leave(values.free[before % kStages<HD>]);
