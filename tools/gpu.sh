@@ -111,7 +111,7 @@ measure() {  # SHAPE ALGORITHM BATCHES...
   row "$name: weights made, loaded, one token" "$((($(date +%s%N) - start) / 1000000)) ms"
   INGOT_CUDA_TIMES=1 timeout 60 "$ingot" bench offline "$engine/e" --device "$plugin" --batch 1 --input-len 16 --output-len 100 --prefill-len 0 --runs 1 2>&1 |
     grep 'idle between' >> "$table"
-  time_engine "$name" --batch "$@" --input-len 16 --output-len 300 --prefill-len 2048 --runs 2
+  time_engine "$name" --batch "$@" --input-len 16 --output-len 300 --prefill-len 2048 --prefill-batch 1 4 --runs 2
 }
 # Requests that all arrive at once, by engines that run as many sequences; the better of two, for the first times cuBLASLt's proposals.
 time_bursts() {  # SHAPE ALGORITHM

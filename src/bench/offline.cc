@@ -71,16 +71,17 @@ Result<std::vector<OfflineResult>> measure_offline(backends::LlmService& service
   std::vector<OfflineResult> rows;
   uint64_t salt = 1;
   TRY(run_batch(service, 1, 8, 4, salt++));  // touches every weight once
-  if (options.prefill_len > 0) {
+  for (const std::string& text : options.prefills) {
+    if (options.prefill_len == 0) break;
+    const int batch = static_cast<int>(TRY(parse_int(text, "--prefill-batch")));
+    if (batch < 1) return Error(Code::kInvalidArgument, cat("--prefill-batch is ", batch, ", want 1 or more"));
+    const double tokens = static_cast<double>(batch) * options.prefill_len;
     std::vector<double> rates;
-    for (int i = 0; i < options.runs; ++i) {
-      const Times t = TRY(run_batch(service, 1, options.prefill_len, 1, salt++));
-      rates.push_back(options.prefill_len / t.first);
-    }
+    for (int i = 0; i < options.runs; ++i) rates.push_back(tokens / TRY(run_batch(service, batch, options.prefill_len, 1, salt++)).first);
     const auto [low, high] = std::minmax_element(rates.begin(), rates.end());
     const double spread = *high - *low, middle = median(rates);
-    rows.push_back({.phase = "prefill", .batch = 1, .tokens_per_second = middle, .spread = spread / middle,
-                    .milliseconds = options.prefill_len / middle * 1e3, .bytes_per_second = 0});
+    rows.push_back({.phase = "prefill", .batch = batch, .tokens_per_second = middle, .spread = spread / middle,
+                    .milliseconds = tokens / middle * 1e3, .bytes_per_second = 0});
   }
   for (const std::string& text : options.batches) {
     const int batch = static_cast<int>(TRY(parse_int(text, "--batch")));
