@@ -1,8 +1,10 @@
 // Models with instances, ensembles, the cache and warm-up, through a Server.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <condition_variable>
 #include <filesystem>
+#include <future>
 #include <thread>
 
 #include "base/files.h"
@@ -21,6 +23,9 @@ class Lab : public Model {
   Execution execution() const override { return Execution::kInstances; }
   int instances() const override { return count; }
   std::mutex* instance_lock(int) override { return config.find_parameter("shared") ? &shared : nullptr; }
+  Result<std::shared_ptr<Model>> with_instances(const ModelLoad& load) override {
+    return config.find_parameter("changes") ? std::shared_ptr<Model>(std::make_shared<Lab>(load)) : nullptr;
+  }
   void execute(int, std::span<Invocation> batch) override {
     {
       std::unique_lock lock(mutex);
@@ -570,6 +575,52 @@ TEST_F(SchedulerTest, UnloadUnderLoadLosesNothing) {
   EXPECT_TRUE(server.stop(std::chrono::seconds(20)));
   EXPECT_EQ(accepted, answered);
   EXPECT_GT(accepted, 0);
+}
+
+// Sequences of many clients, without a break, while instances come and go. A request without START of a lost sequence would be refused.
+TEST_F(SchedulerTest, SequencesGoOnOverChangesOfTheInstances) {
+  for (const bool oldest : {false, true}) {
+    ModelConfig c = lab("m", 0, oldest ? 2 : 1);
+    c.parameters["changes"] = "1";
+    SequenceBatching& s = c.sequence_batching.emplace();
+    s.max_sequence_idle_microseconds = 60000000;
+    if (oldest) s.oldest.emplace().max_candidate_sequences = 2;
+    const auto change = [&](int instances) {
+      c.instance_group = {group(instances)};
+      return server.registry().load({.config = c, .versions = {1}, .directory = "", .auto_complete = true, .files = 1});
+    };
+    ASSERT_TRUE(change(2).ok());
+    std::atomic<bool> stop{false};
+    std::atomic<int> wrong{0};
+    std::array<std::atomic<int>, 4> ended_of{};
+    std::vector<std::thread> clients;
+    for (uint64_t client = 0; client < 4; ++client)
+      clients.emplace_back([&, client] {
+        for (uint64_t round = 1; !stop; ++round)
+          for (int k = 0; k < 4; ++k) {
+            InferRequest r;
+            r.model = "m";
+            r.sequence_id = (client + 1) * 1000000 + round;
+            r.sequence_start = k == 0;
+            r.sequence_end = k == 3;
+            r.inputs.push_back(scalar_tensor<int32_t>("IN", {1, 1}, k));
+            std::promise<bool> over;
+            auto call = server.infer(std::move(r), [&](InferResponse response) { over.set_value(response.ok()); });
+            wrong += !call.ok() || !over.get_future().get();
+            ended_of[client] += k == 3;
+          }
+      });
+    for (int instances : {3, 1, 4, 2, 1, 3}) {
+      // What an instance that went has begun is over when each client has ended two sequences more.
+      for (std::atomic<int>& n : ended_of)
+        for (const int seen = n; n < seen + 2;) std::this_thread::yield();
+      ASSERT_TRUE(change(instances).ok());
+    }
+    stop = true;
+    for (auto& t : clients) t.join();
+    EXPECT_EQ(wrong, 0);
+    EXPECT_TRUE(server.registry().unload("m", false).ok());
+  }
 }
 
 }  // namespace
