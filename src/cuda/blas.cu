@@ -13,7 +13,8 @@
 namespace ingot::cuda {
 namespace {
 
-constexpr int kCandidates = 16, kRounds = 4;
+constexpr int kCandidates = 16, kRounds = 4, kSlowRows = 2048;
+constexpr size_t kSlowCandidates = 8;
 constexpr size_t kWorkspace = size_t{64} << 20;
 
 struct Blas {
@@ -40,11 +41,11 @@ cudaDataType_t blas_type(DType d) {
   }
 }
 
-// Steps of about a third up to 512 rows, then of a quarter to a seventh: shapes of one bucket share an algorithm.
+// Steps of about a third up to 512 rows, of a quarter to a seventh up to 2,048, then of a third again: shapes of one bucket share an algorithm.
 int bucket_of(int rows) {
   int b = 16;
   while (b < rows && b < 512) b = (b & (b - 1)) == 0 ? b + b / 2 : b / 3 * 4;
-  while (b < rows) b += static_cast<int>(std::bit_floor(static_cast<unsigned>(b))) / 4;
+  while (b < rows) b += static_cast<int>(std::bit_floor(static_cast<unsigned>(b))) / (b < 2048 ? 4 : 2);
   return b;
 }
 
@@ -103,11 +104,13 @@ struct Problem {
   }
 };
 
-// The fastest proposal; each run follows a sweep over memory that leaves nothing of the operands in the cache.
+// The fastest proposal; each run follows a sweep over memory that leaves nothing of the operands in the cache. It happens while requests
+// wait: of many rows, which take milliseconds, the library's first proposals are tried, and what is clearly slower runs once.
 Result<cublasLtMatmulAlgo_t> choose(Blas& b, Problem& p, const GemmCall& g, Launch& l) {
   std::vector<cublasLtMatmulHeuristicResult_t> list;
   TRY(p.propose(b.handle, list, g));
   if (l.capturing || list.size() == 1) return list[0].algo;
+  if (g.rows > kSlowRows) list.resize(std::min(list.size(), kSlowCandidates));
   size_t best = 0;
   float best_ms = 1e30f;
   for (size_t i = 0; i < list.size(); ++i) {
@@ -124,7 +127,7 @@ Result<cublasLtMatmulAlgo_t> choose(Blas& b, Problem& p, const GemmCall& g, Laun
       float once = 0;
       TRY(check(cudaEventElapsedTime(&once, b.begin, b.end), "time a product"));
       if (round > 0 || kRounds == 1) ms = std::min(ms, once);  // the first loads the kernel
-      if (once > 2 * best_ms && round > 0) break;
+      if (once > 1.1f * best_ms && round > 0) break;
     }
     if (ms < best_ms) {
       best_ms = ms;
