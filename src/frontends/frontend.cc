@@ -211,18 +211,8 @@ Result<std::unique_ptr<Frontend>> Frontend::start(server::Server& server, const 
     return json_response(status, std::move(j.text));
   };
   auto handler = [&i](ExchangePtr e) { i.handle(std::move(e)); };
-  if (o.http.allow_http) {
-    i.http = TRY(HttpServer::start(http, handler));
-    INGOT_LOG(kInfo, cat("Started HTTPService at ", http.address, ":", i.http->port()));
-    if (o.http.openai_port != 0) {
-      HttpServerOptions openai = http;
-      openai.port = o.http.openai_port;
-      i.openai = TRY(HttpServer::start(openai, handler));
-      INGOT_LOG(kInfo, cat("Started OpenAIService at ", http.address, ":", i.openai->port()));
-    }
-  }
-  if (o.metrics.allow_metrics) {
-    HttpServerOptions metrics;
+  HttpServerOptions metrics;
+  if (o.metrics.allow_metrics) {  // before HTTP: who sees the server ready may ask every port
     metrics.address = o.metrics.metrics_address.empty() ? o.http.http_address : o.metrics.metrics_address;
     metrics.port = o.metrics.metrics_port;
     metrics.threads = 1;
@@ -233,8 +223,18 @@ Result<std::unique_ptr<Frontend>> Frontend::start(server::Server& server, const 
       if (path == "/metrics" || path == "/metrics/") handle_metrics(i.api, std::move(e));
       else e->respond({200, "", {}, ""});
     }));
-    INGOT_LOG(kInfo, cat("Started Metrics Service at ", metrics.address, ":", i.metrics->port()));
   }
+  if (o.http.allow_http) {
+    i.http = TRY(HttpServer::start(http, handler));
+    INGOT_LOG(kInfo, cat("Started HTTPService at ", http.address, ":", i.http->port()));
+    if (o.http.openai_port != 0) {
+      HttpServerOptions openai = http;
+      openai.port = o.http.openai_port;
+      i.openai = TRY(HttpServer::start(openai, handler));
+      INGOT_LOG(kInfo, cat("Started OpenAIService at ", http.address, ":", i.openai->port()));
+    }
+  }
+  if (i.metrics) INGOT_LOG(kInfo, cat("Started Metrics Service at ", metrics.address, ":", i.metrics->port()));
   return f;
 }
 
