@@ -142,10 +142,10 @@ Status serve(const std::string& model, const ServeFlags& flags, frontends::Serve
   } else {
     service = TRY(load_engine(server, model, flags, llm, compile));
   }
+  if (!broken) server.set_ready();  // before any port: who is answered at all finds the server ready
   std::unique_ptr<grpc::GrpcFrontend> grpc;
   if (options.grpc.allow_grpc) grpc = TRY(grpc::GrpcFrontend::start(server, options.grpc));
   std::unique_ptr<frontends::Frontend> frontend = TRY(frontends::Frontend::start(server, options));
-  if (!broken) server.set_ready();
   log_info(broken ? "not ready after " : "ready after ", static_cast<int64_t>(seconds_since(start) * 1e3), " ms; the page: http://localhost:", frontend->http_port(), "/");
 
   const int signal = exit_signal.wait();
