@@ -218,7 +218,7 @@ def report(samples, run, records_path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", nargs="+", default=["1.1b", "demo", "avx2"], choices=SUITES, help="depth: decode behind long prompts")
-    parser.add_argument("--formats", nargs="+", default=["int4", "int8", "bf16"])
+    parser.add_argument("--formats", nargs="+", default=["int4", "int8", "bf16", "bf16 exact"])
     parser.add_argument("--systems", nargs="+", default=["ingot", "llama.cpp", "openvino", "ctranslate2"])
     parser.add_argument("--depths", nargs="+", type=int, default=[8192])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
