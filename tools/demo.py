@@ -136,10 +136,9 @@ def main():
         stage("answer", start)
         print(f"\n$ curl -X POST localhost:{options.port}/v2/models/ensemble/generate -d '{json.dumps(REQUEST)}'")
         print(answer["text_output"].strip())
-        bench = json.loads(run([INGOT, "run", "--engine_dir", engine, "--max_output_len", 64, "--end_id=-1", "--input_text",
-                                REQUEST["text_input"], "--run_profiling", "--json"]).strip().splitlines()[-1])
-        print(f"\n{bench['decode_tokens_per_second']:.0f} tokens per second decoding, "
-              f"{bench['prefill_tokens_per_second']:.0f} reading the prompt; the request took {seconds:.2f} s")
+        lines = run([INGOT, "bench", "offline", engine, "--batch", 1, "--input-len", 16, "--output-len", 65, "--prefill-len", 256, "--runs", 1, "--json"]).splitlines()
+        rate = {row["phase"]: row["tokens_per_second"] for row in map(json.loads, (line for line in lines if line.startswith("{")))}
+        print(f"\n{rate['decode']:.0f} tokens per second decoding, {rate['prefill']:.0f} reading a prompt of 256; the request took {seconds:.2f} s")
     finally:
         server.send_signal(signal.SIGTERM)
         try:
