@@ -5,7 +5,7 @@ ingot_module(cabi DEPS repository server base LIBS ${CMAKE_DL_LIBS})
 target_link_options(ingot_cabi INTERFACE -Wl,--dynamic-list=${PROJECT_SOURCE_DIR}/src/cabi/exports.txt)
 
 set(soname_source ${CMAKE_CURRENT_BINARY_DIR}/tritonserver.c)
-file(WRITE ${soname_source} "const char ingot_tritonserver_name[] = \"the functions are in the program itself\";\n")
+file(CONFIGURE OUTPUT ${soname_source} CONTENT "const char ingot_tritonserver_name[] = \"the functions are in the program itself\";\n")  # rewritten only when it differs
 add_library(tritonserver SHARED ${soname_source})
 target_compile_options(tritonserver PRIVATE -fno-sanitize=all)
 target_link_options(tritonserver PRIVATE -nostdlib -fno-sanitize=all -Wl,--build-id=none -Wl,-z,noseparate-code)

@@ -6,7 +6,7 @@ file(GLOB cuda_sources CONFIGURE_DEPENDS ${cuda_folder}/*.cu)
 
 # One exported symbol; everything else of the static parts stays inside.
 set(cuda_exports ${CMAKE_CURRENT_BINARY_DIR}/cuda_exports.map)
-file(WRITE ${cuda_exports} "{ global: ingot_device_entry; local: *; };\n")
+file(CONFIGURE OUTPUT ${cuda_exports} CONTENT "{ global: ingot_device_entry; local: *; };\n")  # rewritten only when it differs
 
 function(ingot_cuda_plugin target)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
