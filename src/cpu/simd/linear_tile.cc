@@ -81,7 +81,9 @@ void pack_tile_row(const TileRowsLayout& l, const Panels& p, int64_t row, const 
   }
   quantise_row(x, p.k, p.group, p.groups, l.terms,
                [&](int term, int i, const int8_t* codes, int fours) {
-                 std::memcpy(out + static_cast<int64_t>(i / chunk) * chunk * kTileRows + i % chunk + term * chunk, codes, static_cast<size_t>(fours) * 4);
+                 int8_t* at = out + static_cast<int64_t>(i / chunk) * chunk * kTileRows + i % chunk + term * chunk;
+                 if (fours == 4) std::memcpy(at, codes, 16);  // a copy of constant size is one instruction
+                 else std::memcpy(at, codes, static_cast<size_t>(fours) * 4);
                },
                fold);
 }
@@ -90,7 +92,9 @@ void pack_tile_row(const TileRowsLayout& l, const Panels& p, int64_t row, const 
 // written once for all of them.
 constexpr int kFold = 4;
 constexpr int kSliceInputs = 256;  // of a slice in small groups: 8 KiB of codes, which stay in the first cache for all rows
-constexpr int kLargeGroup = 512;    // beyond, sums stay in tiles over a whole group instead (large_panel)
+constexpr int kLargeGroup = 512;    // beyond, sums pass from slice to slice as they are, and are folded once a group (large_panels)
+constexpr int kLargeSlice = 512;    // inputs of a slice there: 16 KiB of two blocks' rows, and of each panel
+constexpr int kGroupPanels = 8;     // that take turns with the same rows
 constexpr int kPassRows = 512;      // rows whose results (64 KiB) stay in the second cache while a panel passes
 constexpr int64_t kPassBytes = 1 << 20;  // and their codes
 
@@ -174,19 +178,12 @@ inline void multiply_group(const int8_t* w, const int8_t* a0, const int8_t* a1, 
   multiply_inputs<kTwo>(w, a0, a1, inputs, chunk);
 }
 
-// The same with weights of unsigned bytes. kFetch: all comes from the second cache, whose latency a tile's load does not hide: lines are
-// asked for two steps before.
-template <bool kTwo, bool kFetch = false>
-inline void multiply_unsigned(const uint8_t* w, const int8_t* a0, const int8_t* a1, int inputs, int chunk) {
+// The same with weights of unsigned bytes; `fetch` is called with each step's number.
+template <bool kTwo, class Fetch>
+inline void multiply_unsigned(const uint8_t* w, const int8_t* a0, const int8_t* a1, int inputs, int chunk, Fetch fetch) {
   const int64_t w_stride = 128, a_stride = chunk;
   for (int i = 0; i < inputs; i += chunk, w += 32 * chunk, a0 += 16 * chunk, a1 += 16 * chunk) {
-    if (kFetch) {
-      for (int line = 64 * chunk; line < 96 * chunk; line += 64) prefetch1(w + line);
-      for (int line = 32 * chunk; line < 48 * chunk; line += 64) {
-        prefetch1(a0 + line);
-        if (kTwo) prefetch1(a1 + line);
-      }
-    }
+    fetch(i / chunk);
     __asm__ volatile("tileloadd (%0,%3,1), %%tmm6\ntileloadd (%2,%4,1), %%tmm4\ntileloadd (%1,%3,1), %%tmm7\n"
                      "tdpbsud %%tmm6, %%tmm4, %%tmm0\ntdpbsud %%tmm7, %%tmm4, %%tmm1\n" ::"r"(w), "r"(w + 64), "r"(a0), "r"(w_stride),
                      "r"(a_stride)
@@ -293,58 +290,106 @@ inline const uint8_t* widen_unsigned(const uint8_t* w, int inputs, uint8_t* out)
 }
 
 // The sums of one group over unsigned weights into the results y [rows][32] of one block.
+// `row`, `tile`: from a row to the next and from the first 16 columns to the others.
 template <bool kOffset>
-inline void fold_unsigned(const int32_t* sums, const GroupScales& s, const int32_t* centred_sum, const float* scale, const float* scaled_sum, float* y, int rows) {
-  for (int r = 0; r < rows; ++r, sums += 16, y += 32) {
+inline void fold_unsigned(const int32_t* sums, int row, int tile, const GroupScales& s, const int32_t* centred_sum, const float* scale, const float* scaled_sum, float* y,
+                          int rows) {
+  for (int r = 0; r < rows; ++r, sums += row, y += 32) {
     const F rs = set1(scale[r]);
     const I centre = set1i(centred_sum[r]);
     INGOT_UNROLL for (int j = 0; j < 2; ++j) {
-      F t = fma(to_f(loadi(sums + j * 256) - centre), s.scale[j] * rs, load(y + 16 * j));
+      F t = fma(to_f(loadi(sums + j * tile) - centre), s.scale[j] * rs, load(y + 16 * j));
       if (kOffset) t = fma(s.add[j], set1(scaled_sum[r]), t);
       store(y + 16 * j, t);
     }
   }
 }
 
-// A panel in groups so large that a block's sums stay in the tiles while a whole group passes; weights and rows come from the second cache.
-// `codes`: a group's, of 4 bits. Meanwhile the panel that follows this one in memory is asked for.
-template <Format kFormat, bool kOffset>
-void large_panel(const Panels& p, const uint8_t* w, const TileRowsLayout& l, int64_t begin, int64_t end, uint8_t* codes, float* y) {
-  alignas(64) int32_t sums[1024];
-  const int chunk = chunk_of(p.group);
-  std::memset(y, 0, static_cast<size_t>(end - begin) * kTileRows * 32 * 4);
-  const int64_t ahead = p.panel_bytes / ((end - begin + 1) / 2 * p.groups);
-  const uint8_t* next = w + p.panel_bytes;
+// What one thread needs for a group of panels in large groups: int32 sums [panel][row][32] of a pass and, where there are several groups,
+// f32 results; of 4 bits the bytes of a slice.
+struct LargeWork {
+  int64_t panel;  // sums of one
+  int32_t* sums;
+  uint8_t* codes;
+  float* y;
+  static size_t bytes(int64_t rows, int groups) { return static_cast<size_t>(kGroupPanels * (rows * 32 * (groups > 1 ? 8 : 4) + kLargeSlice * 32)); }
+  LargeWork(int64_t rows, char* memory)
+      : panel(rows * 32), sums(reinterpret_cast<int32_t*>(memory)), codes(reinterpret_cast<uint8_t*>(sums + kGroupPanels * panel)),
+        y(reinterpret_cast<float*>(codes + kGroupPanels * kLargeSlice * 32)) {}
+};
+
+// Sums between tiles and memory [row][32], from one slice of a group to the next.
+template <bool kTwo>
+inline void load_rows(const int32_t* sums) {
+  const int64_t stride = 128;
+  __asm__ volatile("tileloadd (%0,%2,1), %%tmm0\ntileloadd (%1,%2,1), %%tmm1\n" ::"r"(sums), "r"(sums + 16), "r"(stride) : "memory");
+  if (kTwo) __asm__ volatile("tileloadd (%0,%2,1), %%tmm2\ntileloadd (%1,%2,1), %%tmm3\n" ::"r"(sums + 512), "r"(sums + 528), "r"(stride) : "memory");
+}
+template <bool kTwo>
+inline void store_rows(int32_t* sums) {
+  const int64_t stride = 128;
+  __asm__ volatile("tilestored %%tmm0, (%0,%2,1)\ntilestored %%tmm1, (%1,%2,1)\n" ::"r"(sums), "r"(sums + 16), "r"(stride) : "memory");
+  if (kTwo) __asm__ volatile("tilestored %%tmm2, (%0,%2,1)\ntilestored %%tmm3, (%1,%2,1)\n" ::"r"(sums + 512), "r"(sums + 528), "r"(stride) : "memory");
+}
+
+// Panels [first, last), at most kGroupPanels, whose groups are large, for blocks [begin, end) of rows: a slice of two blocks' rows stays in
+// the first cache while the same slice of the panels passes from the second; the next slices are asked for meanwhile. Results of a block
+// go to emit(panel, block, y [16][32]), neighbouring panels one after another.
+template <Format kFormat, bool kOffset, class Emit>
+void large_panels(const Panels& p, const TileRowsLayout& l, int64_t begin, int64_t end, int64_t first, int64_t last, const LargeWork& o, Emit emit) {
+  const int chunk = chunk_of(p.group), panels = static_cast<int>(last - first);
+  const int64_t pairs = (end - begin + 1) / 2;
+  constexpr int64_t kBytes = kFormat == Format::kI8 ? 32 : 16;  // of one input of a panel
+  const uint8_t* w[kGroupPanels];
+  GroupScales scales[kGroupPanels];
+  for (int i = 0; i < panels; ++i) w[i] = p.panel(first + i);
   for (int g = 0; g < p.groups; ++g) {
-    GroupScales s;
-    w = read_scales(p, w, kFormat == Format::kI8 ? 128 : 8, s);
-    const uint8_t* weights = w;
-    if (kFormat == Format::kI8) {
-      w += static_cast<int64_t>(p.group) * 32;
-    } else {
-      w = widen_unsigned(w, p.group, codes);
-      weights = codes;
-    }
-    for (int64_t block = begin; block < end; block += 2) {
-      const bool two = block + 1 < end;
-      const int8_t* a0 = l.codes + (block * l.k + static_cast<int64_t>(g) * p.group) * kTileRows;
-      const int8_t* a1 = a0 + l.k * kTileRows;
-      for (const uint8_t* stop = next + ahead; next < stop; next += 64) prefetch2(next);
-      if (two) {
-        zero_sums<true>();
-        multiply_unsigned<true, true>(weights, a0, a1, p.group, chunk);
-        store_group<true>(sums);
-      } else {
-        zero_sums<false>();
-        multiply_unsigned<false, true>(weights, a0, a1, p.group, chunk);
-        store_group<false>(sums);
+    for (int i = 0; i < panels; ++i) w[i] = read_scales(p, w[i], kFormat == Format::kI8 ? 128 : 8, scales[i]);
+    for (int at = 0; at < p.group; at += kLargeSlice) {
+      const int inputs = p.group - at < kLargeSlice ? p.group - at : kLargeSlice;
+      const uint8_t* slice[kGroupPanels];
+      for (int i = 0; i < panels; ++i) {
+        slice[i] = w[i];
+        if (kFormat == Format::kI4) {
+          slice[i] = o.codes + static_cast<int64_t>(i) * kLargeSlice * 32;
+          widen_unsigned(w[i], inputs, o.codes + static_cast<int64_t>(i) * kLargeSlice * 32);
+        }
+        w[i] += inputs * kBytes;
       }
-      for (int half = 0; half < (two ? 2 : 1); ++half) {
-        const int64_t at = ((block + half) * l.groups + g) * kTileRows;
-        fold_unsigned<kOffset>(sums + half * 512, s, l.centred_sum + at, l.scale + at, l.scaled_sum + at, y + (block + half - begin) * kTileRows * 32,
-                               kTileRows);
+      const bool over = at + inputs == p.group && g + 1 == p.groups;  // then the next panels
+      const int64_t step_bytes = chunk * kBytes, share = (step_bytes / 64 + pairs - 1) / pairs * 64;
+      for (int64_t pair = 0; pair < pairs; ++pair) {
+        const int64_t block = begin + 2 * pair;
+        const bool two = block + 1 < end;
+        const int8_t* a0 = l.codes + (block * l.k + static_cast<int64_t>(g) * p.group + at) * kTileRows;
+        const int8_t* a1 = a0 + l.k * kTileRows;
+        for (int i = 0; i < panels; ++i) {
+          int32_t* sums = o.sums + i * o.panel + pair * 1024;
+          const uint8_t* next = (over ? p.panel(first + i + kGroupPanels) : w[i]) + pair * share;
+          const auto fetch = [&](int step) {
+            for (int64_t line = 0; line < share; line += 64) prefetch2(next + step * step_bytes + line);
+          };
+          if (two) {
+            at ? load_rows<true>(sums) : zero_sums<true>();
+            multiply_unsigned<true>(slice[i], a0, a1, inputs, chunk, fetch);
+            store_rows<true>(sums);
+          } else {
+            at ? load_rows<false>(sums) : zero_sums<false>();
+            multiply_unsigned<false>(slice[i], a0, a1, inputs, chunk, fetch);
+            store_rows<false>(sums);
+          }
+        }
       }
     }
+    alignas(64) float once[kTileRows * 32];
+    for (int64_t block = begin; block < end; ++block)
+      for (int i = 0; i < panels; ++i) {
+        const int64_t at = (block * l.groups + g) * kTileRows, row = i * o.panel + (block - begin) * kTileRows * 32;
+        float* y = p.groups == 1 ? once : o.y + row;
+        if (g == 0) std::memset(y, 0, sizeof once);
+        fold_unsigned<kOffset>(o.sums + row, 32, 16, scales[i], l.centred_sum + at, l.scale + at, l.scaled_sum + at, y, kTileRows);
+        if (g + 1 == p.groups) emit(first + i, block, y);
+      }
   }
 }
 
@@ -361,9 +406,9 @@ void few_panel(const Panels& p, const uint8_t* w, const TileRowsLayout& l, int r
   const auto finish_group = [&](int g) {
     const int64_t at = static_cast<int64_t>(g) * kTileRows;
     const GroupScales& s = scales[g % 3];
-    fold_unsigned<kOffset>(sums[g % 2], s, l.centred_sum + at, l.scale + at, l.scaled_sum + at, y, first);
+    fold_unsigned<kOffset>(sums[g % 2], 16, 256, s, l.centred_sum + at, l.scale + at, l.scaled_sum + at, y, first);
     const int64_t next = at + l.groups * kTileRows;
-    if (kTwo) fold_unsigned<kOffset>(sums[g % 2] + 512, s, l.centred_sum + next, l.scale + next, l.scaled_sum + next, y + kTileRows * 32, second);
+    if (kTwo) fold_unsigned<kOffset>(sums[g % 2] + 512, 16, 256, s, l.centred_sum + next, l.scale + next, l.scaled_sum + next, y + kTileRows * 32, second);
   };
   const auto piece_inputs = [&](int from) { return p.group - from < kPiece ? p.group - from : kPiece; };
   const uint8_t* ready[kPieces];
@@ -398,7 +443,7 @@ void few_panel(const Panels& p, const uint8_t* w, const TileRowsLayout& l, int r
     zero_sums<kTwo>();
     for (int at = 0; at < p.group; at += kPiece) {
       const int inputs = piece_inputs(at);
-      multiply_unsigned<kTwo>(ready[used++ % kPieces], a0, a1, inputs, chunk);
+      multiply_unsigned<kTwo>(ready[used++ % kPieces], a0, a1, inputs, chunk, [](int) {});
       a0 += static_cast<int64_t>(inputs) * kTileRows;
       a1 += static_cast<int64_t>(inputs) * kTileRows;
       prepare();
@@ -409,11 +454,14 @@ void few_panel(const Panels& p, const uint8_t* w, const TileRowsLayout& l, int r
   finish_group(p.groups - 1);
 }
 
-// Of one thread: results of a pass, the codes of a slice.
+bool in_large_groups(const Panels& p, int64_t rows) { return p.group > kLargeGroup && rows > kFewRows; }
+
+// Of one thread: results of a pass, the codes of a slice. `rows`: packed ones.
 size_t own_bytes(int64_t rows, const Panels& p) {
   const int64_t padded = (rows + kTileRows - 1) / kTileRows * kTileRows, pass = padded < kPassRows ? padded : kPassRows;
-  const int64_t inputs = p.groups > 1 && p.group < kSliceInputs ? kSliceInputs : p.group;
-  return static_cast<size_t>(pass * 128 + (inputs > kPieces * kPiece ? inputs : kPieces * kPiece) * 32);
+  if (in_large_groups(p, rows)) return LargeWork::bytes(pass, p.groups);
+  const int64_t inputs = p.groups > 1 && p.group < kSliceInputs ? kSliceInputs : kLargeGroup;
+  return static_cast<size_t>(pass * 128 + inputs * 32);
 }
 
 template <Format kFormat, bool kGated>
@@ -465,19 +513,41 @@ void launch(const Call& c, Thread& t) {
     release_tiles();
     return;
   }
+  configure(chunk_of(p.group));
+  if (in_large_groups(p, rows)) {
+    const int64_t large_pass = l.blocks < kPassRows / kTileRows ? l.blocks : kPassRows / kTileRows;
+    const LargeWork work(large_pass * kTileRows, own);
+    const auto emit = [&](int64_t panel, int64_t block, float* block_y) {
+      const int first = static_cast<int>(block) * kTileRows / l.terms, most = kTileRows / l.terms;
+      if (l.terms == 2) add_terms(block_y, most);
+      finish(c, p, bias, static_cast<int>(panel), first, c.rows - first < most ? c.rows - first : most, block_y);
+    };
+    const int64_t share = (p.panels + 2 * t.size - 1) / (2 * t.size), grain = share < kGroupPanels ? share : kGroupPanels;
+    for (int64_t begin = 0; begin < l.blocks; begin += large_pass) {
+      const int64_t end = begin + large_pass < l.blocks ? begin + large_pass : l.blocks;
+      t.each(
+          p.panels,
+          [&](Range panels) {
+            for (int64_t first = panels.begin; first < panels.end; first += kGroupPanels) {
+              const int64_t last = first + kGroupPanels < panels.end ? first + kGroupPanels : panels.end;
+              if (offset) large_panels<kFormat, true>(p, l, begin, end, first, last, work, emit);
+              else large_panels<kFormat, false>(p, l, begin, end, first, last, work, emit);
+            }
+          },
+          grain);
+    }
+    release_tiles();
+    return;
+  }
   Slice slice;
   slice.codes = reinterpret_cast<int8_t*>(codes);
-  configure(chunk_of(p.group));
   for (int64_t begin = 0; begin < l.blocks; begin += pass) {
     const int64_t end = begin + pass < l.blocks ? begin + pass : l.blocks;
     const int first = static_cast<int>(begin) * kTileRows / l.terms, left = c.rows - first, m = static_cast<int>(end - begin) * kTileRows / l.terms;
     const int count = left < m ? left : m;
     t.each(p.panels, [&](Range panels) {
       for (int64_t i = panels.begin; i < panels.end; ++i) {
-        if (p.group > kLargeGroup)
-          (offset ? large_panel<kFormat, true> : large_panel<kFormat, false>)(p, p.panel(i), l, begin, end, reinterpret_cast<uint8_t*>(codes), y);
-        else
-          (offset ? tile_panel<kFormat, true> : tile_panel<kFormat, false>)(p, p.panel(i), l, begin, end, slice, y);
+        (offset ? tile_panel<kFormat, true> : tile_panel<kFormat, false>)(p, p.panel(i), l, begin, end, slice, y);
         if (l.terms == 2) add_terms(y, count);
         finish(c, p, bias, static_cast<int>(i), first, count, y);
       }
