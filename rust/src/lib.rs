@@ -6,7 +6,9 @@
 //! used from many threads at once, but a grammar, which is one generation's state and belongs to one thread at a time.
 
 mod grammar;
+mod jinja;
 mod pytext;
+mod pyvalue;
 mod source;
 mod template;
 mod tokenizer;

@@ -3,6 +3,8 @@
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
+use crate::pyvalue::{Tuple, View};
+
 /// Deeper values are refused: the walk is recursive.
 const MAX_DEPTH: usize = 200;
 
@@ -76,14 +78,27 @@ fn repr(out: &mut String, v: &Value, depth: usize) -> Result<(), Error> {
         ValueKind::Number => out.push_str(&number(v)),
         ValueKind::String => quoted(out, v.as_str().unwrap_or_default()),
         ValueKind::Seq | ValueKind::Iterable => {
-            out.push('[');
+            let tuple = v.downcast_object_ref::<Tuple>().map(|t| t.items().len());
+            let view = v.downcast_object_ref::<View>();
+            if let Some(view) = view {
+                out.push_str(view.name);
+                out.push('(');
+            }
+            out.push(if tuple.is_some() { '(' } else { '[' });
             for (i, e) in v.try_iter()?.enumerate() {
                 if i > 0 {
                     out.push_str(", ");
                 }
                 repr(out, &e, depth + 1)?;
             }
-            out.push(']');
+            out.push_str(match tuple {
+                Some(1) => ",)",
+                Some(_) => ")",
+                None => "]",
+            });
+            if view.is_some() {
+                out.push(')');
+            }
         }
         ValueKind::Map => {
             out.push('{');
@@ -153,16 +168,36 @@ fn general(f: f64, precision: usize) -> String {
     trim(format!("{f:.*}", (precision as i32 - 1 - exponent).max(0) as usize))
 }
 
-/// `format % args` of Python: flags, width and precision as numbers, the conversions that texts and numbers know.
+/// `format % args` of Python: flags, width and precision as numbers, the conversions that texts and numbers know, keys of a mapping.
 pub fn percent(format: &str, args: &[Value]) -> Result<String, Error> {
     const MOST: usize = 4096;  // a wider field is a mistake or an attack
     let mut out = String::new();
+    let mapping = args.first().filter(|v| args.len() == 1 && v.kind() == ValueKind::Map);
+    let mut named;
     let mut next = args.iter();
     let mut rest = format.chars().peekable();
     while let Some(c) = rest.next() {
         if c != '%' {
             out.push(c);
             continue;
+        }
+        named = None;
+        if rest.next_if_eq(&'(').is_some() {
+            let mapping = mapping.ok_or_else(|| wrong("format requires a mapping"))?;
+            let (mut key, mut depth) = (String::new(), 1);
+            loop {
+                let c = rest.next().ok_or_else(|| wrong("incomplete format key"))?;
+                depth += (c == '(') as i32 - (c == ')') as i32;
+                if depth == 0 {
+                    break;
+                }
+                key.push(c);
+            }
+            let value = mapping.get_item(&Value::from(key.as_str()))?;
+            if value.is_undefined() {
+                return Err(wrong(format!("the format's mapping has no key '{key}'")));
+            }
+            named = Some(value);
         }
         let (mut left, mut plus, mut space, mut zero, mut other) = (false, false, false, false, false);
         while let Some(flag) = rest.next_if(|c| "-+ 0#".contains(*c)) {
@@ -191,7 +226,10 @@ pub fn percent(format: &str, args: &[Value]) -> Result<String, Error> {
             out.push('%');
             continue;
         }
-        let v = next.next().ok_or_else(|| wrong("not enough arguments for format string"))?;
+        let v = match &named {
+            Some(v) => v,
+            None => next.next().ok_or_else(|| wrong("not enough arguments for format string"))?,
+        };
         let numeric = "diuoxXeEfFgG".contains(conversion);
         let body = match conversion {
             's' | 'r' | 'a' | 'c' => {
@@ -235,7 +273,7 @@ pub fn percent(format: &str, args: &[Value]) -> Result<String, Error> {
             out += &format!("{}{sign}{body}", " ".repeat(fill));
         }
     }
-    if next.next().is_some() {
+    if next.next().is_some() && mapping.is_none() {
         return Err(wrong("not all arguments converted during string formatting"));
     }
     Ok(out)

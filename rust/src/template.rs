@@ -7,7 +7,8 @@ use std::ffi::c_void;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 
-use crate::{pytext, source};
+use crate::pyvalue::{Tuple, View};
+use crate::{jinja, pytext, source};
 
 pub type Strftime = extern "C" fn(clock: *const c_void, format: *const u8, n: usize, out: *mut u8, capacity: usize) -> usize;
 
@@ -29,9 +30,16 @@ pub struct ChatTemplate {
 const FUEL: u64 = 5_000_000;
 
 /// Padding of a text: more is a mistake or an attack.
-const MAX_WIDTH: usize = 4096;
+pub const MAX_WIDTH: usize = 4096;
 
-fn wrong(message: impl Into<String>) -> Error {
+/// Bytes of a rendered text.
+pub const MAX_OUTPUT: usize = 64 << 20;
+
+/// minijinja parses, compares and frees by recursion: this holds the deepest source that `source::prepare` lets through and the deepest
+/// value that FUEL can build. Only what is used becomes memory.
+const STACK: usize = 512 << 20;
+
+pub fn wrong(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
@@ -173,17 +181,120 @@ fn pad(s: &str, how: &str, width: usize, fill: char) -> Result<Value, Error> {
     Ok(Value::from(format!("{}{s}{}", run(left), run(n - left))))
 }
 
+/// str.splitlines
+pub fn lines(s: &str, keep_ends: bool) -> Vec<&str> {
+    let mut out = Vec::new();
+    let mut begin = 0;
+    let mut chars = s.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        if !matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}') {
+            continue;
+        }
+        let mut end = at + c.len_utf8();
+        if c == '\r' && chars.next_if(|&(_, next)| next == '\n').is_some() {
+            end += 1;
+        }
+        out.push(&s[begin..if keep_ends { end } else { at }]);
+        begin = end;
+    }
+    if begin < s.len() {
+        out.push(&s[begin..]);
+    }
+    out
+}
+
+/// Runs `f` on a stack of its own.
+fn with_stack<T: Send>(f: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, f).map_err(|e| format!("chat template: no thread: {e}"))?;
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// Takes at most MAX_OUTPUT bytes.
+struct Output(Vec<u8>);
+
+impl std::io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_OUTPUT {
+            return Err(std::io::Error::other(format!("the text is longer than {MAX_OUTPUT} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `value[begin:end:step]`
+fn slice(value: &Value, args: &[Value]) -> Result<Value, Error> {
+    let (begin, end, step): (Option<i64>, Option<i64>, Option<i64>) = minijinja::value::from_args(args)?;
+    let items: Vec<Value> = match value.as_str() {
+        Some(s) => s.chars().map(Value::from).collect(),
+        None => value.try_iter()?.collect(),
+    };
+    let (n, step) = (items.len() as i64, step.unwrap_or(1));
+    if step == 0 {
+        return Err(wrong("slice step cannot be zero"));
+    }
+    // Borders as Python moves them: between 0 and n, a step lower where it goes backwards.
+    let (low, high) = if step > 0 { (0, n) } else { (-1, n - 1) };
+    let border = |i: i64| if i < 0 { i.saturating_add(n).max(low) } else { i.min(high) };
+    let (first, last) = (begin.map_or(if step > 0 { low } else { high }, border), end.map_or(if step > 0 { high } else { low }, border));
+    let mut picked = Vec::new();
+    let mut i = first;
+    while if step > 0 { i < last } else { i > last } {
+        picked.push(items[i as usize].clone());
+        i = i.saturating_add(step);
+    }
+    Ok(match value.as_str() {
+        Some(_) => picked.iter().map(|c| c.as_str().unwrap_or_default()).collect::<String>().into(),
+        None if value.downcast_object_ref::<Tuple>().is_some() => Tuple::value(picked),
+        None => picked.into(),
+    })
+}
+
+/// str.title: letters after what is no letter.
+fn title(s: &str) -> String {
+    let mut out = String::new();
+    let mut inside = false;
+    for c in s.chars() {
+        if inside {
+            out.extend(c.to_lowercase());
+        } else {
+            out.extend(c.to_uppercase());
+        }
+        inside = c.is_alphabetic();
+    }
+    out
+}
+
+/// Whether the words of `s` are as `istitle` has them: at least one cased letter, each first one upper and each other one lower.
+fn is_title(s: &str) -> bool {
+    s.chars().any(|c| c.is_alphabetic()) && title(s) == s
+}
+
+/// The part of `s` that `find(p, begin, end)` and its like look at, with the characters before it.
+fn part(s: &str, begin: Option<i64>, end: Option<i64>) -> Option<(usize, &str)> {
+    let n = s.chars().count() as i64;
+    let border = |i: i64| if i < 0 { (i + n).max(0) } else { i };
+    let (begin, end) = (border(begin.unwrap_or(0)), border(end.unwrap_or(n)).min(n));
+    if begin > end {
+        return None;
+    }
+    let at = |i: i64| s.char_indices().nth(i as usize).map_or(s.len(), |(at, _)| at);
+    Some((begin as usize, &s[at(begin)..at(end)]))
+}
+
 /// Python's methods that templates call: those of minijinja's own set and a few more.
 fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
-    if name == source::REVERSED {
-        return match value.as_str() {
-            Some(s) => Ok(Value::from(s.chars().rev().collect::<String>())),
-            None => {
-                let mut items: Vec<Value> = value.try_iter()?.collect();
-                items.reverse();
-                Ok(Value::from(items))
-            }
-        };
+    if name == source::SLICE {
+        return slice(value, args);
     }
     if let Some(s) = value.as_str() {
         match name {
@@ -195,10 +306,61 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
                 let (p,): (&str,) = minijinja::value::from_args(args)?;
                 return Ok(Value::from(s.strip_suffix(p).unwrap_or(s)));
             }
-            "index" => {
-                let (p,): (&str,) = minijinja::value::from_args(args)?;
-                let at = s.find(p).ok_or_else(|| wrong("substring not found"))?;
-                return Ok(Value::from(s[..at].chars().count()));
+            "index" | "rindex" | "find" | "rfind" | "count" => {
+                let (p, begin, end): (&str, Option<i64>, Option<i64>) = minijinja::value::from_args(args)?;
+                let part = part(s, begin, end);
+                if name == "count" {
+                    return Ok(Value::from(part.map_or(0, |(_, text)| text.matches(p).count())));
+                }
+                let found = part.and_then(|(skipped, text)| {
+                    let at = if name.starts_with('r') { text.rfind(p) } else { text.find(p) };
+                    at.map(|at| (skipped + text[..at].chars().count()) as i64)
+                });
+                return match found {
+                    None if name.ends_with("index") => Err(wrong("substring not found")),
+                    at => Ok(Value::from(at.unwrap_or(-1))),
+                };
+            }
+            "startswith" | "endswith" => {
+                let (p, begin, end): (Value, Option<i64>, Option<i64>) = minijinja::value::from_args(args)?;
+                let candidates = if p.kind() == ValueKind::String { vec![p] } else { p.try_iter()?.collect() };
+                let Some((_, text)) = part(s, begin, end) else { return Ok(Value::from(false)) };
+                return Ok(Value::from(candidates.iter().filter_map(|p| p.as_str()).any(|p| if name == "startswith" { text.starts_with(p) } else { text.ends_with(p) })));
+            }
+            "split" if args.last().is_some_and(|v| v.is_kwargs()) => {
+                let (rest, kwargs): (&[Value], Kwargs) = minijinja::value::from_args(args)?;
+                let separator = rest.first().cloned().or(kwargs.get("sep")?).unwrap_or(Value::from(()));
+                let most = rest.get(1).cloned().or(kwargs.get("maxsplit")?).unwrap_or(Value::from(-1));
+                kwargs.assert_all_used()?;
+                return minijinja_contrib::pycompat::unknown_method_callback(state, value, name, &[separator, most]);
+            }
+            "title" => return Ok(Value::from(title(s))),
+            "istitle" => return Ok(Value::from(is_title(s))),
+            "swapcase" => {
+                let swap = |c: char| if c.is_uppercase() { c.to_lowercase().collect::<String>() } else { c.to_uppercase().collect() };
+                return Ok(Value::from(s.chars().map(swap).collect::<String>()));
+            }
+            "isnumeric" => return Ok(Value::from(!s.is_empty() && s.chars().all(|c| c.is_numeric()))),
+            "isdecimal" => return Ok(Value::from(!s.is_empty() && s.chars().all(|c| c.is_numeric() && !c.is_alphabetic() && c.to_digit(10).is_some()))),
+            "isidentifier" => {
+                let word = s.chars().all(|c| c == '_' || c.is_alphanumeric());
+                return Ok(Value::from(word && s.starts_with(|c: char| c == '_' || c.is_alphabetic())));
+            }
+            "expandtabs" => {
+                let (size,): (Option<usize>,) = minijinja::value::from_args(args)?;
+                let size = size.unwrap_or(8).min(MAX_WIDTH);
+                let (mut out, mut column) = (String::new(), 0);
+                for c in s.chars() {
+                    if c == '\t' {
+                        let n = if size == 0 { 0 } else { size - column % size };
+                        out += &" ".repeat(n);
+                        column += n;
+                    } else {
+                        out.push(c);
+                        column = if matches!(c, '\n' | '\r') { 0 } else { column + 1 };
+                    }
+                }
+                return Ok(Value::from(out));
             }
             "rsplit" => {
                 let (separator, most): (Option<&str>, Option<i64>) = minijinja::value::from_args(args)?;
@@ -218,7 +380,7 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
                     None if name == "partition" => [s, "", ""],
                     None => ["", "", s],
                 };
-                return Ok(Value::from(parts.map(Value::from).to_vec()));
+                return Ok(Tuple::value(parts.map(Value::from).to_vec()));
             }
             "ljust" | "rjust" | "center" => {
                 let (width, fill): (usize, Option<char>) = minijinja::value::from_args(args)?;
@@ -230,6 +392,10 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
                 let digits = pad(&s[sign..], "rjust", width.saturating_sub(sign), '0')?;
                 return Ok(Value::from(format!("{}{digits}", &s[..sign])));
             }
+            "splitlines" => {
+                let (keep_ends,): (Option<bool>,) = minijinja::value::from_args(args)?;
+                return Ok(lines(s, keep_ends.unwrap_or(false)).into_iter().map(Value::from).collect());
+            }
             "casefold" => return Ok(Value::from(s.to_lowercase())),
             "isascii" => return Ok(Value::from(s.is_ascii())),
             _ => {}
@@ -237,6 +403,12 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
     }
     match (value.kind(), name) {
         (ValueKind::Seq | ValueKind::Map, "copy") => return Ok(value.clone()),
+        (ValueKind::Map, "items") if args.is_empty() => return Ok(View::value("dict_items", jinja::pairs(value)?)),
+        (ValueKind::Map, "keys") if args.is_empty() => return Ok(View::value("dict_keys", value.try_iter()?.collect())),
+        (ValueKind::Map, "values") if args.is_empty() => {
+            let values: Result<Vec<Value>, Error> = value.try_iter()?.map(|key| value.get_item(&key)).collect();
+            return Ok(View::value("dict_values", values?));
+        }
         (ValueKind::Seq, "index") => {
             let (wanted,): (Value,) = minijinja::value::from_args(args)?;
             let at = value.try_iter()?.position(|v| v == wanted);
@@ -259,6 +431,10 @@ fn message(e: Error) -> String {
 
 impl ChatTemplate {
     pub fn new(text: &str) -> Result<ChatTemplate, String> {
+        with_stack(|| ChatTemplate::parse(text))
+    }
+
+    fn parse(text: &str) -> Result<ChatTemplate, String> {
         let mut env = Environment::new();
         env.set_trim_blocks(true);
         env.set_lstrip_blocks(true);
@@ -288,6 +464,16 @@ impl ChatTemplate {
         env.add_filter("wordcount", |v: Value| pytext::str(&v).map(|s| s.split_whitespace().count()));
         env.add_filter("center", |v: Value, width: Option<usize>| pad(&pytext::str(&v)?, "center", width.unwrap_or(80), ' '));
         env.add_filter("format", |v: Value, args: Rest<Value>| -> Result<String, Error> { pytext::percent(&pytext::str(&v)?, &args.0) });
+        env.add_filter(source::PERCENT, |v: Value, right: Value| -> Result<String, Error> {
+            let text = pytext::str(&v)?;
+            match right.downcast_object_ref::<Tuple>() {
+                Some(t) => pytext::percent(&text, t.items()),
+                None => pytext::percent(&text, &[right]),
+            }
+        });
+        env.add_function(source::TUPLE, |items: Rest<Value>| Tuple::value(items.0));
+        env.add_function(source::CONCAT, jinja::concat);
+        jinja::add(&mut env);
         // These take any value in Jinja2 and work on its text.
         env.add_filter("trim", |v: Value, chars: Option<String>| -> Result<String, Error> {
             let s = pytext::str(&v)?;
@@ -314,11 +500,14 @@ impl ChatTemplate {
     }
 
     pub fn render(&self, context: &[u8], now: Now) -> Result<String, String> {
-        let context: Value = serde_json::from_slice(context).map_err(|e| format!("chat template: its variables are not JSON: {e}"))?;
-        let template = self.env.get_template("chat").map_err(message)?;
-        NOW.with(|n| n.set(Some(now)));
-        let out = template.render(context);
-        NOW.with(|n| n.set(None));
-        out.map_err(|e| format!("chat template: {}", message(e)))
+        let clock = now.clock as usize;  // pointers may not cross to a thread
+        with_stack(move || {
+            let context: Value = serde_json::from_slice(context).map_err(|e| format!("chat template: its variables are not JSON: {e}"))?;
+            let template = self.env.get_template("chat").map_err(message)?;
+            NOW.with(|n| n.set(Some(Now { strftime: now.strftime, clock: clock as *const c_void })));
+            let mut out = Output(Vec::new());
+            template.render_captured_to(context, &mut out).map_err(|e| format!("chat template: {}", message(e)))?;
+            String::from_utf8(out.0).map_err(|e| format!("chat template: {e}"))
+        })
     }
 }

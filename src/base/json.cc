@@ -75,6 +75,9 @@ Error missing_key(std::string_view key, std::string_view what, const char* want)
 }
 
 Error wrong_type(const Json& found, std::string_view key, std::string_view what, const char* want) {
+  // Of the right type, yet not taken: a number that the type cannot hold, or an element of another type.
+  if (found.is_number_integer() && std::string_view(want) == "an integer") want = "an integer of smaller size";
+  if (found.is_array() && std::string_view(want) == "an array") want = "an array of other elements";
   std::string shown = dump_json(found);
   if (shown.size() > 60) shown = cat(std::string_view(shown).substr(0, 57), "...");
   if (key.empty()) return Error(Code::kInvalidArgument, cat(what, " is ", shown, " (", json_type(found), "), want ", want));

@@ -27,7 +27,7 @@ TEST(Json, TypedReadsNameKeyFoundAndWanted) {
   EXPECT_EQ(*get_or<int>(j, "absent", 8, "c"), 8);
   EXPECT_EQ(get<int>(j, "absent", "c").error().message(), "c has no key 'absent', want an integer");
   EXPECT_EQ(get<int>(j, "f", "c").error().message(), "c: key 'f' is 2.5 (number), want an integer");
-  EXPECT_EQ(get<int>(j, "big", "c").error().message(), "c: key 'big' is 5000000000 (integer), want an integer");
+  EXPECT_EQ(get<int>(j, "big", "c").error().message(), "c: key 'big' is 5000000000 (integer), want an integer of smaller size");
   EXPECT_EQ(get<std::string>(j, "n", "c").error().message(), "c: key 'n' is 3 (integer), want a string");
 }
 

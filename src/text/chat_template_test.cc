@@ -83,6 +83,21 @@ TEST(ChatTemplate, RefusesChainsWithoutEnd) {
   std::string nested = "{{ ";
   for (int i = 0; i < 600; ++i) nested += "'%s' % (";
   EXPECT_NE(render(nested + "1" + std::string(600, ')') + " }}", {}).find("recursion"), std::string::npos);
+  // As long as a tag may be, it is followed to its end.
+  for (const char* link : {"not ", "- "}) {
+    std::string text = "{{ ";
+    for (int i = 0; i < 4000; ++i) text += link;
+    EXPECT_EQ(render(text + "1 }}", {}), *link == 'n' ? "True" : "1");
+  }
+  EXPECT_EQ(render("{% set ns = namespace(x=[], y=[]) %}{% for i in range(60000) %}{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}{{ ns.x == ns.y }}", {}), "True");
+}
+
+// A text that doubles in a loop is refused before it fills the memory.
+TEST(ChatTemplate, RefusesTextsWithoutEnd) {
+  for (const char* longer : {"ns.x ~ ns.x", "[ns.x, ns.x]|join(ns.x)", "ns.x|replace(ns.x, ns.x ~ ns.x)"})
+    EXPECT_NE(render(cat("{% set ns = namespace(x='aa') %}{% for i in range(60) %}{% set ns.x = ", longer, " %}{% endfor %}"), {}).find("longer than"), std::string::npos) << longer;
+  EXPECT_NE(render("{% set x = 'a' * 1000000 %}{% for i in range(100000) %}{{ x }}{% endfor %}", {}).find("longer than"), std::string::npos);
+  EXPECT_NE(render("{{ 'a\nb'|indent(100000000) }}", {}).find("at most 4096"), std::string::npos);
 }
 
 TEST(ChatTemplate, SaysWhatTheTemplateRaised) {
