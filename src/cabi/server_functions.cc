@@ -225,9 +225,8 @@ TRITONSERVER_Error* TRITONSERVER_InferenceTraceRequestId(TRITONSERVER_InferenceT
   return nullptr;
 }
 
-// Contexts are OpenTelemetry's, and there is none.
-TRITONSERVER_Error* TRITONSERVER_InferenceTraceContext(TRITONSERVER_InferenceTrace*, const char** trace_context) {
-  *trace_context = "";
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceContext(TRITONSERVER_InferenceTrace* trace, const char** trace_context) {
+  *trace_context = trace->trace->context().c_str();
   return nullptr;
 }
 

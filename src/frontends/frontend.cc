@@ -11,6 +11,7 @@
 #include "frontends/access_log.h"
 #include "frontends/api.h"
 #include "frontends/api_keys.h"
+#include "frontends/otlp.h"
 #include "frontends/web_page.h"
 
 namespace ingot::frontends {
@@ -195,7 +196,7 @@ Result<std::unique_ptr<Frontend>> Frontend::start(server::Server& server, const 
                             " without API keys: everyone who reaches this address may use the models (--api-keys-file)"));
   }
   if (o.metrics.allow_metrics) i.host_metrics = std::make_unique<HostMetrics>(server.metrics(), o.metrics.allow_cpu_metrics);
-  server.traces().set_global(TRY(trace_settings(o)));
+  TRY(set_up_traces(server, o));
   HttpServerOptions http;
   http.address = o.http.http_address;
   http.port = o.http.http_port;
@@ -332,12 +333,41 @@ Result<server::CoreOptions> core_options(const ServerOptions& o) {
   return c;
 }
 
-Result<server::TraceSettings> trace_settings(const ServerOptions& o) {
+Status set_up_traces(server::Server& server, const ServerOptions& o) {
   server::TraceSettings t;
-  bool first_level = true;
+  OtlpOptions otlp;
+  bool first_level = true, url = false;
+  std::string resource;
+  const auto number = [](const std::string& what, const std::string& value, int64_t least) -> Result<int64_t> {
+    int64_t n = 0;
+    auto r = std::from_chars(value.data(), value.data() + value.size(), n);
+    if (r.ec != std::errc() || r.ptr != value.data() + value.size() || n < least || n > 0xffffffff)
+      return Error(Code::kInvalidArgument, cat("--trace-config ", what, ": found '", value, "', want an integer from ", least));
+    return n;
+  };
   for (std::string item : o.metrics.trace_config) {
+    if (item.starts_with("opentelemetry,")) {
+      auto [key, value] = TRY(key_value(item.substr(14), "--trace-config opentelemetry"));
+      if (key == "url") {
+        otlp.url = value, url = true;
+      } else if (key == "resource") {
+        auto [name, of] = TRY(key_value(value, "--trace-config opentelemetry,resource"));
+        std::erase_if(otlp.resource, [&name = name](const auto& r) { return r.first == name; });
+        otlp.resource.emplace_back(name, of);
+        resource += cat(resource.empty() ? "" : ",", value);
+      } else if (key == "bsp_max_queue_size") {
+        otlp.max_queue = static_cast<size_t>(TRY(number(key, value, 1)));
+      } else if (key == "bsp_schedule_delay") {
+        otlp.delay_ms = TRY(number(key, value, 0));
+      } else if (key == "bsp_max_export_batch_size") {
+        otlp.max_batch = static_cast<size_t>(TRY(number(key, value, 1)));
+      } else {
+        return Error(Code::kInvalidArgument, cat("--trace-config opentelemetry: unknown key '", key,
+                                                 "', want url, resource, bsp_max_queue_size, bsp_schedule_delay or bsp_max_export_batch_size"));
+      }
+      continue;
+    }
     if (item.starts_with("triton,")) item = item.substr(7);
-    if (item.starts_with("opentelemetry,")) continue;  // of a mode that is refused below
     auto [key, value] = TRY(key_value(item, "--trace-config"));
     if (key == "level") {
       if (value != "OFF" && value != "TIMESTAMPS" && value != "TENSORS")
@@ -345,20 +375,29 @@ Result<server::TraceSettings> trace_settings(const ServerOptions& o) {
       if (std::exchange(first_level, false)) t.level.clear();
       t.level.push_back(value);
     } else if (key == "rate" || key == "count" || key == "log-frequency") {
-      int64_t n = 0;
-      auto r = std::from_chars(value.data(), value.data() + value.size(), n);
-      if (r.ec != std::errc() || r.ptr != value.data() + value.size() || n < (key == "count" ? -1 : 0))
-        return Error(Code::kInvalidArgument, cat("--trace-config ", key, ": found '", value, "', want an integer"));
+      (void)TRY(number(key, value, key == "count" ? -1 : 0));
       (key == "rate" ? t.rate : key == "count" ? t.count : t.log_frequency) = value;
     } else if (key == "file") {
       t.file = value;
     } else if (key == "mode") {
-      if (value != "triton") return Error(Code::kUnsupported, cat("--trace-config mode: found '", value, "', only triton is supported"));
+      if (value != "triton" && value != "opentelemetry")
+        return Error(Code::kInvalidArgument, cat("--trace-config mode: found '", value, "', want triton or opentelemetry"));
+      t.mode = value;
     } else {
       return Error(Code::kInvalidArgument, cat("--trace-config: unknown key '", key, "'"));
     }
   }
-  return t;
+  std::shared_ptr<OtlpExporter> exporter;
+  if (t.to_spans()) {
+    if (url) t.mode_options.emplace_back("url", otlp.url);
+    if (!resource.empty()) t.mode_options.emplace_back("resource", resource);
+    t.mode_options.emplace_back("bsp_max_export_batch_size", cat(otlp.max_batch));
+    t.mode_options.emplace_back("bsp_schedule_delay", cat(otlp.delay_ms));
+    t.mode_options.emplace_back("bsp_max_queue_size", cat(otlp.max_queue));
+    exporter = TRY(OtlpExporter::start(std::move(otlp)));
+  }
+  server.traces().set_global(std::move(t), std::move(exporter));
+  return {};
 }
 
 Result<server::LogOptions> log_options(const ServerOptions& o) {

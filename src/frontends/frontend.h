@@ -33,7 +33,7 @@ class Frontend {
 
 // The core's options from the flags; an error names the flag.
 Result<server::CoreOptions> core_options(const ServerOptions& options);
-Result<server::TraceSettings> trace_settings(const ServerOptions& options);
+Status set_up_traces(server::Server& server, const ServerOptions& options);
 Result<server::LogOptions> log_options(const ServerOptions& options);
 
 }  // namespace ingot::frontends

@@ -15,7 +15,13 @@ using server::Call;
 using server::InferRequest;
 using server::InferResponse;
 
-constexpr const char* kReceived = "HTTP_RECV";  // in traces
+// What the request's trace is to know of its way here.
+void note_arrival(const HttpRequest& http, InferRequest& request) {
+  request.received_by = "HTTP_RECV";
+  request.received_ns = http.began_ns;
+  request.traceparent = http.header("traceparent");
+  request.tracestate = http.header("tracestate");
+}
 
 // Cancels when the client goes. The call is known only after infer() returned, when responses may already be on their way.
 void cancel_on_disconnect(Exchange& exchange, const std::shared_ptr<Call>& call) {
@@ -114,8 +120,7 @@ Status start_infer(ApiContext& api, const ExchangePtr& exchange, const std::stri
       TRY(parse_infer_body(std::move(body), json_bytes, model->config, api.server.shared_memory(), api.limits));
   parsed.request.model = name;
   parsed.request.version = version;
-  parsed.request.received_by = kReceived;
-  parsed.request.received_ns = http.began_ns;
+  note_arrival(http, parsed.request);
   TRY(forward_headers(api.header_forward_pattern, http, parsed.request));
   auto task = std::make_shared<InferTask>(
       InferTask{exchange, std::move(parsed.outputs), std::move(model), choose_encoding(http.header("accept-encoding")), {}});
@@ -219,8 +224,7 @@ Status start_generate(ApiContext& api, const ExchangePtr& exchange, const std::s
   model.reset();
   request.model = name;
   request.version = version;
-  request.received_by = kReceived;
-  request.received_ns = http.began_ns;
+  note_arrival(http, request);
   add_load_header(api, *exchange, name);
   auto task = std::make_shared<GenerateTask>(GenerateTask{exchange, stream, {}});
   std::shared_ptr<Call> call = TRY(api.server.infer(std::move(request), [task](InferResponse r) { task->receive(std::move(r)); }));

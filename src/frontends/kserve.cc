@@ -121,8 +121,9 @@ std::string trace_json(const server::TraceSettings& s) {
   JsonText j;
   j.object().key("trace_level").array();
   for (const std::string& l : s.level) j.string(l);
-  j.end().key("trace_rate").string(s.rate).key("trace_count").string(s.count).key("log_frequency").string(s.log_frequency);
-  j.key("trace_file").string(s.file).key("trace_mode").string(s.mode).end();
+  j.end();
+  for (const auto& [key, value] : s.shown()) j.key(key).string(value);
+  j.end();
   return std::move(j.text);
 }
 

@@ -157,7 +157,8 @@ struct MetricsFlags {
     v("metrics-port", o.metrics_port, "Port of the metrics.", 0, 65535);
     v("metrics-interval-ms", o.metrics_interval_ms, "Milliseconds between readings of device metrics.", 1, 86400000);
     v("metrics-config", o.metrics_config, "counter_latencies=, histogram_latencies=, summary_latencies=, summary_quantiles=.");
-    v("trace-config", o.trace_config, "level=, rate=, count=, mode=, triton,file=, triton,log-frequency=.");
+    v("trace-config", o.trace_config,
+      "level=, rate=, count=, mode=triton or opentelemetry, triton,file=, triton,log-frequency=, opentelemetry,url=, opentelemetry,resource=K=V, opentelemetry,bsp_*=.");
   }
 };
 

@@ -10,17 +10,18 @@
 namespace ingot::grpc {
 namespace {
 
-// Metadata that the forward pattern chooses, as string parameters.
-void forward_metadata(const ServiceOptions& options, const ::grpc::CallbackServerContext& context, server::InferRequest& request) {
-  if (!options.forward) return;
+// How it came: the metadata that the forward pattern chooses, as string parameters, and what the request's trace is to know.
+void note_arrival(const ServiceOptions& options, const ::grpc::CallbackServerContext& context, uint64_t began_ns, server::InferRequest& request) {
+  request.received_by = "GRPC_WAITREAD";
+  request.received_ns = began_ns;
   for (const auto& [key, value] : context.client_metadata()) {
-    const std::string name(key.data(), key.size());
-    if (::regexec(options.forward.get(), name.c_str(), 0, nullptr, 0) == 0)
-      request.parameters.push_back({name, std::string(value.data(), value.size())});
+    const std::string_view name(key.data(), key.size()), text(value.data(), value.size());
+    if (name == "traceparent") request.traceparent = text;
+    else if (name == "tracestate") request.tracestate = text;
+    if (options.forward && ::regexec(options.forward.get(), std::string(name).c_str(), 0, nullptr, 0) == 0)
+      request.parameters.push_back({std::string(name), std::string(text)});
   }
 }
-
-constexpr const char* kReceived = "GRPC_WAITREAD";  // in traces
 
 // A call of the server whose handle arrives after the handler may have run already; cancel works before and after.
 class CancelSlot {
@@ -63,9 +64,7 @@ class UnaryInfer : public ::grpc::ServerUnaryReactor {
     ParsedInfer p = TRY(parse_infer(std::move(message), server.shared_memory()));
     const std::shared_ptr<server::LoadedModel> model = TRY(server.registry().find(p.request.model, p.request.version));
     if (model->config.is_decoupled()) return Error(Code::kUnsupported, "ModelInfer RPC doesn't support models with decoupled transaction policy");
-    forward_metadata(options, context, p.request);
-    p.request.received_by = kReceived;
-    p.request.received_ns = self->began_ns_;
+    note_arrival(options, context, self->began_ns_, p.request);
     self->labels_ = model->labels;
     self->outputs_ = std::move(p.outputs);
     const std::shared_ptr<CancelSlot> slot = self->slot_;
@@ -218,10 +217,8 @@ class Stream : public ::grpc::ServerBidiReactor<inference::ModelInferRequest, Re
   Status run(const std::shared_ptr<Request>& request, std::shared_ptr<const inference::ModelInferRequest> message) {
     ParsedInfer p = TRY(parse_infer(std::move(message), server_.shared_memory()));
     const std::shared_ptr<server::LoadedModel> model = TRY(server_.registry().find(p.request.model, p.request.version));
-    forward_metadata(options_, *context_, p.request);
+    note_arrival(options_, *context_, read_ns_, p.request);
     p.request.accepts_many_responses = true;
-    p.request.received_by = kReceived;
-    p.request.received_ns = read_ns_;
     {
       std::lock_guard lock(mutex_);
       request->ordered = !model->config.is_decoupled();

@@ -296,11 +296,7 @@ Service::Unary* Service::TraceSetting(Context* c, In<TraceSettingRequest> in, Tr
     const server::TraceSettings now = in->settings().empty() ? server_.traces().get(model) : TRY(server_.traces().update(model, u));
     auto& settings = *out->mutable_settings();
     for (const std::string& l : now.level) settings["trace_level"].add_value(l);
-    settings["trace_rate"].add_value(now.rate);
-    settings["trace_count"].add_value(now.count);
-    settings["log_frequency"].add_value(now.log_frequency);
-    settings["trace_file"].add_value(now.file);
-    settings["trace_mode"].add_value(now.mode);
+    for (const auto& [key, value] : now.shown()) settings[key].add_value(value);
     return {};
   });
 }

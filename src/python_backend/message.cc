@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "server/trace.h"
+
 namespace ingot::python_backend {
 namespace {
 
@@ -70,6 +72,7 @@ Status write_request(JsonText& j, Channel& channel, uint64_t number, const serve
     for (const server::ModelOutput& o : config.output) j.string(o.name);
   j.end();
   if (!r.outputs.empty()) j.key("only").boolean(true);
+  if (r.trace && !r.trace->context().empty()) j.key("tc").string(r.trace->context());
   TRY(write_tensors(j, "i", channel, r.inputs, block));
   j.end();
   return {};

@@ -97,6 +97,7 @@ struct InferRequest {
   // Where it came in, as its trace names that ("HTTP_RECV", "GRPC_WAITREAD"), and when that began.
   const char* received_by = nullptr;
   uint64_t received_ns = 0;
+  std::string traceparent, tracestate;  // the client's headers of that name: its spans go on in the server's
   std::shared_ptr<Trace> trace;  // of a request that is made for a traced one; the core traces the others as the settings say
   bool part_of_another = false;  // sent for a request that runs (a step, a call of a model): a server that exits still takes it
 

@@ -288,7 +288,7 @@ Result<std::shared_ptr<Call>> Server::infer(InferRequest request, ResponseHandle
       cached = cache_.find(key);
       lookup_ns = steady_ns() - start;
     }
-    if (!request.trace && !request.part_of_another) request.trace = traces_.sample(model->config.name);
+    if (!request.trace && !request.part_of_another) request.trace = traces_.sample(model->config.name, request.traceparent, request.tracestate);
     if (request.trace) begin_trace(request, *model, arrived);
     if (model->reshapes) reshape_inputs(model->config, request.inputs);
     auto shared = std::make_shared<const InferRequest>(std::move(request));

@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "base/json_text.h"
+#include "server/backend.h"
 #include "server/infer.h"
 #include "tensor/convert.h"
 
@@ -114,10 +115,10 @@ void TraceFile::write_next(std::string_view traces) {
   close(fd);
 }
 
-TraceRule::TraceRule(TraceSettings settings, std::shared_ptr<TraceFile> file) : settings_(std::move(settings)), file_(std::move(file)) {
-  const bool on = !settings_.file.empty();
-  timestamps_ = on && has(settings_.level, "TIMESTAMPS");
-  tensors_ = on && has(settings_.level, "TENSORS");
+TraceRule::TraceRule(TraceSettings settings, std::shared_ptr<TraceFile> file, std::shared_ptr<SpanSink> spans)
+    : settings_(std::move(settings)), file_(std::move(file)), spans_(std::move(spans)) {
+  timestamps_ = (spans_ || !settings_.file.empty()) && has(settings_.level, "TIMESTAMPS");
+  tensors_ = !spans_ && !settings_.file.empty() && has(settings_.level, "TENSORS");  // spans have no place for tensors
   rate_ = std::strtoull(settings_.rate.c_str(), nullptr, 10);
   log_frequency_ = std::strtoull(settings_.log_frequency.c_str(), nullptr, 10);
   left_ = std::strtoll(settings_.count.c_str(), nullptr, 10);
@@ -127,8 +128,9 @@ TraceRule::~TraceRule() {
   if (held_ != 0) file_->append(text_);
 }
 
-bool TraceRule::takes() {
+bool TraceRule::takes(bool asked_for) {
   if (!timestamps_ && !tensors_) return false;
+  if (asked_for && spans_) return true;
   std::lock_guard lock(mutex_);
   if (rate_ == 0 || left_ == 0 || ++seen_ % rate_ != 0) return false;
   if (left_ > 0) --left_;
@@ -160,10 +162,22 @@ TraceSettings TraceRule::settings() const {
   return s;
 }
 
+std::vector<std::pair<std::string, std::string>> TraceSettings::shown() const {
+  std::vector<std::pair<std::string, std::string>> out = {{"trace_rate", rate}, {"trace_count", count}};
+  if (!to_spans()) out.insert(out.end(), {{"log_frequency", log_frequency}, {"trace_file", file}});
+  out.emplace_back("trace_mode", mode);
+  out.insert(out.end(), mode_options.begin(), mode_options.end());
+  return out;
+}
+
 struct Trace::Group {
-  Group(std::shared_ptr<TraceRule> r, std::shared_ptr<std::atomic<uint64_t>> ids) : rule(std::move(r)), last_id(std::move(ids)) {}
+  Group(std::shared_ptr<TraceRule> r, std::shared_ptr<std::atomic<uint64_t>> ids, SpanContext context)
+      : rule(std::move(r)), last_id(std::move(ids)), root{std::move(context), "InferRequest", steady_ns()} {}
   ~Group() {
     if (!text.empty()) rule->collect(text);
+    if (!rule->spans()) return;
+    root.end_ns = steady_ns();
+    rule->spans()->take({std::move(root)});
   }
   void add(std::string_view object) {
     std::lock_guard lock(mutex);
@@ -174,14 +188,34 @@ struct Trace::Group {
   const std::shared_ptr<std::atomic<uint64_t>> last_id;
   std::mutex mutex;
   std::string text;
+  Span root;  // in spans: what the front ends stamp
 };
 
-Trace::Trace(std::shared_ptr<Group> group, uint64_t parent) : group_(std::move(group)), id_(++*group_->last_id), parent_(parent) {}
+Trace::Trace(std::shared_ptr<Group> group, const Trace* parent)
+    : group_(std::move(group)), id_(++*group_->last_id), parent_(parent ? parent->id_ : 0) {
+  if (!group_->rule->spans()) return;
+  record_.context = (parent ? parent->record_.context : group_->root.context).child();
+  context_ = record_.context.json();
+}
+
+Trace::~Trace() {
+  if (!group_->rule->spans()) return;
+  if (std::vector<Span> spans = record_.finish(); !spans.empty()) group_->rule->spans()->take(std::move(spans));
+}
 
 void Trace::begin(const std::string& model, int64_t version, const std::string& request_id) {
   model_ = model;
   version_ = version;
   request_id_ = request_id;
+  if (group_->rule->spans()) {
+    record_.name = model;
+    record_.attributes = {{"triton.model_name", model},
+                          {"triton.model_version", version},
+                          {"triton.trace_id", static_cast<int64_t>(id_)},
+                          {"triton.trace_parent_id", static_cast<int64_t>(parent_)}};
+    if (!request_id.empty()) record_.attributes.emplace_back("triton.request_id", request_id);
+    return;
+  }
   JsonText j;
   j.object().key("id").integer(id_).key("model_name").string(model).key("model_version").integer(version);
   if (!request_id.empty()) j.key("request_id").string(request_id);
@@ -192,6 +226,14 @@ void Trace::begin(const std::string& model, int64_t version, const std::string& 
 
 void Trace::stamp(std::string_view activity, uint64_t ns) {
   if (ns == 0 || !group_->rule->timestamps()) return;
+  if (group_->rule->spans()) {
+    // The front ends' stamps are the whole request's; of the requests made for it nobody waits for the responses.
+    const bool front = activity == "INFER_RESPONSE_COMPLETE" || activity.starts_with("HTTP_") || activity.starts_with("GRPC_");
+    std::lock_guard lock(group_->mutex);
+    if (!front) record_.stamps.emplace_back(activity, ns);
+    else if (parent_ == 0) group_->root.events.emplace_back(activity, ns);
+    return;
+  }
   JsonText j;
   j.object().key("id").integer(id_).key("timestamps").array().object().key("name").string(activity).key("ns").integer(ns).end().end().end();
   group_->add(j.text);
@@ -209,9 +251,9 @@ void Trace::tensor(std::string_view activity, const Tensor& t) {
   group_->add(j.text);
 }
 
-std::shared_ptr<Trace> Trace::child() const { return std::make_shared<Trace>(group_, id_); }
+std::shared_ptr<Trace> Trace::child() const { return std::make_shared<Trace>(group_, this); }
 
-std::shared_ptr<Trace> TraceTable::sample(const std::string& model) {
+std::shared_ptr<Trace> TraceTable::sample(const std::string& model, std::string_view traceparent, std::string_view tracestate) {
   if (!active_.load(std::memory_order_relaxed)) return nullptr;
   std::shared_ptr<TraceRule> rule;
   {
@@ -219,16 +261,18 @@ std::shared_ptr<Trace> TraceTable::sample(const std::string& model) {
     auto it = models_.find(model);
     rule = it == models_.end() ? global_ : it->second.rule;
   }
-  if (!rule->takes()) return nullptr;
-  return std::make_shared<Trace>(std::make_shared<Trace::Group>(std::move(rule), last_id_), 0);
+  if (!rule->takes(SpanContext::valid(traceparent))) return nullptr;
+  SpanContext root = rule->spans() ? SpanContext::below(traceparent, tracestate) : SpanContext();
+  return std::make_shared<Trace>(std::make_shared<Trace::Group>(std::move(rule), last_id_, std::move(root)), nullptr);
 }
 
-void TraceTable::set_global(TraceSettings settings) {
+void TraceTable::set_global(TraceSettings settings, std::shared_ptr<SpanSink> spans) {
   std::lock_guard lock(mutex_);
   settings.level = normal(settings.level);
   file_ = std::make_shared<TraceFile>(settings.file);
+  spans_ = std::move(spans);
   initial_ = settings;
-  global_ = std::make_shared<TraceRule>(std::move(settings), file_);
+  global_ = std::make_shared<TraceRule>(std::move(settings), file_, spans_);
   for (auto& [model, o] : models_) renew(o);
   refresh_active();
 }
@@ -244,7 +288,7 @@ void TraceTable::renew(Override& o) {
   if (o.rate) s.rate = *o.rate;
   if (o.count) s.count = *o.count;
   if (o.log_frequency) s.log_frequency = *o.log_frequency;
-  o.rule = std::make_shared<TraceRule>(std::move(s), file_);
+  o.rule = std::make_shared<TraceRule>(std::move(s), file_, spans_);
 }
 
 TraceSettings TraceTable::get(const std::string& model) const {
@@ -273,7 +317,7 @@ Result<TraceSettings> TraceTable::update(const std::string& model, const TraceUp
     if (u.rate) s.rate = u.rate->value_or(initial_.rate);
     if (u.count) s.count = u.count->value_or(initial_.count);
     if (u.log_frequency) s.log_frequency = u.log_frequency->value_or(initial_.log_frequency);
-    global_ = std::make_shared<TraceRule>(std::move(s), file_);
+    global_ = std::make_shared<TraceRule>(std::move(s), file_, spans_);
     for (auto& [name, o] : models_) {
       keep_count(o);
       renew(o);

@@ -5,7 +5,8 @@
 //   t->stamp("REQUEST_START", steady_ns());
 //   std::shared_ptr<Trace> step = t->child();        // a request that is made for this one
 //
-// The file gets the events of a request, and of all that were made for it, when the last of their traces is let go.
+// The file gets the events of a request, and of all that were made for it, when the last of their traces is let go. In mode opentelemetry
+// they become spans, each request's when its trace is let go.
 // Thread rule: safe from any thread.
 #pragma once
 
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "server/spans.h"
 
 namespace ingot::server {
 
@@ -30,7 +32,11 @@ struct TraceSettings {
   std::string count = "-1";  // that are still to be traced
   std::string log_frequency = "0";
   std::string file;
-  std::string mode = "triton";
+  std::string mode = "triton";  // or opentelemetry: no file, no log_frequency
+  std::vector<std::pair<std::string, std::string>> mode_options{};  // what else is shown: of opentelemetry
+
+  bool to_spans() const { return mode != "triton"; }
+  std::vector<std::pair<std::string, std::string>> shown() const;  // to clients, without the level
 };
 
 // A change as it arrives: absent members stay, a null value returns a model's setting to the global one.
@@ -57,17 +63,19 @@ class TraceFile {
 // One set of settings at work: the global one, or a model's.
 class TraceRule {
  public:
-  TraceRule(TraceSettings settings, std::shared_ptr<TraceFile> file);
+  TraceRule(TraceSettings settings, std::shared_ptr<TraceFile> file, std::shared_ptr<SpanSink> spans);
   ~TraceRule();
-  bool takes();  // one more request: is it chosen?
+  bool takes(bool asked_for);  // one more request: is it chosen? Those whose clients trace are
   void collect(std::string_view traces);
   TraceSettings settings() const;  // the count is what is left of it
   bool timestamps() const { return timestamps_; }
   bool tensors() const { return tensors_; }
+  SpanSink* spans() const { return spans_.get(); }  // null: a file
 
  private:
   const TraceSettings settings_;
   const std::shared_ptr<TraceFile> file_;
+  const std::shared_ptr<SpanSink> spans_;
   bool timestamps_ = false, tensors_ = false;
   uint64_t rate_ = 0, log_frequency_ = 0;
   mutable std::mutex mutex_;
@@ -80,7 +88,8 @@ class TraceRule {
 class Trace {
  public:
   struct Group;  // a request and what was made for it
-  explicit Trace(std::shared_ptr<Group> group, uint64_t parent);
+  Trace(std::shared_ptr<Group> group, const Trace* parent);
+  ~Trace();
 
   uint64_t id() const { return id_; }
   uint64_t parent() const { return parent_; }
@@ -93,20 +102,23 @@ class Trace {
   void tensor(std::string_view activity, const Tensor& tensor);
   bool wants_tensors() const;
   std::shared_ptr<Trace> child() const;
+  const std::string& context() const { return context_; }  // JSON of its span; "" where no spans are made
 
  private:
   const std::shared_ptr<Group> group_;
   const uint64_t id_, parent_;
-  std::string model_, request_id_;
+  std::string model_, request_id_, context_;
   int64_t version_ = 0;
+  SpanRecord record_;
 };
 
 class TraceTable {
  public:
-  std::shared_ptr<Trace> sample(const std::string& model);  // null: not traced
+  // Null: not traced. The headers are the client's, "" where it sent none.
+  std::shared_ptr<Trace> sample(const std::string& model, std::string_view traceparent = {}, std::string_view tracestate = {});
   TraceSettings get(const std::string& model) const;        // "": the global settings
   Result<TraceSettings> update(const std::string& model, const TraceUpdate& update);
-  void set_global(TraceSettings settings);  // what the server starts with
+  void set_global(TraceSettings settings, std::shared_ptr<SpanSink> spans = nullptr);  // what the server starts with
 
  private:
   struct Override {
@@ -121,7 +133,8 @@ class TraceTable {
   mutable std::mutex mutex_;
   TraceSettings initial_;
   std::shared_ptr<TraceFile> file_ = std::make_shared<TraceFile>("");
-  std::shared_ptr<TraceRule> global_ = std::make_shared<TraceRule>(TraceSettings(), file_);
+  std::shared_ptr<SpanSink> spans_;
+  std::shared_ptr<TraceRule> global_ = std::make_shared<TraceRule>(TraceSettings(), file_, nullptr);
   std::map<std::string, Override> models_;
 };
 

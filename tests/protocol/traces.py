@@ -1,10 +1,12 @@
 """Trace files through the published tritonclient: every front end, ensembles, tensors, counts. Usage: traces.py FAKE_SERVER WORK_DIR"""
 
+import http.server
 import json
 import os
 import queue
 import shutil
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -149,6 +151,97 @@ def check_counts(h, g, path):
     traces_of(path, 1, seen)
 
 
+class Collector:
+    """Takes OTLP's JSON as a collector of OpenTelemetry does: what it got in self.exports."""
+
+    def __enter__(self):
+        self.exports = exports = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                assert (self.path, self.headers["Content-Type"]) == ("/v1/traces", "application/json")
+                exports.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *unused):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"localhost:{self.server.server_port}/v1/traces"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *unused):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def spans(self, n):
+        """All spans so far, which are `n`."""
+        every = lambda: [s for e in self.exports for r in e["resourceSpans"] for scope in r["scopeSpans"] for s in scope["spans"]]
+        wait_for(f"{n} spans", lambda: len(every()) >= n)
+        assert len(every()) == n, every()
+        return every()
+
+
+def check_tree(spans, want, front_end, parent=("", None)):
+    """One trace: `want` is name -> name of the parent. Events are where the old server puts them, times nest."""
+    by_id = {s["spanId"]: s for s in spans}
+    trace_id = {s["traceId"] for s in spans}
+    assert len(trace_id) == 1 and all(s["kind"] == 2 for s in spans), spans
+    found = sorted((s["name"], by_id[s["parentSpanId"]]["name"] if s["parentSpanId"] in by_id else None) for s in spans)
+    assert found == sorted(want), found
+    for s in spans:
+        events, times = [e["name"] for e in s["events"]], [int(e["timeUnixNano"]) for e in s["events"]]
+        assert int(s["startTimeUnixNano"]) <= int(s["endTimeUnixNano"]) and abs(int(s["endTimeUnixNano"]) / 1e9 - time.time()) < 60
+        if s["name"] == "InferRequest":
+            assert events == [e for e in front_end if e.endswith(("RECV_START", "RECV_END", "READ_START", "READ_END"))] + ["INFER_RESPONSE_COMPLETE"] + [
+                e for e in front_end if "SEND" in e], events
+            assert s["parentSpanId"] == parent[0] and parent[1] in (None, s["traceId"]), s
+        elif s["name"] == "compute":
+            assert events == ["COMPUTE_START", "COMPUTE_INPUT_END", "COMPUTE_OUTPUT_START", "COMPUTE_END"] and times == sorted(times)
+        else:
+            assert events == ["REQUEST_START", "QUEUE_START", "REQUEST_END"], events
+            of = {a["key"]: a["value"] for a in s["attributes"]}
+            assert of["triton.model_name"] == {"stringValue": s["name"]} and of["triton.model_version"] == {"intValue": "1"}, of
+            assert int(of["triton.trace_parent_id"]["intValue"]) < int(of["triton.trace_id"]["intValue"])
+
+
+def check_spans(binary):
+    header = {"traceparent": "00-0af7651916cd43dd8448eb211c12666c-b7ad6b7169242424-01"}
+    above = ("b7ad6b7169242424", "0af7651916cd43dd8448eb211c12666c")
+    single = [("InferRequest", None), ("single", "InferRequest"), ("compute", "single")]
+    with Collector() as c:
+        settings = ["level=TIMESTAMPS", "rate=2", "count=1", "mode=opentelemetry", f"opentelemetry,url={c.url}", "opentelemetry,resource=test.key=test.value",
+                    "opentelemetry,resource=service.name=test", "opentelemetry,bsp_schedule_delay=20"]
+        with FakeServer(binary, "--allow-grpc", "true", "--grpc-port", "0", *(w for s in settings for w in ("--trace-config", s))) as s:
+            with http_client.InferenceServerClient(f"127.0.0.1:{s.http_port}") as h, grpc_client.InferenceServerClient(f"127.0.0.1:{s.grpc_port}") as g:
+                shown = {"trace_level": ["TIMESTAMPS"], "trace_rate": "2", "trace_count": "1", "trace_mode": "opentelemetry", "url": c.url,
+                         "resource": "test.key=test.value,service.name=test", "bsp_max_export_batch_size": "512", "bsp_schedule_delay": "20",
+                         "bsp_max_queue_size": "2048"}
+                assert h.get_trace_settings() == shown, h.get_trace_settings()
+                assert {k: list(v.value) for k, v in g.get_trace_settings("single").settings.items()} == {k: v if isinstance(v, list) else [v] for k, v in shown.items()}
+                for _ in range(4):  # the second alone
+                    h.infer("single", value(http_client, [1]), request_id="r")
+                spans = c.spans(3)
+                check_tree(spans, single, HTTP)
+                assert {"key": "triton.request_id", "value": {"stringValue": "r"}} in [s for s in spans if s["name"] == "single"][0]["attributes"]
+                resource = c.exports[0]["resourceSpans"][0]["resource"]["attributes"]
+                assert sorted((a["key"], a["value"]["stringValue"]) for a in resource) == [("service.name", "test"), ("test.key", "test.value")], resource
+                # Whoever traces itself is traced, whatever rate and count say.
+                g.infer("single", value(grpc_client, [1]), headers=header)
+                check_tree(c.spans(6)[3:], single, GRPC, above)
+                h.infer("chain", value(http_client, [1, 2]), headers={**header, "tracestate": "a=b"})
+                spans = c.spans(12)[6:]
+                steps = [s["name"] for s in spans if s["name"] not in ("InferRequest", "chain", "compute")]
+                check_tree(spans, [("InferRequest", None), ("chain", "InferRequest"), *((n, "chain") for n in steps), *(("compute", n) for n in steps)], HTTP, above)
+                assert {s["traceState"] for s in spans} == {"a=b"}
+                h.infer("single", value(http_client, [1]), headers={"traceparent": "00-00000000000000000000000000000000-b7ad6b7169242424-01"})
+                h.update_trace_settings(settings={"trace_level": ["OFF"]})
+                h.infer("single", value(http_client, [1]), headers=header)
+        c.spans(12)  # the server has ended, so nothing more comes
+
+
 def main():
     binary, work = sys.argv[1:3]
     shutil.rmtree(work, ignore_errors=True)
@@ -161,6 +254,7 @@ def main():
             check_ensemble(h, path)
             check_tensors(h, g, path)
             check_counts(h, g, path)
+    check_spans(binary)
     print("traces: all passed")
 
 

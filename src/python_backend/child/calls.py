@@ -347,7 +347,7 @@ class InferenceRequest:
         self._inputs, self._names, self._model_name = inputs, names, model_name
         self._request_id, self._correlation_id, self._model_version = request_id, correlation_id, model_version
         self._flags, self._timeout, self._memory, self._trace = flags, timeout, preferred_memory, trace
-        self._parameters, self._open = check_parameters(parameters, _REQUEST_PARAMETERS), None
+        self._parameters, self._open, self._context = check_parameters(parameters, _REQUEST_PARAMETERS), None, None
 
     @classmethod
     def received(cls, channel, message, model_name, model_version):
@@ -356,7 +356,7 @@ class InferenceRequest:
         self._names, self._model_name, self._model_version = message["o"], model_name, model_version
         self._request_id, self._correlation_id = message["rid"], message["cid"]
         self._flags, self._timeout, self._memory, self._trace = message["f"], message["t"], None, None
-        self._parameters = message["p"]
+        self._parameters, self._context = message["p"], message.get("tc")
         state = RequestState(message["id"], frozenset(self._names) if message.get("only") else None)
         runtime.requests[state.number] = state
         runtime.last_request = state.number
@@ -399,7 +399,7 @@ class InferenceRequest:
         if self._trace is None:
             from triton_python_backend_utils import InferenceTrace
 
-            self._trace = InferenceTrace(self._open.state.number if self._open else None)
+            self._trace = InferenceTrace(self._open.state.number, self._context) if self._open else InferenceTrace()
         return self._trace
 
     def parameters(self):

@@ -147,15 +147,17 @@ class PreferredMemory:
 
 
 class InferenceTrace:
-    """The trace of a request, for requests into other models; spans of OpenTelemetry are not made by this server, so there is no context."""
+    """The trace of a request, for requests into other models."""
 
-    __slots__ = ("_request",)
+    __slots__ = ("_request", "_context")
 
-    def __init__(self, request=None):
+    def __init__(self, request=None, context=None):
         self._request = request  # its number; the server knows whether it is traced
+        self._context = context
 
     def get_context(self):
-        return None
+        """JSON with the traceparent of the request's span; None where the server makes no spans of OpenTelemetry."""
+        return self._context
 
 
 # Logging.

@@ -1,0 +1,56 @@
+// Spans of OpenTelemetry from the stamps of traced requests: InferRequest above one span for each model, each above its compute span.
+//
+//   SpanContext root = SpanContext::below(request.traceparent, request.tracestate);
+//   SpanRecord record(root.child());  record.begin("m", 1, id, parent, "request");  record.stamp("REQUEST_START", ns); ...
+//   std::vector<Span> spans = record.finish();
+//
+// Thread rule: values; a SpanSink is safe from any thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace ingot::server {
+
+// Where a span stands, in the hexadecimal of W3C's trace context.
+struct SpanContext {
+  std::string trace_id, span_id, parent_id;  // parent_id "": the first of its trace
+  std::string state;                         // the tracestate header, passed on
+
+  // A new span below what the headers say; a traceparent that is none begins a trace.
+  static SpanContext below(std::string_view traceparent, std::string_view tracestate);
+  static bool valid(std::string_view traceparent);
+  SpanContext child() const;
+  std::string json() const;  // {"traceparent":...,"tracestate":...}, what models are told
+};
+
+struct Span {
+  SpanContext context;
+  std::string name;
+  uint64_t start_ns = 0, end_ns = 0;  // of the steady clock
+  std::vector<std::pair<std::string, uint64_t>> events{};
+  std::vector<std::pair<std::string, std::variant<int64_t, std::string>>> attributes{};
+};
+
+class SpanSink {
+ public:
+  virtual ~SpanSink() = default;
+  virtual void take(std::vector<Span> spans) = 0;
+};
+
+// The stamps of one request to one model, as they come.
+struct SpanRecord {
+  SpanContext context;
+  std::vector<std::pair<std::string, std::variant<int64_t, std::string>>> attributes{};
+  std::string name{};  // the model's; "": never begun
+  std::vector<std::pair<std::string, uint64_t>> stamps{};
+
+  // The model's span, its compute span, and one for each pair NAME_START, NAME_END that the model itself reported.
+  std::vector<Span> finish();
+};
+
+}  // namespace ingot::server
