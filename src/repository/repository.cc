@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "base/files.h"
+#include "repository/agents.h"
 #include "server/settings.h"
 
 namespace ingot::repository {
@@ -295,6 +296,7 @@ Result<server::ModelSpec> Repository::describe(const std::string& given, const s
   } else {
     d = TRY(read(given));
   }
+  TRY(run_agents(d.parsed.config, d.directory));
   if (std::string left = placeholders(d.parsed.unset); !left.empty())
     INGOT_LOG(kWarning, cat("model '", name, "': left at their placeholders, so their defaults count: ", left));
   server::ModelSpec spec{.config = d.parsed.config, .versions = {}, .directory = d.directory, .auto_complete = options_.auto_complete, .name_space = name_space};

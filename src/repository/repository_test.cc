@@ -120,6 +120,29 @@ TEST_F(RepositoryTest, BadModelsAreErrorsThatSayWhy) {
   EXPECT_FALSE(Repository::open({.directories = {join_path(root_, "nowhere")}}).ok());
 }
 
+TEST_F(RepositoryTest, TheChecksumAgentGuardsFiles) {
+  const auto agent = [](const std::string& name, const std::string& key, const std::string& value) {
+    return cat("model_repository_agents { agents { name: \"", name, "\" parameters { key: \"", key, "\" value: \"", value, "\" } } }");
+  };
+  const std::string abc = "900150983CD24FB0D6963F7D28E17F72";  // RFC 1321's MD5 of "abc"
+  model("good", agent("checksum", "MD5:1/weights", abc), {1});
+  model("bad", agent("checksum", "MD5:1/weights", abc), {1});
+  model("missing", agent("checksum", "MD5:1/weights", abc), {1});
+  model("outside", agent("checksum", "MD5:../good/1/weights", abc), {1});
+  model("sha", agent("checksum", "SHA1:1/weights", abc), {1});
+  model("other", agent("relocate", "k", "v"), {1});
+  write("good/1/weights", "abc");
+  write("bad/1/weights", "abd");
+  auto r = repository();
+  EXPECT_TRUE(r->describe("good", {}).ok());
+  const auto error = [&](const std::string& name) { return r->describe(name, {}).error().message(); };
+  EXPECT_EQ(error("bad"), cat("Poll failed for model directory 'bad': Mismatched MD5 hash for file 1/weights, expect ", abc, ", got 4911e516e5aa21d327512e0c8b197616"));
+  EXPECT_NE(error("missing").find("cannot open "), std::string::npos);
+  EXPECT_NE(error("outside").find("names no file in the model's folder"), std::string::npos);
+  EXPECT_NE(error("sha").find("Unsupported hash function"), std::string::npos);
+  EXPECT_NE(error("other").find("unable to find 'libtritonrepoagent_relocate.so'"), std::string::npos);
+}
+
 TEST_F(RepositoryTest, FilesSayWhatAConfigLeavesOut) {
   write("py/config.pbtxt", "backend: \"python\"");
   write("py/1/model.py", "");
