@@ -1,6 +1,7 @@
 // ingot serve: an engine, a raw model or model repositories behind HTTP, the OpenAI and Anthropic routes, metrics and the page.
 #include <sys/prctl.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <csignal>
 #include <cstdio>
@@ -22,8 +23,40 @@ namespace {
 // Options of tritonserver for things that do not exist here.
 constexpr const char* kWithoutEffect[] = {"enable-peer-access", "pinned-memory-pool-byte-size", "cuda-memory-pool-byte-size", "cuda-virtual-address-size",
                                           "min-supported-compute-capability", "buffer-manager-thread-count", "host-policy", "model-load-gpu-limit",
-                                          "strict-model-config", "response-cache-byte-size", "trace-file", "trace-level", "trace-rate", "trace-count",
-                                          "trace-log-frequency", "repoagent-directory", "cache-directory", "allow-sagemaker", "allow-vertex-ai"};
+                                          "repoagent-directory", "cache-directory", "allow-sagemaker", "allow-vertex-ai"};
+
+// tritonserver's older spellings: the value goes behind the prefix of the newer one.
+constexpr struct Deprecated {
+  std::string_view name, flag, prefix;
+} kDeprecated[] = {{"trace-file", "trace-config", "triton,file="},
+                   {"trace-log-frequency", "trace-config", "triton,log-frequency="},
+                   {"trace-level", "trace-config", "level="},
+                   {"trace-rate", "trace-config", "rate="},
+                   {"trace-count", "trace-config", "count="},
+                   {"response-cache-byte-size", "cache-config", "local,size="},
+                   {"strict-model-config", "disable-auto-complete-config", ""}};
+
+Args in_new_words(const Args& args) {
+  Args out;
+  for (size_t i = 0; i < args.size(); ++i) {
+    std::string_view flag = args[i];
+    const size_t equals = std::min(flag.find('='), flag.size());
+    std::string name(flag.substr(0, equals));
+    std::replace(name.begin(), name.end(), '_', '-');
+    const auto* old = std::find_if(std::begin(kDeprecated), std::end(kDeprecated), [&](const Deprecated& d) { return name == cat("--", d.name); });
+    if (old == std::end(kDeprecated)) {
+      out.emplace_back(flag);
+      continue;
+    }
+    std::string value(equals < flag.size() ? flag.substr(equals + 1) : i + 1 < args.size() ? std::string_view(args[++i]) : "");
+    if (old->name == "trace-level" && (value == "MIN" || value == "MAX")) value = "TIMESTAMPS";
+    std::fprintf(stderr, "Warning: '--%s' has been deprecated and will be removed in future releases. Use '--%s %s...' instead.\n",
+                 std::string(old->name).c_str(), std::string(old->flag).c_str(), std::string(old->prefix).c_str());
+    if (old->name == "response-cache-byte-size" && value == "0") continue;  // off
+    out.push_back(cat("--", old->flag, "=", old->prefix, value));
+  }
+  return out;
+}
 
 struct ServeFlags {
   std::string model_name;
@@ -183,7 +216,7 @@ int run_serve(const Args& args) {
   table.accept_without_effect(kWithoutEffect);
   std::vector<std::string> rest;
   int code = 0;
-  if (!read_flags(table, "serve", args, rest, code)) return code;
+  if (!read_flags(table, "serve", in_new_words(args), rest, code)) return code;
   const bool repository = !options.repository.model_repository.empty();
   if (repository && !rest.empty())
     return fail("serve", Error(Code::kUnsupported, cat("found '", rest[0], "' beside --model-repository, want one of them")));
