@@ -147,6 +147,8 @@ Status generate(backends::LlmService& service, std::vector<Generation>& batch, c
   for (size_t b = 0; b < batch.size(); ++b) {
     Generation& g = batch[b];
     g.sequences.assign(static_cast<size_t>(o.num_return_sequences), {});
+    g.rates = {};  // of this run alone
+    g.context_logits.clear();
     engine::Request r;
     r.prompt = g.prompt;
     r.max_new = std::min(o.max_output_len, service.max_seq_tokens() - static_cast<int>(g.prompt.size()));

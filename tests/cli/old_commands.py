@@ -200,6 +200,7 @@ def flow_c(t, llama, qwen, qwen1, work, data):
     assert answer_of(plain) and answer_of(asked)
     tokens = [int(text[text.index("[", text.index("Output")):].split("[")[-1].split(" ")[0]) for text in (plain, asked)]
     assert tokens[1] > tokens[0] + 8, (plain, asked)
+    assert 1 <= int(plain.split(" out at ")[0].split()[-1]) <= 4, f"the rates are of one run: {plain}"
     # Qwen-VL: its language side converts and builds.
     C, E = work / "cvl", work / "evl"
     t.sh(f"python3 ../qwen/convert_checkpoint.py --model_dir={qwen1} --output_dir={C}", where="examples/qwenvl")
