@@ -130,7 +130,16 @@ int copy(ingot_device*, void* to, const void* from, size_t bytes) {
 }
 
 int kernels(ingot_device* device, const ingot_op_desc* desc, const char** names, int max) {
-  const std::vector<const Kernel*> rows = accepting(*desc, device->options);
+  std::vector<const Kernel*> rows = accepting(*desc, device->options);
+  // Last, rows that round more than is allowed but whose bytes one before reads: an engine that names them runs with that (Executable::plan),
+  // and nothing is packed again.
+  const size_t allowed = rows.size();
+  DeviceOptions any = device->options;
+  any.int8 = any.bf16 = true;
+  for (const Kernel* k : accepting(*desc, any))
+    if (!device->options.allows(k->activations) &&
+        std::any_of(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(allowed), [&](const Kernel* r) { return r->packing == k->packing; }))
+      rows.push_back(k);
   for (int i = 0; i < max && i < static_cast<int>(rows.size()); ++i) names[i] = rows[static_cast<size_t>(i)]->name;
   return static_cast<int>(rows.size());
 }

@@ -52,6 +52,7 @@ Result<double> time_kernel(const DeviceOptions& options, const char* tactic, con
   if (!kernel) return Error(Code::kUnsupported, cat("cpu: kernel '", tactic ? tactic : "", "' does not exist here"));
   if (kernel->needs > options.isa || static_cast<int32_t>(kernel->op) != d.op || !kernel->accepts(d))
     return Error(Code::kUnsupported, cat("cpu: kernel '", tactic, "' does not accept this op here"));
+  if (!options.allows(kernel->activations)) return Error(Code::kUnsupported, cat("cpu: kernel '", tactic, "' rounds activations more than is allowed here"));
   if (kernel->op == op::Op::kAttention || kernel->op == op::Op::kShift || kernel->op == op::Op::kSegmentBegin || kernel->op == op::Op::kLastToken)
     return Error(Code::kUnsupported, cat("cpu: '", tactic, "' depends on sequences and is not timed alone"));
   if (rows < 1 || rows > (1 << 20)) return Error(Code::kInvalidArgument, cat("cpu: time ", rows, " rows, allowed 1 .. ", 1 << 20));
