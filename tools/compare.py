@@ -171,7 +171,7 @@ def run_ingot(model, threads, cases, environment, wrap):
     prefill = next((c["input"] for c in cases if c["phase"] == "prefill"), 0)
     for length in sorted({c["input"] for c in decodes}):
         same = [c for c in decodes if c["input"] == length]
-        out = call([*wrap, INGOT, "bench", "offline", model, "--threads", threads, "--prefill-len", prefill, "--input-len", length, "--output-len", max(c["output"] for c in same) + 1,
+        out = call([*wrap, INGOT, "bench", "offline", model, "--huge-pages", "--threads", threads, "--prefill-len", prefill, "--input-len", length, "--output-len", max(c["output"] for c in same) + 1,
                     "--batch", *(c["batch"] for c in same), "--runs", 1, "--json"], env={**os.environ, **environment})
         for row in (json.loads(line) for line in out.splitlines() if line.startswith("{")):
             c = next(c for c in cases if c["phase"] == row["phase"] and c["batch"] == row["batch"] and (row["phase"] == "prefill" or c["input"] == length))

@@ -25,6 +25,14 @@ def newest(records, prefix):
     return [r for r in records if runs and r["run"] == max(runs) and r["case"].startswith(prefix)]
 
 
+def machines(records, prefix):
+    """newest() of each machine that has such cases, the machine measured last first."""
+    own = {r["device"]: [] for r in records if r["case"].startswith(prefix)}
+    for r in records:
+        own.get(r["device"], []).append(r)
+    return sorted((newest(rs, prefix) for rs in own.values()), key=lambda rs: rs[0]["run"], reverse=True)
+
+
 def number(x):
     return f"{x:,.0f}" if x >= 200 else f"{x:.1f}" if x >= 10 else f"{x:.2f}"
 
@@ -41,9 +49,10 @@ def source(records, command):
 
 
 def compare(all_records, prefix, command):
-    records = newest(all_records.get("compare", []), prefix)
-    if not records:
-        return "not measured yet\n"
+    return "\n".join(comparison(records, command) for records in machines(all_records.get("compare", []), prefix)) or "not measured yet\n"
+
+
+def comparison(records, command):
     cases = list(dict.fromkeys(r["case"] for r in records))
     systems = [s for s in SYSTEMS if any(r["system"] == s for r in records)]
     by = {(r["case"], r["system"]): r for r in records}
