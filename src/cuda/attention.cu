@@ -173,7 +173,7 @@ Status by_warps(const AttentionCall& c, Launch& l) {
   AttentionArgs a = c.a;
   const int passes = (a.heads / a.kv_heads + kMaxGroup - 1) / kMaxGroup, blocks = c.rows * a.kv_heads * passes;
   // Decode of few sequences fills the machine by cutting contexts; the number depends on the bucket only, so graphs stay valid.
-  a.splits = l.decode ? std::clamp(4 * l.sm_count / std::max(1, blocks), 1, 32) : 1;
+  a.splits = l.decode && !l.deterministic ? std::clamp(4 * l.sm_count / std::max(1, blocks), 1, 32) : 1;
   const size_t partial_bytes = static_cast<size_t>(c.rows) * a.heads * a.splits * (a.v_dim + 2) * 4;
   if (partial_bytes > l.scratch_bytes) a.splits = 1;
   float* partial = static_cast<float*>(l.scratch);
@@ -188,7 +188,7 @@ Status by_warps(const AttentionCall& c, Launch& l) {
   else if (widest <= 128) run(std::integral_constant<int, 4>());
   else if (widest <= 256) run(std::integral_constant<int, 8>());
   else return Error(Code::kUnsupported, cat("cuda: attention with head_dim ", widest, ", at most 256 is supported"));
-  if (a.splits > 1) launch(merge_kernel<A>, dim3(c.rows, a.heads), 128, l.stream, partial, c.y.as<A>(), c.y.stride, a.heads, a.v_dim, a.splits);
+  if (a.splits > 1) merge_splits(partial, c.y, c.rows, a, l);
   return launched("attention kernel");
 }
 
@@ -243,15 +243,25 @@ AttentionCall attention_call(const StepArgs& s, const Launch& l) {
   a.v_dim = at.v_head_dim ? at.v_head_dim : at.head_dim;
   a.window = at.window;
   a.splits = 1;
+  a.in_order = l.deterministic;
   a.scale = at.scale == 0 ? 1.0f / std::sqrt(static_cast<float>(at.head_dim)) : static_cast<float>(at.scale);
   a.softcap = static_cast<float>(at.softcap);
   return c;
 }
 
+void merge_splits(const float* parts, const Matrix& y, int rows, const AttentionArgs& a, Launch& l) {
+  const auto run = [&](auto* tag) {
+    using A = Pointee<decltype(tag)>;
+    launch(merge_kernel<A>, dim3(rows, a.heads), 128, l.stream, parts, y.as<A>(), y.stride, a.heads, a.v_dim, a.splits);
+    return Status();
+  };
+  (void)dispatch(y.dtype, run);
+}
+
 // c.rope only where turn_accepts().
 Status attention(AttentionCall& c, Launch& l) {
   if (c.rows == 0) return {};
-  const bool one_each = decode_accepts(c, l);
+  const bool one_each = !l.deterministic && decode_accepts(c, l);  // which adds up in another order than the kernels of prompts
   if (l.decode && one_each) return decode(c, l);
   // Where prompts have a kernel of their own, sequences of one row go apart from them.
   const bool prompts = prompt_accepts(c, l);
@@ -273,7 +283,15 @@ Status attention(AttentionCall& c, Launch& l) {
       using C = Pointee<decltype(ctag)>;
       if (!c.rope) TRY(append<A, C>(c, l));
       if (prompts) return launch_prompt(c, l);
-      return prefill_accepts(c, l) ? launch_prefill(c, l) : by_warps<A, C>(c, l);
+      if (!prefill_accepts(c, l)) return decode8_accepts(c, l) && l.decode ? decode8(c, l) : by_warps<A, C>(c, l);
+      if (decode8_accepts(c, l) && l.singles > 0) {
+        AttentionCall rows = c;
+        rows.rows = l.singles;
+        rows.a.rows = l.in.single_rows;
+        TRY(decode8(rows, l));
+        c.a.slices = l.in.several_slices;
+      }
+      return launch_prefill(c, l);
     });
   });
 }

@@ -18,6 +18,7 @@ struct AttentionArgs {
   const int32_t* slices;  // the kernel's sequences; null: all. Where not null, those of one row are done apart
   int max_pages, page_tokens, page_shift;  // page_shift: log2 of page_tokens, or -1
   int heads, kv_heads, dim, v_dim, window, splits;
+  bool in_order;  // tiles of keys begin where they would for any other rows
   float scale, softcap;
   __device__ int page_of(int key) const { return page_shift >= 0 ? key >> page_shift : key / page_tokens; }
 };
@@ -37,7 +38,15 @@ AttentionCall attention_call(const StepArgs& s, const Launch& l);
 bool decode_accepts(const AttentionCall& c, const Launch& l);
 Status decode(const AttentionCall& c, Launch& l);
 
-// Rows that are many to a sequence, on tensor cores: f16 or bf16 with a cache of the same type, heads of 8 to 128 columns by eights.
+// The same over a cache of fp8 or int8 that has this step's keys already.
+bool decode8_accepts(const AttentionCall& c, const Launch& l);
+Status decode8(const AttentionCall& c, Launch& l);
+
+// The result out of [rows, heads, splits, v_dim + 2]: maximum, sum, output of each part of a context.
+void merge_splits(const float* parts, const Matrix& y, int rows, const AttentionArgs& a, Launch& l);
+
+// Rows that are many to a sequence, on tensor cores: f16 or bf16 with a cache of the same type, of fp8 or int8, heads of 8 to 128 columns by eights (8-bit caches:
+// by sixteens).
 bool prefill_accepts(const AttentionCall& c, const Launch& l);
 Status launch_prefill(const AttentionCall& c, Launch& l);
 // The same on Hopper: heads of 64 or 128 columns, no ALiBi, no softcap. It turns q itself.

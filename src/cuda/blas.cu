@@ -8,23 +8,31 @@
 #include <tuple>
 #include <vector>
 
-#include "cuda/linear.h"
+#include "cuda/fp8.h"
+#include "cuda/ordered.h"
 
 namespace ingot::cuda {
 namespace {
 
 constexpr int kCandidates = 16, kRounds = 4, kSlowRows = 2048;
 constexpr size_t kSlowCandidates = 8;
-constexpr size_t kWorkspace = size_t{64} << 20;
+constexpr size_t kWorkspace = size_t{64} << 20, kSample = size_t{16} << 20;
+
+// Of the deterministic mode `ordered`: the own product of that order instead of an algorithm.
+struct Choice {
+  bool ordered = false;
+  cublasLtMatmulAlgo_t algo{};
+};
 
 struct Blas {
   cublasLtHandle_t handle = nullptr;
   void* workspace = nullptr;
-  unsigned* counters = nullptr;
+  unsigned* counters = nullptr;  // kTileCounters, and one to count differences
+  void* sample = nullptr;        // what some rows of a product must be, in the deterministic mode
   RoundedRows rounded;
   cudaEvent_t begin = nullptr, end = nullptr;
   // By types, row bucket, n, k, strides, with an addend or not.
-  std::map<std::tuple<int, int, int, int, int64_t, int64_t, bool>, cublasLtMatmulAlgo_t> chosen;
+  std::map<std::tuple<int, int, int, int, int64_t, int64_t, bool>, Choice> chosen;
 };
 
 Status blas_check(cublasStatus_t code, const char* doing) {
@@ -82,17 +90,20 @@ struct Problem {
     TRY(blas_check(cublasLtMatrixLayoutCreate(&c, out, n, rows, g.c ? g.c_stride : g.y_stride), "layout of the addend"));
     return blas_check(cublasLtMatrixLayoutCreate(&y, out, n, rows, g.y_stride), "layout of the result");
   }
-  Status propose(cublasLtHandle_t handle, std::vector<cublasLtMatmulHeuristicResult_t>& list, const GemmCall& g) {
+  // whole: only algorithms that do not cut the inputs.
+  Status propose(cublasLtHandle_t handle, std::vector<cublasLtMatmulHeuristicResult_t>& list, const GemmCall& g, bool whole) {
     cublasLtMatmulPreference_t preference = nullptr;
     TRY(blas_check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate"));
     const size_t bytes = kWorkspace;
     int count = 0;
     list.assign(kCandidates, {});
     Status status = blas_check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes), "preference");
+    const uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE;
+    if (status.ok() && whole) status = blas_check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &none, sizeof none), "preference");
     if (status.ok())
       status = blas_check(cublasLtMatmulAlgoGetHeuristic(handle, desc, w, x, c, y, preference, kCandidates, list.data(), &count), "cublasLt heuristic");
     cublasLtMatmulPreferenceDestroy(preference);
-    if (!status.ok() && g.dtype == DType::kF8E4M3) count = 0;
+    if (!status.ok() && (whole || g.dtype == DType::kF8E4M3)) count = 0;
     else TRY(status);
     list.resize(static_cast<size_t>(count));
     if (count == 0) return Error(Code::kUnsupported, cat("cuda: cuBLASLt has no algorithm for ", g.rows, " x ", g.n, " x ", g.k));
@@ -104,21 +115,53 @@ struct Problem {
   }
 };
 
+// The product in order, of the first rows.
+Status in_order(const GemmCall& g, void* y, int64_t y_stride, int rows, Launch& l) {
+  const ingot_weight_desc desc{static_cast<int32_t>(g.dtype), g.dtype == DType::kF8E4M3 ? g.k : 0, 0, 0, g.n, g.k};
+  Matrix residual{const_cast<void*>(g.c), g.n, static_cast<int>(g.c_stride), g.y_dtype};
+  LinearCall c;
+  c.weight = &desc;
+  c.data = g.w;
+  c.x = {const_cast<void*>(g.x), g.k, static_cast<int>(g.x_stride), g.dtype};
+  c.y = {y, g.n, static_cast<int>(y_stride), g.y_dtype};
+  c.rows = rows;
+  if (g.c) c.residual = &residual;
+  if (g.dtype != DType::kF8E4M3) return ordered(c, l);
+  const uint8_t* x = static_cast<const uint8_t*>(g.x);
+  return g.y_dtype == DType::kF16 ? fp8_tiles_as<__half>(c, x, g.x_scales, l) : fp8_tiles_as<__nv_bfloat16>(c, x, g.x_scales, l);
+}
+
 // The fastest proposal; each run follows a sweep over memory that leaves nothing of the operands in the cache. It happens while requests
 // wait: of many rows, which take milliseconds, the library's first proposals are tried, and what is clearly slower runs once.
-Result<cublasLtMatmulAlgo_t> choose(Blas& b, Problem& p, const GemmCall& g, Launch& l) {
+// In the deterministic mode only what gives, on some rows, the bits of the product in order, itself among them where rows are few.
+Result<Choice> choose(Blas& b, Problem& p, const GemmCall& g, Launch& l) {
   std::vector<cublasLtMatmulHeuristicResult_t> list;
-  TRY(p.propose(b.handle, list, g));
-  if (l.capturing || list.size() == 1) return list[0].algo;
+  const bool own = l.deterministic;
+  if (Status status = p.propose(b.handle, list, g, own); !status.ok()) {
+    if (own) return Choice{true, {}};
+    return status.error();
+  }
+  if (own && l.capturing) return Choice{true, {}};
+  if (!own && (l.capturing || list.size() == 1)) return Choice{false, list[0].algo};
   if (g.rows > kSlowRows) list.resize(std::min(list.size(), kSlowCandidates));
-  size_t best = 0;
+  const int64_t row_bytes = storage_bytes(g.y_dtype, g.n);
+  const int sampled = static_cast<int>(std::min<int64_t>({g.rows, kOrderedRows, static_cast<int64_t>(kSample) / row_bytes}));
+  if (own) {
+    if (!b.sample) TRY(check(cudaMalloc(&b.sample, kSample), "sample of a product"));
+    TRY(in_order(g, b.sample, g.n, sampled, l));
+  }
+  const size_t runs = list.size() + (own && g.rows <= kOrderedRows ? 1 : 0);
+  Choice best{own, list[0].algo};
   float best_ms = 1e30f;
-  for (size_t i = 0; i < list.size(); ++i) {
+  for (size_t i = 0; i < runs; ++i) {
+    const bool ordered = i == list.size();
     float ms = 1e30f;
     for (int round = 0; round < kRounds; ++round) {
       TRY(check(cudaMemsetAsync(b.workspace, 0, kWorkspace, l.stream), "sweep the cache"));
       TRY(check(cudaEventRecord(b.begin, l.stream), "record event"));
-      if (p.run(b, g, list[i].algo, l.stream) != CUBLAS_STATUS_SUCCESS) {
+      if (ordered) {
+        TRY(in_order(g, g.y, g.y_stride, g.rows, l));
+      } else if (p.run(b, g, list[i].algo, l.stream) != CUBLAS_STATUS_SUCCESS) {
         ms = 1e30f;
         break;
       }
@@ -129,12 +172,15 @@ Result<cublasLtMatmulAlgo_t> choose(Blas& b, Problem& p, const GemmCall& g, Laun
       if (round > 0 || kRounds == 1) ms = std::min(ms, once);  // the first loads the kernel
       if (once > 1.1f * best_ms && round > 0) break;
     }
-    if (ms < best_ms) {
-      best_ms = ms;
-      best = i;
+    if (ms >= best_ms) continue;
+    if (own && !ordered) {
+      int* const count = reinterpret_cast<int*>(b.counters + kTileCounters);
+      if (TRY(differing(g.y, g.y_stride, b.sample, g.n, g.y_dtype, sampled, g.n, count, l)) > 0) continue;
     }
+    best_ms = ms;
+    best = {ordered, list[std::min(i, list.size() - 1)].algo};
   }
-  return list[best].algo;
+  return best;
 }
 
 }  // namespace
@@ -146,13 +192,15 @@ Status gemm(const GemmCall& g, Launch& l) {
   const auto key = std::make_tuple(static_cast<int>(g.dtype) * 64 + static_cast<int>(g.y_dtype), bucket_of(g.rows), g.n, g.k, g.x_stride, g.y_stride, g.c != nullptr);
   auto it = b.chosen.find(key);
   if (it == b.chosen.end()) {
-    const cublasLtMatmulAlgo_t algo = TRY(choose(b, p, g, l));
-    it = b.chosen.emplace(key, algo).first;
+    const Choice choice = TRY(choose(b, p, g, l));
+    it = b.chosen.emplace(key, choice).first;
   }
-  if (p.run(b, g, it->second, l.stream) == CUBLAS_STATUS_SUCCESS) return {};
+  if (it->second.ordered) return in_order(g, g.y, g.y_stride, g.rows, l);
+  if (p.run(b, g, it->second.algo, l.stream) == CUBLAS_STATUS_SUCCESS) return {};
+  if (l.deterministic) return in_order(g, g.y, g.y_stride, g.rows, l);
   // What suits the bucket does not suit this shape.
   std::vector<cublasLtMatmulHeuristicResult_t> list;
-  TRY(p.propose(b.handle, list, g));
+  TRY(p.propose(b.handle, list, g, false));
   return blas_check(p.run(b, g, list[0].algo, l.stream), "cublasLtMatmul");
 }
 
@@ -164,7 +212,7 @@ void* make_blas(std::string* error) {
   Blas* blas = new Blas;
   Status status = blas_check(cublasLtCreate(&blas->handle), "cublasLtCreate");
   if (status.ok()) status = check(cudaMalloc(&blas->workspace, kWorkspace), "cuBLASLt workspace");
-  if (status.ok()) status = check(cudaMalloc(&blas->counters, kTileCounters * sizeof(unsigned)), "counters of tiles");
+  if (status.ok()) status = check(cudaMalloc(&blas->counters, (kTileCounters + 1) * sizeof(unsigned)), "counters of tiles");
   if (status.ok()) status = check(cudaMemset(blas->counters, 0, kTileCounters * sizeof(unsigned)), "counters of tiles");
   if (status.ok()) status = check(cudaEventCreate(&blas->begin), "create event");
   if (status.ok()) status = check(cudaEventCreate(&blas->end), "create event");
@@ -180,6 +228,7 @@ void free_blas(void* p) {
   if (blas->handle) cublasLtDestroy(blas->handle);
   if (blas->workspace) cudaFree(blas->workspace);
   if (blas->counters) cudaFree(blas->counters);
+  if (blas->sample) cudaFree(blas->sample);
   if (blas->begin) cudaEventDestroy(blas->begin);
   if (blas->end) cudaEventDestroy(blas->end);
   delete blas;

@@ -4,11 +4,13 @@
 #include <cstring>
 
 #include "cuda/executable.h"
+#include "cuda/options.h"
 
 struct ingot_device {
   int index = 0;
   int sm_count = 0;
   bool hopper = false;
+  bool deterministic = false;
 };
 struct ingot_executable {
   std::unique_ptr<ingot::cuda::Executable> impl;
@@ -72,7 +74,9 @@ int device_properties(int index, ingot_device_properties* out) {
   return INGOT_OK;
 }
 
-int device_open(int index, const char*, ingot_device** out) {
+int device_open(int index, const char* options_json, ingot_device** out) {
+  const Result<DeviceOptions> options = read_options(options_json);
+  if (!options.ok()) return report(options.error());
   cudaDeviceProp p{};
   const int n = device_count();
   if (index < 0 || index >= n)
@@ -84,7 +88,7 @@ int device_open(int index, const char*, ingot_device** out) {
     return report(Error(Code::kUnsupported, cat("cuda: ", p.name, " has compute capability ", p.major, ".", p.minor,
                                                 ", this plugin needs 8.0 or later; use --device cpu")));
   if (Status s = check(cudaSetDevice(index), "select the device"); !s.ok()) return report(s);
-  *out = new ingot_device{index, p.multiProcessorCount, p.major == 9};
+  *out = new ingot_device{index, p.multiProcessorCount, p.major == 9, options->deterministic};
   return INGOT_OK;
 }
 
@@ -131,7 +135,7 @@ int device_unpack(ingot_device*, const char*, const ingot_op_desc* desc, int ind
 
 int device_prepare(ingot_device* device, const ingot_program* program, ingot_executable** out) {
   cudaSetDevice(device->index);
-  auto made = Executable::create(*program, device->sm_count, device->hopper);
+  auto made = Executable::create(*program, device->sm_count, device->hopper, device->deterministic);
   if (!made.ok()) return report(made.error());
   *out = new ingot_executable{std::move(made).value(), device};
   return INGOT_OK;

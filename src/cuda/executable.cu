@@ -47,10 +47,11 @@ Status Executable::device_alloc(void** out, size_t bytes, const char* what) {
   return {};
 }
 
-Result<std::unique_ptr<Executable>> Executable::create(const ingot_program& program, int sm_count, bool hopper) {
+Result<std::unique_ptr<Executable>> Executable::create(const ingot_program& program, int sm_count, bool hopper, bool deterministic) {
   std::unique_ptr<Executable> e(new Executable);
   e->sm_count_ = sm_count;
   e->hopper_ = hopper;
+  e->deterministic_ = deterministic;
   TRY(e->allocate(program));
   return Result<std::unique_ptr<Executable>>(std::move(e));
 }
@@ -524,6 +525,7 @@ Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step, bo
   l.arrived = arrived_;
   l.quantised = quantised_;
   l.fp8 = fp8_;
+  l.deterministic = deterministic_;
   const size_t parity = static_cast<size_t>(&f - flights_);
   if (dump_step == kDumpFirst) TRY(dump(f, b));
   launch(resolve_tokens_kernel, (l.rows + 127) / 128, 128, stream_, l.in.tokens, ids_[parity ^ 1], l.rows);
@@ -537,7 +539,7 @@ Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step, bo
       const ingot_step& rope = steps_[static_cast<size_t>(fused_.tables[t])];
       TRY(rope_table(rope.desc.attrs, rope.weight[0], matrix(rope.in[1], f).as<int32_t>(), matrix(rope.in[2], f).as<int32_t>(), l.rows, tables_[t], l));
     }
-    const bool few = l.rows <= kSkinnyRows && l.logits <= kSkinnyRows;
+    const bool few = !deterministic_ && l.rows <= kSkinnyRows && l.logits <= kSkinnyRows;
     for (const Action& action : few ? fused_.few : fused_.many) TRY(act(action, f, l));
   }
   if (b.sampling && b.logits > 0) {

@@ -16,7 +16,7 @@ namespace ingot::cuda {
 
 class Executable {
  public:
-  static Result<std::unique_ptr<Executable>> create(const ingot_program& program, int sm_count, bool hopper);
+  static Result<std::unique_ptr<Executable>> create(const ingot_program& program, int sm_count, bool hopper, bool deterministic);
   ~Executable();
   Status run(const ingot_bindings& bindings, uint64_t* ticket);
   Status wait(uint64_t ticket, ingot_results* out);
@@ -69,6 +69,7 @@ class Executable {
   unsigned* arrived_ = nullptr;
   bool quantised_ = false;
   bool fp8_ = false;
+  bool deterministic_ = false;
   bool hopper_ = false;  // tensor cores and copies as wgmma.cuh and bulk.cuh have them
   float* squares_ = nullptr;  // of a norm that two products share
   std::vector<void*> states_;

@@ -187,7 +187,7 @@ Status library(const LinearCall& c, const RoundedRows& ready, Launch& l) {
 
 template <class T>
 Status fp8_as(const LinearCall& c, const RoundedRows& ready, bool blas, Launch& l) {
-  if (blas && c.rows > kTileRows && c.weight->n % (c.gated ? 32 : 16) == 0) {
+  if (blas && (c.rows > kTileRows || l.deterministic) && c.weight->n % (c.gated ? 32 : 16) == 0) {
     const Status status = library<T>(c, ready, l);
     if (status.ok() || status.error().code() != Code::kUnsupported) return status;
   }

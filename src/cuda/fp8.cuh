@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) fp8_kernel(const Fp
   char* const shared = dynamic_shared();
   const int thread = threadIdx.x, warp = thread / 32, g = (thread & 31) / 4;
   const int first_row = blockIdx.x * N, rows = min(N, a.rows - first_row);
-  const TileStages stage_of((a.w.k + kInputs - 1) / kInputs);
+  const TileStages stage_of((a.w.k + kInputs - 1) / kInputs, a.in_order);
 
   // ---- copies: 16 bytes each, kRows rows apart-----------------------------------------------------------------------------------------
   const int row = thread / 8, piece = thread & 7, to_row = tile_byte(row, piece);

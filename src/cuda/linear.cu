@@ -11,6 +11,7 @@
 #include "cuda/linear.h"
 #include "cuda/math.cuh"
 #include "cuda/mma.cuh"
+#include "cuda/ordered.h"
 #include "cuda/weight_args.h"
 
 namespace ingot::cuda {
@@ -280,7 +281,7 @@ Status few(const LinearCall& c, Launch& l) {
   if constexpr (sizeof(A) == 2) {
     LinearCall part = c;
     part.rows = std::min(c.rows, kSkinnyRows);
-    if (skinny_accepts(part)) {
+    if (!l.deterministic && skinny_accepts(part)) {
       for (int row = 0; row < c.rows; row += kSkinnyRows) {
         auto below = [&](Matrix m) {
           m.data = static_cast<char*>(m.data) + storage_bytes(m.dtype, static_cast<int64_t>(row) * m.stride);
@@ -388,17 +389,31 @@ int mixed_rows(DType weights, bool blas) {
   }
 }
 
+// Sums of one order, whatever the number of rows; what decides between kernels of other orders is the shape alone.
+template <class A>
+Status in_order(const LinearCall& c, const RoundedRows& ready, bool fits, Launch& l) {
+  constexpr int kFewPlainRows = 16;  // above, it is cuBLASLt's time against the own kernel's (blas.cu)
+  if constexpr (sizeof(A) == 2) {
+    if (fp8_accepts(c)) return fp8(c, ready, fits, l);
+    const bool plain = static_cast<DType>(c.weight->dtype) == c.x.dtype;
+    if (ordered_accepts(c)) return !fits || c.rows <= (plain ? kFewPlainRows : kOrderedRows) ? ordered(c, l) : many<A>(c, l);
+  }
+  return few<A>(c, l);
+}
+
 template <class A>
 Status linear_as(const LinearCall& c, Launch& l) {
   const RoundedRows ready = std::exchange(rounded_rows(l), {});
   const DType wtype = static_cast<DType>(c.weight->dtype);
   const int64_t n = c.weight->n, k = c.weight->k;
   const int step = step_of(wtype);
-  const bool blas = c.rows > kSkinnyRows && !c.norm && k % step == 0 && c.weight->group % step == 0 && aligned16(c.x, sizeof(A)) &&
+  const bool fits = !c.norm && k % step == 0 && c.weight->group % step == 0 && aligned16(c.x, sizeof(A)) &&
                     n % (c.gated ? 16 : 8) == 0 && aligned16(c.y, c.y.dtype == DType::kF32 ? 4 : 2) &&
                     (!c.residual || (aligned16(*c.residual, sizeof(A)) && c.y.dtype == c.x.dtype)) &&
                     (wtype == c.x.dtype || 64 * padded(static_cast<size_t>(k) * sizeof(A)) <= l.scratch_bytes / 2) &&
                     (!c.gated || static_cast<size_t>(n) * sizeof(A) <= l.scratch_bytes / 2);
+  const bool blas = c.rows > kSkinnyRows && fits;
+  if (l.deterministic) return in_order<A>(c, ready, fits, l);
   if constexpr (sizeof(A) == 2) {
     const bool only_rounded = ready.only && ready.of == c.x.data;
     if (!only_rounded && c.rows > kSkinnyRows && c.rows <= mixed_rows(wtype, blas) && mixed_accepts(c)) return mixed(c, l);

@@ -4,7 +4,7 @@
 //   TRY(linear(c, launch));     // y = f(norm(x) w^T + bias) + residual
 //
 // Up to kSkinnyRows rows of 16-bit activations stream the weights once (skinny.cu); up to kMixedRows on quantised weights likewise
-// (mixed.cu, fp8.cu); more, and more than a few on plain weights, go to cuBLASLt.
+// (mixed.cu, fp8.cu); more, and more than a few on plain weights, go to cuBLASLt. In the deterministic mode: ordered.h.
 #pragma once
 
 #include "cuda/cuda.h"

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) mixed_kernel(const 
   char* const shared = dynamic_shared();
   const int thread = threadIdx.x, warp = thread / 32, lane = thread & 31, g = lane / 4, t = lane & 3;
   const int first_row = blockIdx.x * N, rows = min(N, a.rows - first_row);
-  const TileStages stage_of((a.w.k + kInputs - 1) / kInputs);
+  const TileStages stage_of((a.w.k + kInputs - 1) / kInputs, false);
 
   // ---- copies --------------------------------------------------------------------------------------------------------------------
   constexpr int kPieces = kRowBytes / 16, kWeightCopies = kTileOutputs * kPieces / kTileThreads;  // of a thread in a stage

@@ -171,7 +171,7 @@ Status rms_norm_rows(const Matrix& x, const Matrix* x2, const W* w, const Matrix
       rounded.of = y.data;
       rounded.only = only_rounded && rounded.values;
       A* const to = rounded.only ? nullptr : y.as<A>();
-      if (!x2 && rows >= kManyRows && x.width <= 4096)
+      if (!x2 && rows >= kManyRows && x.width <= 4096 && !l.deterministic)
         launch_dependent(x.width <= 2048 ? rms_norm_warps_kernel<A, W, 8> : rms_norm_warps_kernel<A, W, 16>, (rows + kRowWarps - 1) / kRowWarps, kRowWarps * 32,
                          0, l, x.as<A>(), x.stride, w, to, y.stride, rows, x.width, eps, rounded.values, rounded.scales);
       else launch_dependent(rms_norm_wide_kernel<A, W>, rows, kThreads, 0, l, x.as<A>(), x.stride, other, other_stride, w, to, y.stride, total, total_stride,

@@ -2,8 +2,10 @@
 //
 // A block takes 64 (row, head) pairs of one sequence and one kv head: the heads that share a kv head are packed as rows, so K and V are
 // read once for all of them. Its four warps hold 16 pairs each: q, scores and output stay in registers; K and V of the next tile come
-// into the other half of shared memory while this one is multiplied. Logits are kept in units of log 2.
+// into the other half of shared memory while this one is multiplied. Logits are kept in units of log 2. Caches of fp8 and int8 are widened on
+// their way there, int8 multiplied by its scales.
 #include "cuda/attention.h"
+#include "cuda/cache8.cuh"
 #include "cuda/math.cuh"
 #include "cuda/mma.cuh"
 
@@ -13,9 +15,9 @@ namespace {
 constexpr int kWarps = 4, kPairs = 16 * kWarps, kKeys = 64;
 
 // HD: columns of a head, padded with zeros; K and V rows lie HD + 8 apart, so that eight rows fall into different banks.
-template <class T, int HD>
+template <class T, class C, int HD>
 __global__ void __launch_bounds__(kWarps * 32)
-prefill_kernel(const T* q, int64_t q_stride, const T* keys, const T* values, T* y, int64_t y_stride, AttentionArgs a) {
+prefill_kernel(const T* q, int64_t q_stride, const C* keys, const C* values, T* y, int64_t y_stride, AttentionArgs a) {
   constexpr int kRow = HD + 8, kTileSize = kKeys * kRow;
   T* tiles = reinterpret_cast<T*>(dynamic_shared());  // K, V of one tile, then of the other
   const int slice = a.slices ? a.slices[blockIdx.z] : static_cast<int>(blockIdx.z), kv_head = blockIdx.y, group = a.heads / a.kv_heads;
@@ -29,6 +31,7 @@ prefill_kernel(const T* q, int64_t q_stride, const T* keys, const T* values, T* 
   const int top_row = first_row + begin_pair / group, bottom_row = first_row + (min(begin_pair + kPairs, pairs) - 1) / group;
   int begin = a.window > 0 ? max(0, a.positions[top_row] - a.window + 1) : 0;
   if (a.segment_begin) begin = max(begin, a.segment_begin[top_row]);
+  if (a.in_order) begin = begin / kKeys * kKeys;
   const int end = a.positions[bottom_row] + 1;
   // Keys that every row of the block sees: no mask there.
   const int all_until = a.positions[top_row];
@@ -55,7 +58,45 @@ prefill_kernel(const T* q, int64_t q_stride, const T* keys, const T* values, T* 
     }
 
   // HD / 8 neighbouring threads copy one key's row, page by page of the cache.
-  auto load = [&](const T* cache, T* tile, int from, int width) {
+  auto load = [&](const C* cache, [[maybe_unused]] const float* scales, T* tile, int from, int width) {
+    if constexpr (sizeof(C) == 1) {
+      constexpr int kPieces = HD / 16, kRows = kWarps * 32 / kPieces, kEach = kKeys / kRows;
+      const int piece = threadIdx.x % kPieces * 16;
+      uint4 raw[kEach];
+      float scale[kEach];
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int key = from + static_cast<int>(threadIdx.x) / kPieces + i * kRows;
+        raw[i] = uint4{0, 0, 0, 0};
+        scale[i] = 1;
+        if (key >= end || piece >= width) continue;
+        const int in = a.page_of(key);
+        const int64_t at = (static_cast<int64_t>(pages[in]) * a.kv_heads + kv_head) * a.page_tokens + (key - in * a.page_tokens);
+        raw[i] = *reinterpret_cast<const uint4*>(cache + at * width + piece);
+        if constexpr (std::is_same_v<C, int8_t>) scale[i] = scales[at];
+      }
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const uint32_t words[4] = {raw[i].x, raw[i].y, raw[i].z, raw[i].w};
+        uint32_t wide[8];
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+          wide[2 * w] = widen_low<T, C>(words[w]);
+          wide[2 * w + 1] = widen_high<T, C>(words[w]);
+        }
+        if constexpr (std::is_same_v<C, int8_t>) {
+#pragma unroll
+          for (uint32_t& pair : wide) {
+            const T* h = reinterpret_cast<const T*>(&pair);
+            pair = pack2<T>(to_float(h[0]) * scale[i], to_float(h[1]) * scale[i]);
+          }
+        }
+        uint4* to = reinterpret_cast<uint4*>(tile + (threadIdx.x / kPieces + i * kRows) * kRow + piece);
+        to[0] = uint4{wide[0], wide[1], wide[2], wide[3]};
+        to[1] = uint4{wide[4], wide[5], wide[6], wide[7]};
+      }
+      return;
+    }
     constexpr int kPieces = HD / 8, kRows = kWarps * 32 / kPieces;
     const int piece = threadIdx.x % kPieces * 8;
     for (int r = threadIdx.x / kPieces; r < kKeys; r += kRows) {
@@ -71,8 +112,8 @@ prefill_kernel(const T* q, int64_t q_stride, const T* keys, const T* values, T* 
   const float scale = a.scale * kLog2e;
   const float slope[2] = {a.slopes ? a.slopes[head[0]] * kLog2e : 0.0f, a.slopes ? a.slopes[head[1]] * kLog2e : 0.0f};
   float out[HD / 8][4] = {}, best[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
-  load(keys, tiles, begin, a.dim);
-  load(values, tiles + kTileSize, begin, a.v_dim);
+  load(keys, a.key_scales, tiles, begin, a.dim);
+  load(values, a.value_scales, tiles + kTileSize, begin, a.v_dim);
   int half = 0;
   for (int from = begin; from < end; from += kKeys, half ^= 1) {
     copies_done();
@@ -80,8 +121,8 @@ prefill_kernel(const T* q, int64_t q_stride, const T* keys, const T* values, T* 
     const T* k_tile = tiles + half * 2 * kTileSize;
     const T* v_tile = k_tile + kTileSize;
     if (from + kKeys < end) {
-      load(keys, tiles + (half ^ 1) * 2 * kTileSize, from + kKeys, a.dim);
-      load(values, tiles + (half ^ 1) * 2 * kTileSize + kTileSize, from + kKeys, a.v_dim);
+      load(keys, a.key_scales, tiles + (half ^ 1) * 2 * kTileSize, from + kKeys, a.dim);
+      load(values, a.value_scales, tiles + (half ^ 1) * 2 * kTileSize + kTileSize, from + kKeys, a.v_dim);
     }
     float s[kKeys / 8][4] = {};
 #pragma unroll
@@ -175,20 +216,29 @@ prefill_kernel(const T* q, int64_t q_stride, const T* keys, const T* values, T* 
   }
 }
 
-template <class T, int HD>
+template <class T, class C, int HD>
 Status prefill_by(const AttentionCall& call, Launch& l) {
   const AttentionArgs& a = call.a;
   const int group = a.heads / a.kv_heads, bytes = 4 * kKeys * (HD + 8) * 2;
-  static const cudaError_t raised = cudaFuncSetAttribute(prefill_kernel<T, HD>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  static const cudaError_t raised = cudaFuncSetAttribute(prefill_kernel<T, C, HD>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   TRY(check(raised, "shared memory of the prefill kernel"));
-  launch_with(prefill_kernel<T, HD>, dim3((l.longest * group + kPairs - 1) / kPairs, a.kv_heads, a.slices ? l.several : l.slices), kWarps * 32, bytes, l.stream, call.q.as<T>(),
-              call.q.stride, static_cast<const T*>(l.kv.keys), static_cast<const T*>(l.kv.values), call.y.as<T>(), call.y.stride, a);
+  launch_with(prefill_kernel<T, C, HD>, dim3((l.longest * group + kPairs - 1) / kPairs, a.kv_heads, a.slices ? l.several : l.slices), kWarps * 32, bytes, l.stream,
+              call.q.as<T>(), call.q.stride, static_cast<const C*>(l.kv.keys), static_cast<const C*>(l.kv.values), call.y.as<T>(), call.y.stride, a);
   return launched("prefill attention kernel");
 }
 
-template <class T>
+template <class T, class C>
 Status prefill_as(const AttentionCall& call, Launch& l) {
-  return call.a.dim <= 64 && call.a.v_dim <= 64 ? prefill_by<T, 64>(call, l) : prefill_by<T, 128>(call, l);
+  return call.a.dim <= 64 && call.a.v_dim <= 64 ? prefill_by<T, C, 64>(call, l) : prefill_by<T, C, 128>(call, l);
+}
+
+template <class T>
+Status by_cache(const AttentionCall& call, Launch& l) {
+  switch (l.kv.dtype) {
+    case DType::kI8: return prefill_as<T, int8_t>(call, l);
+    case DType::kF8E4M3: return prefill_as<T, __nv_fp8_e4m3>(call, l);
+    default: return prefill_as<T, T>(call, l);
+  }
 }
 
 }  // namespace
@@ -196,12 +246,14 @@ Status prefill_as(const AttentionCall& call, Launch& l) {
 bool prefill_accepts(const AttentionCall& call, const Launch& l) {
   const AttentionArgs& a = call.a;
   const DType t = call.q.dtype;
-  return l.longest > 1 && (t == DType::kBf16 || t == DType::kF16) && l.kv.dtype == t && a.dim % 8 == 0 && a.v_dim % 8 == 0 && a.dim <= 128 &&
+  const bool narrow = l.kv.dtype == DType::kI8 || l.kv.dtype == DType::kF8E4M3;
+  const int least = narrow ? 16 : 8;
+  return (l.longest > 1 || l.deterministic) && (t == DType::kBf16 || t == DType::kF16) && (narrow || l.kv.dtype == t) && a.dim % least == 0 && a.v_dim % least == 0 && a.dim <= 128 &&
          a.v_dim <= 128 && l.slices <= 65535 && (reinterpret_cast<uintptr_t>(call.q.data) | static_cast<uintptr_t>(call.q.stride) * 2) % 4 == 0;
 }
 
 Status launch_prefill(const AttentionCall& call, Launch& l) {
-  return call.q.dtype == DType::kBf16 ? prefill_as<__nv_bfloat16>(call, l) : prefill_as<__half>(call, l);
+  return call.q.dtype == DType::kBf16 ? by_cache<__nv_bfloat16>(call, l) : by_cache<__half>(call, l);
 }
 
 }  // namespace ingot::cuda

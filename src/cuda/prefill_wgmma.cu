@@ -67,7 +67,8 @@ struct Work {
     const int top = first_row + begin_pair / group, bottom = first_row + (min(begin_pair + 2 * kPairs, pairs) - 1) / group;
     from = a.window > 0 ? max(0, a.positions[top] - a.window + 1) : 0;
     if (a.segment_begin) from = max(from, a.segment_begin[top]);
-    from = from / p.box * p.box;
+    const int whole = a.in_order ? kKeys : p.box;
+    from = from / whole * whole;
     end = a.positions[bottom] + 1;
     return true;
   }
@@ -251,7 +252,7 @@ __device__ __forceinline__ void multiply(const PromptArgs<T>& p, char* queries, 
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));  // the four lanes of a row
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
         base[r] = top == -INFINITY ? 0.0f : top * scale;  // nothing seen yet: every weight is 0
-        keep[r] = fast_exp2(best[r] * scale - base[r]);
+        keep[r] = best[r] == top ? 1.0f : fast_exp2(best[r] * scale - base[r]);  // exactly: a tile without keys of the row changes nothing
         best[r] = top;
         sum[r] *= keep[r];
       }
@@ -407,7 +408,7 @@ bool prompt_accepts(const AttentionCall& c, const Launch& l) {
   const AttentionArgs& a = c.a;
   const DType t = c.q.dtype;
   const auto even = [](const Matrix& m) { return (reinterpret_cast<uintptr_t>(m.data) | static_cast<uintptr_t>(m.stride) * 2) % 16 == 0; };
-  return l.longest > 1 && l.kv.box > 0 && (t == DType::kBf16 || t == DType::kF16) && l.kv.dtype == t && a.dim == a.v_dim && !a.slopes && a.softcap == 0 &&
+  return (l.longest > 1 || l.deterministic) && l.kv.box > 0 && (t == DType::kBf16 || t == DType::kF16) && l.kv.dtype == t && a.dim == a.v_dim && !a.slopes && a.softcap == 0 &&
          a.scale > 0 && even(c.q) && even(c.y);
 }
 

@@ -28,6 +28,7 @@ struct TileArgs {
   bool wide;  // y is f32
   const T* residual;
   int64_t residual_stride;
+  bool in_order;      // stages are added up from the first to the last
   bool vectors;       // eight results of a row can be written at once
   float* parts;       // [tiles][blocks of a tile][N / 8][kTileThreads][4]
   unsigned* arrived;  // [tiles] zero between launches
@@ -46,6 +47,7 @@ TileArgs<T> tile_args(const LinearCall& c, Launch& l) {
   a.y = c.y.data;
   a.y_stride = c.y.stride;
   a.wide = c.y.dtype == DType::kF32;
+  a.in_order = l.deterministic;
   a.vectors = aligned(c.y) && (!c.residual || aligned(*c.residual));
   if (c.residual) {
     a.residual = c.residual->as<T>();
@@ -66,11 +68,11 @@ __device__ __forceinline__ int64_t tile_weight_row(int r, int outputs) {
 // The stages of a block, of those that its tile has.
 struct TileStages {
   int begin, count, shift;
-  __device__ __forceinline__ explicit TileStages(int stages) {
+  __device__ __forceinline__ TileStages(int stages, bool in_order) {
     begin = static_cast<int>(static_cast<int64_t>(stages) * blockIdx.z / gridDim.z);
     count = static_cast<int>(static_cast<int64_t>(stages) * (blockIdx.z + 1) / gridDim.z) - begin;
     // Blocks begin at different stages: all would read the same lines of x at once otherwise, from few parts of the cache.
-    shift = static_cast<int>(blockIdx.y * 5 % static_cast<unsigned>(max(count, 1)));
+    shift = in_order ? 0 : static_cast<int>(blockIdx.y * 5 % static_cast<unsigned>(max(count, 1)));
   }
   __device__ __forceinline__ int operator()(int i) const { return begin + (i + shift < count ? i + shift : i + shift - count); }
   __device__ __forceinline__ int after(int stage) const { return stage + 1 == begin + count ? begin : stage + 1; }
@@ -141,7 +143,7 @@ __device__ __forceinline__ void put_tile(const TileArgs<T>& a, int first_row, in
     for (int e = 0; e < 2; ++e) {
       float* at = out + (8 * j + 2 * t + e) * kTileOutPitch;
       const float x_scale = scale_of(min(8 * j + 2 * t + e, rows - 1));
-      const float low = sum[4 * j + e] * (scale[0] * x_scale) + bias[0], high = sum[4 * j + 2 + e] * (scale[1] * x_scale) + bias[1];
+      const float low = sum[4 * j + e] * scale[0] * x_scale + bias[0], high = sum[4 * j + 2 + e] * scale[1] * x_scale + bias[1];  // scales in cuBLASLt's order
       if constexpr (Gated) {
         at[8 * warp + g] = activate(a.activation, low) * high;
       } else {
@@ -202,7 +204,7 @@ template <int N, bool Gated, class Args>
 Status launch_tiles(void (*kernel)(const Args), const Args& a, int k, size_t bytes, Launch& l) {
   const int width = Gated ? kTileOutputs / 2 : kTileOutputs;
   const int blocks = (a.outputs + width - 1) / width, row_blocks = (a.rows + N - 1) / N;
-  const int splits = tile_splits(blocks * row_blocks, (k + 63) / 64, kTileBlocks * l.sm_count, N, l.scratch_bytes);
+  const int splits = a.in_order ? 1 : tile_splits(blocks * row_blocks, (k + 63) / 64, kTileBlocks * l.sm_count, N, l.scratch_bytes);
   launch_dependent(kernel, dim3(static_cast<unsigned>(row_blocks), static_cast<unsigned>(blocks), static_cast<unsigned>(splits)), kTileThreads, bytes, l, a);
   return launched("linear kernel of tiles");
 }

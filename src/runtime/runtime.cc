@@ -57,6 +57,7 @@ std::string device_options(const RuntimeOptions& o) {
   if (!o.isa.empty()) j["isa"] = o.isa;
   if (o.activations != "auto") j["activations"] = o.activations;
   if (o.profile) j["profile"] = true;
+  if (o.deterministic) j["deterministic"] = true;
   return dump_json(j);
 }
 

@@ -31,6 +31,7 @@ struct RuntimeOptions {
   std::string isa = {};
   std::string activations = "auto";
   bool profile = false;
+  bool deterministic = false;
   int max_batch_size = 0;
   int max_num_tokens = 0;
   int max_seq_len = 0;
@@ -48,6 +49,7 @@ struct RuntimeOptions {
     v("isa", o.isa, "Newest instruction set the CPU device may use: scalar, avx2, avx512, amx; empty: the machine's.");
     v("activations", o.activations, "What CPU kernels round activations to: auto or int8 (to int8 for quantised weights), bf16 (also to bf16 for bf16 weights) or exact (nothing).");
     v("profile", o.profile, "Time every kernel of the CPU device; the table goes to standard error at the end.");
+    v("deterministic", o.deterministic, "Results of a request that do not depend on what else runs; the CPU always gives such.");
     v("max-batch-size", o.max_batch_size, "Sequences in one step; 0: the engine's.", 0, 1 << 16);
     v("max-num-tokens", o.max_num_tokens, "Tokens in one step; 0: the engine's, at most 512 on the CPU.", 0, 1 << 20);
     v("max-seq-len", o.max_seq_len, "Tokens in one sequence; 0: the engine's.", 0, 1 << 28);

@@ -140,6 +140,24 @@ void moe_cases(std::vector<Chain>& out) {
     c.check(c.add(Op::kMoeMlp, a, {x, routed[0], routed[1]}, {fc, gate, proj}));
     out.push_back(std::move(c));
   }
+  // Experts with rows for several tiles, widths that end within a tile and a stage.
+  for (const Format& f : {Format{DType::kBf16, 0, false}, Format{DType::kU4, 32, true}, Format{DType::kF8E4M3, -1, false}})
+    for (int rows : {30, 150}) {
+      Chain c(cat("moe_mlp/", text(f), "/T", rows), {rows}, ++seed);
+      Attrs a{};
+      a.experts = 5;
+      a.top_k = 2;
+      a.normalize = 1;
+      a.scale = 1;
+      const int e = 160, hidden = 224, x = c.input(e), logits = c.input(a.experts);
+      const std::vector<int> routed = c.add_all(Op::kMoeRoute, a, {logits}, {});
+      const auto stack = [&](int n, int k) { return c.matrix(f.dtype, n, k, f.group < 0 ? k : f.group, f.zero, a.experts); };
+      const int fc = stack(hidden, e), gate = stack(hidden, e), proj = stack(e, hidden);
+      c.nmse_int8 = 2e-3;
+      c.optional = f.dtype == DType::kF8E4M3;
+      c.check(c.add(Op::kMoeMlp, a, {x, routed[0], routed[1]}, {fc, gate, proj}));
+      out.push_back(std::move(c));
+    }
   {  // Qwen2-MoE's shared expert: a gate of one row, a mixture of one expert
     Attrs a{};
     a.experts = a.top_k = a.scoring = 1;
@@ -404,6 +422,21 @@ void attention_cases(std::vector<Chain>& out) {
       c.page_tokens = s.page_tokens;
       c.nmse = c.nmse_int8 = nmse;
       c.check(c.add(Op::kAttention, a, in));
+      out.push_back(std::move(c));
+    }
+  for (auto [heads, d, window] : {std::tuple{8, 64, 0}, {3, 128, 60}})  // 8-bit caches: heads as tensor cores take them, contexts that are cut
+    for (auto [kv, nmse] : {std::pair{DType::kI8, 2e-4}, {DType::kF8E4M3, 4e-3}}) {
+      Chain c(cat("attention/heads ", heads, " of ", d, "/window", window, "/kv ", dtype_name(kv)), {3, 140, 9}, ++seed);
+      Attrs a{};
+      a.heads = heads;
+      a.kv_heads = 1;
+      a.head_dim = d;
+      a.window = window;
+      a.scale = 2.0 / std::sqrt(d);
+      c.kv_dtype = static_cast<int>(kv);
+      c.page_tokens = 64;
+      c.nmse = c.nmse_int8 = nmse;
+      c.check(c.add(Op::kAttention, a, {c.input(heads * d), c.input(d), c.input(d)}));
       out.push_back(std::move(c));
     }
   // Over several chunks of the context. Keys and values that bf16 holds exactly: what is left is the kernel's own error.

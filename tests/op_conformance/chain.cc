@@ -174,6 +174,18 @@ Schedule uneven(const Chain& c) {
   return s;
 }
 
+Schedule answers(const Chain& c) {
+  constexpr int kLast = 3;
+  Schedule s(1 + kLast);
+  for (size_t i = 0; i < c.lengths.size(); ++i) {
+    const int length = c.lengths[i], prompt = std::max(0, length - kLast);
+    if (prompt > 0) s[0].push_back({static_cast<int>(i), 0, prompt});
+    for (int t = prompt; t < length; ++t) s[static_cast<size_t>(1 + t - prompt)].push_back({static_cast<int>(i), t, t + 1});
+  }
+  std::erase_if(s, [](const auto& pieces) { return pieces.empty(); });
+  return s;
+}
+
 ingot_op_desc describe_subject(const Chain& c, int activation) {
   const Node& node = c.nodes[static_cast<size_t>(c.subject)];
   ingot_op_desc d{};

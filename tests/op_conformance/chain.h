@@ -50,7 +50,6 @@ struct Chain {
   int activation = -1;            // dtype of activations; -1: as the device prefers
   double nmse = 1e-11, nmse_int8 = 4e-4, nmse_bf16 = 2e-4;  // f32 activations; int8 dot products; bf16 activations
   bool optional = false;          // a device may lack the format; skipped there, in silence on the CPU alone
-  bool batched = true;            // also run cut into single rows
   bool answered = false;          // the checked value is the program's logits and read as these: nothing is dumped, so a device may fuse steps
 
   explicit Chain(std::string case_name, std::vector<int> sequence_lengths, uint64_t seed);
@@ -78,6 +77,7 @@ using Schedule = std::vector<std::vector<Piece>>;  // steps of pieces
 Schedule whole(const Chain& c);      // one step
 Schedule row_by_row(const Chain& c);  // one row a step, sequences in turn
 Schedule uneven(const Chain& c);     // chunks of growing size, all sequences together
+Schedule answers(const Chain& c);    // all but the last three rows of each sequence, then one row of each a step
 
 // The checked value, rows in the order of their numbers.
 Result<std::vector<float>> run_chain(device::Device& device, const Chain& c, const char* tactic, const Schedule& schedule);

@@ -472,10 +472,14 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     for (uint64_t j = 0; j < n; ++j)
       for (uint64_t i = 0; i < m; ++i) {
         float sum = 0;
-        for (uint64_t t = 0; t < k; ++t)
-          sum += read(a, la.type, static_cast<int64_t>(ta ? i : t) * la.stride + static_cast<int64_t>(ta ? t : i)) *
-                 read(b, lb.type, static_cast<int64_t>(tb ? t : j) * lb.stride + static_cast<int64_t>(tb ? j : t));
-        if (a_scales) sum *= a_scales[i] * b_scales[j];
+        for (uint64_t first = 0; first < k; first += 16) {  // as tensor cores add (mma.cuh here)
+          double step = sum;
+          for (uint64_t t = first; t < std::min(k, first + 16); ++t)
+            step += static_cast<double>(read(a, la.type, static_cast<int64_t>(ta ? i : t) * la.stride + static_cast<int64_t>(ta ? t : i))) *
+                    read(b, lb.type, static_cast<int64_t>(tb ? t : j) * lb.stride + static_cast<int64_t>(tb ? j : t));
+          sum = static_cast<float>(step);
+        }
+        if (a_scales) sum = sum * a_scales[i] * b_scales[j];
         const int64_t at = static_cast<int64_t>(j) * lc.stride + static_cast<int64_t>(i);
         write(d, ld.type, static_cast<int64_t>(j) * ld.stride + static_cast<int64_t>(i), scale * sum + (keep != 0 ? keep * read(c, lc.type, at) : 0.0f));
       }

@@ -26,8 +26,10 @@ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1
   const int g = emulator::lane() / 4, t = emulator::lane() % 4;
   for (int i = 0; i < 4; ++i) {
     const int row = g + 8 * (i / 2), column = 2 * t + i % 2;
+    double sum = d[i];
     for (int k = 0; k < 16; ++k)
-      d[i] += half(row / 8 + 2 * (k / 8), row % 8 * 4 + k % 8 / 2, k % 2) * half(4 + k / 8, column * 4 + k % 8 / 2, k % 2);
+      sum += static_cast<double>(half(row / 8 + 2 * (k / 8), row % 8 * 4 + k % 8 / 2, k % 2)) * half(4 + k / 8, column * 4 + k % 8 / 2, k % 2);
+    d[i] = static_cast<float>(sum);  // rounded once: as on the device, the order within a step does not matter
   }
 }
 
