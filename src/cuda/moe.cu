@@ -1,7 +1,7 @@
-// Mixture of experts: routing, and the expert MLPs of each row's chosen experts.
+// Mixture of experts: routing, and the expert MLPs of each row's chosen experts where experts.cu does not take them: f32, odd shapes.
 #include <algorithm>
 
-#include "cuda/cuda.h"
+#include "cuda/experts.h"
 #include "cuda/math.cuh"
 
 namespace ingot::cuda {
@@ -160,6 +160,7 @@ __global__ void expert_down_kernel(const float* hidden, const A* weights, int64_
 }
 
 Status launch_moe(const StepArgs& s, Launch& l) {
+  if (experts_accepts(s)) return experts(s, l);
   return dispatch(s.in[0].dtype, [&](auto* tag) -> Status {
     using A = Pointee<decltype(tag)>;
     const ingot_attrs& at = s.desc->attrs;
