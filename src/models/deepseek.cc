@@ -9,6 +9,8 @@
 namespace ingot::models {
 namespace {
 
+constexpr double kLatentEps = 1e-6;  // of the norms of latent rows, whatever rms_norm_eps is
+
 Result<CheckpointConfig> read(const Json& hf, std::string_view what, bool three) {
   Json given = hf;
   given["head_dim"] = TRY(read_int(hf, {"qk_rope_head_dim"}, what));  // published configs differ on what head_dim means
@@ -20,7 +22,7 @@ Result<CheckpointConfig> read(const Json& hf, std::string_view what, bool three)
   c.extra["qk_rope_head_dim"] = rope;
   c.extra["qk_nope_head_dim"] = nope;
   c.extra["v_head_dim"] = TRY(read_int(hf, {"v_head_dim"}, what));
-  c.extra["q_lora_rank"] = TRY(read_int_or(hf, {"q_lora_rank"}, 0, what));
+  c.extra["q_lora_rank"] = TRY(read_int_or(hf, {"q_lora_rank"}, hf.contains("q_lora_rank") ? 0 : 1536, what));
   c.extra["kv_lora_rank"] = TRY(read_int(hf, {"kv_lora_rank"}, what));
   c.extra["attn_bias"] = TRY(read_bool_or(hf, "attention_bias", false, what));
   if (!three) TRY(refuse_unless(hf, "rope_interleave", true, what));
@@ -40,7 +42,7 @@ Result<CheckpointConfig> read(const Json& hf, std::string_view what, bool three)
   moe["topk_group"] = grouped ? TRY(read_int(hf, {"topk_group"}, what)) : 0;
   c.extra["moe"] = std::move(moe);
   c.extra["moe_intermediate_size"] = TRY(read_int(hf, {"moe_intermediate_size"}, what));
-  c.extra["n_shared_experts"] = TRY(read_int_or(hf, {"n_shared_experts"}, 0, what));
+  c.extra["n_shared_experts"] = TRY(read_int_or(hf, {"n_shared_experts"}, hf.contains("n_shared_experts") ? 0 : three ? 1 : 2, what));
   c.extra["first_k_dense_replace"] = TRY(read_int_or(hf, {"first_k_dense_replace"}, three ? 3 : 0, what));
   return c;
 }
@@ -138,10 +140,10 @@ Result<std::vector<Recipe>> weights(const CheckpointConfig& c, const formats::Te
 Value latent_attention(Builder& b, const DeepSeek& m, Value h, const std::string& p) {
   const Decoder& d = m.d;
   const int q_width = d.heads * d.head_dim;
-  Value q = m.q_rank ? b.linear(b.rms_norm(b.linear(h, p + ".q_a", m.q_rank, m.bias), p + ".q_a_layernorm", d.eps), p + ".q_b", q_width)
+  Value q = m.q_rank ? b.linear(b.rms_norm(b.linear(h, p + ".q_a", m.q_rank, m.bias), p + ".q_a_layernorm", kLatentEps), p + ".q_b", q_width)
                      : b.linear(h, p + ".q", q_width);
   const Value latent = b.linear(h, p + ".kv_a", m.kv_rank + m.rope, m.bias);
-  const Value kv = b.linear(b.rms_norm(b.slice(latent, 0, m.kv_rank), p + ".kv_a_layernorm", d.eps), p + ".kv_b", d.heads * (m.nope + m.v));
+  const Value kv = b.linear(b.rms_norm(b.slice(latent, 0, m.kv_rank), p + ".kv_a_layernorm", kLatentEps), p + ".kv_b", d.heads * (m.nope + m.v));
   Builder::Rope query_rope = d.rope, key_rope = d.rope;  // the key's rotating part is shared by all heads
   query_rope.head_dim = d.head_dim;
   query_rope.rotary_begin = m.nope;

@@ -40,17 +40,20 @@ Json flat(const Json& hf) {
 
 Result<CheckpointConfig> read(const Json& published, std::string_view what, int version) {
   const Json hf = flat(published);
-  CheckpointConfig c = TRY(read_decoder_config(hf, what, {.tied = true, .rope_base = version == 3 ? 1e6 : 1e4, .activation = "gelu_pytorch_tanh"}));
+  constexpr const char* kTanh = "gelu_pytorch_tanh";
+  CheckpointConfig c = TRY(read_decoder_config(hf, what, {.tied = true, .rope_base = version == 3 ? 1e6 : 1e4, .activation = kTanh, .kv_heads = version == 1 ? 16 : 4}));
   c.architecture = version == 1 ? "GemmaForCausalLM" : version == 2 ? "Gemma2ForCausalLM" : "Gemma3ForCausalLM";
-  if (version == 1 && !find_key(hf, {"hidden_activation"})) c.hidden_act = "gelu_pytorch_tanh";  // hidden_act "gelu" is a published mistake
-  TRY(refuse_unless(hf, "attention_bias", false, what));
+  if (version > 1) c.hidden_act = TRY(read_string_or(hf, "hidden_activation", kTanh, what));
+  else if (c.hidden_act == "gelu") c.hidden_act = kTanh;  // a published mistake
+  c.extra["attn_bias"] = TRY(read_bool_or(hf, "attention_bias", false, what));
   TRY(refuse_unless(hf, "use_bidirectional_attention", false, what));
   if (!find_key(hf, {"head_dim"})) c.head_size = 256;
   if (version == 1) return c;
   const double by = TRY(read_number_or(hf, {"query_pre_attn_scalar"}, 256, what));
   if (!(by > 0)) return Error(Code::kInvalidArgument, cat(what, ": 'query_pre_attn_scalar' is ", by, ", want more than 0"));
   c.extra["query_pre_attn_scalar"] = by;
-  c.extra["attn_logit_softcapping"] = TRY(read_number_or(hf, {"attn_logit_softcapping"}, version == 2 && !hf.contains("attn_logit_softcapping") ? 50 : 0, what));
+  // Gemma 3's class carries the key and caps no scores.
+  c.extra["attn_logit_softcapping"] = version == 3 ? 0 : TRY(read_number_or(hf, {"attn_logit_softcapping"}, hf.contains("attn_logit_softcapping") ? 0 : 50, what));
   c.extra["final_logit_softcapping"] = TRY(read_number_or(hf, {"final_logit_softcapping"}, version == 2 && !hf.contains("final_logit_softcapping") ? 30 : 0, what));
   Json windows = hf;
   const int pattern = version == 2 ? 2 : TRY(read_int_or(hf, {"sliding_window_pattern", "_sliding_window_pattern"}, 6, what));
@@ -71,6 +74,7 @@ Result<CheckpointConfig> read_3(const Json& hf, std::string_view what) { return 
 Result<std::vector<Recipe>> weights(const CheckpointConfig& c, const formats::TensorSource& source) {
   const Decoder d = TRY(decoder(c));
   const int version = TRY(version_of(c));
+  const bool bias = TRY(extra_bool(c, "attn_bias", false));
   const std::string prefix = prefix_of(source, {"model.", "language_model.model.", "model.language_model."}, "embed_tokens.weight");
   WeightMap map(source);
   const auto norm = [&](const std::string& to, const std::string& from, int width) { map.norm(to, from, width, false, Adjust::kAddOne); };
@@ -78,8 +82,8 @@ Result<std::vector<Recipe>> weights(const CheckpointConfig& c, const formats::Te
   for (int i = 0; i < d.layers; ++i) {
     const std::string to = layer_name(i), from = cat(prefix, "layers.", i);
     norm(to + ".input_layernorm", from + ".input_layernorm", d.hidden);
-    map_separate_qkv(map, d, to + ".attention", from + ".self_attn", false);
-    map.linear(to + ".attention.dense", from + ".self_attn.o_proj", d.hidden, d.q_width(), false, "hidden_size, num_attention_heads * head_dim");
+    map_separate_qkv(map, d, to + ".attention", from + ".self_attn", bias);
+    map.linear(to + ".attention.dense", from + ".self_attn.o_proj", d.hidden, d.q_width(), bias, "hidden_size, num_attention_heads * head_dim");
     if (version == 3) {
       norm(to + ".attention.q_layernorm", from + ".self_attn.q_norm", d.head_dim);
       norm(to + ".attention.k_layernorm", from + ".self_attn.k_norm", d.head_dim);
@@ -105,6 +109,7 @@ Result<Graph> build(const CheckpointConfig& c) {
   local.scale = 1;
   const double final_cap = TRY(extra_number(c, "final_logit_softcapping", 0));
   AttentionForm form;
+  form.qkv_bias = form.dense_bias = TRY(extra_bool(c, "attn_bias", false));
   form.qk_norm = version == 3;
   form.softcap = TRY(extra_number(c, "attn_logit_softcapping", 0));
   if (version > 1) form.scale = 1 / std::sqrt(TRY(extra_number(c, "query_pre_attn_scalar", 256)));

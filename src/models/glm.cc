@@ -8,7 +8,7 @@ namespace ingot::models {
 namespace {
 
 Result<CheckpointConfig> read_glm(const Json& hf, std::string_view what, const char* architecture) {
-  CheckpointConfig c = TRY(read_decoder_config(hf, what, {.eps = 1.5625e-07, .position = "rope_gptj"}));
+  CheckpointConfig c = TRY(read_decoder_config(hf, what, {.eps = 1.5625e-07, .position = "rope_gptj", .kv_heads = 2}));
   c.architecture = architecture;
   const Json* rope = find_key(hf, {"rope_parameters"});
   if (!find_key(hf, {"partial_rotary_factor"}) && !(rope && rope->contains("partial_rotary_factor"))) c.rotary_pct = 0.5;

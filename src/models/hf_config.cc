@@ -23,9 +23,10 @@ Status read_rope(const Json& hf, CheckpointConfig& c, std::string_view what, con
   kept.erase("type");
   kept["rope_type"] = type;
   c.rotary_scaling = std::move(kept);
-  // What longrope and YaRN read beside the object.
-  for (const char* key : {"original_max_position_embeddings"})
-    if (hf.contains(key) && !c.rotary_scaling.contains(key)) c.rotary_scaling[key] = hf[key];
+  // As Transformers: the key beside the object goes before its own, and the dynamic scaling knows neither.
+  constexpr const char* kOriginal = "original_max_position_embeddings";
+  if (const Json* original = find_key(hf, {kOriginal}); original && type != "dynamic") c.rotary_scaling[kOriginal] = *original;
+  if (type == "dynamic") c.rotary_scaling.erase(kOriginal);
   return {};
 }
 
@@ -106,7 +107,8 @@ Result<CheckpointConfig> read_decoder_config(const Json& hf, std::string_view wh
   for (const Bound& b : {Bound{"num_attention_heads", c.num_attention_heads, 1 << 16}, {"num_hidden_layers", c.num_hidden_layers, 10000},
                          {"hidden_size", c.hidden_size, 1 << 24}, {"vocab_size", c.vocab_size, 1 << 28}})
     if (b.value < 1 || b.value > b.most) return Error(Code::kInvalidArgument, cat(what, ": '", b.key, "' is ", b.value, ", want 1 to ", b.most));
-  c.num_key_value_heads = TRY(read_int_or(hf, {"num_key_value_heads"}, c.num_attention_heads, what));
+  const bool stated = !defaults.kv_heads || hf.contains("num_key_value_heads");
+  c.num_key_value_heads = TRY(read_int_or(hf, {"num_key_value_heads"}, stated ? c.num_attention_heads : defaults.kv_heads, what));
   c.head_size = TRY(read_int_or(hf, {"head_dim", "kv_channels"}, 0, what));
   if (c.head_size == 0) {
     if (c.hidden_size % c.num_attention_heads != 0)
@@ -119,7 +121,7 @@ Result<CheckpointConfig> read_decoder_config(const Json& hf, std::string_view wh
   else c.intermediate_size = TRY(read_int(hf, {"intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"}, what));
   c.max_position_embeddings = TRY(read_int_or(hf, {"max_position_embeddings", "model_max_length", "n_positions", "seq_length"}, 0, what));
   c.hidden_act = defaults.activation;
-  for (const char* key : {"hidden_activation", "hidden_act", "activation_function"})
+  for (const char* key : {"hidden_act", "activation_function"})
     if (find_key(hf, {key})) {
       c.hidden_act = TRY(get<std::string>(hf, key, what));
       break;

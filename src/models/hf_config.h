@@ -19,6 +19,7 @@ struct ConfigDefaults {
   double rope_base = 10000;        // rope_theta
   const char* activation = "silu"; // hidden_act
   const char* position = "rope_gpt_neox";
+  int kv_heads = 0;                // num_key_value_heads when absent; 0, as where it is null: num_attention_heads
   int ffn_per_hidden = 0;          // intermediate_size = this * hidden_size when absent; 0: required
 };
 

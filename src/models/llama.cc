@@ -17,12 +17,13 @@ Result<std::vector<int>> rotating(const Json& from, int layers, std::string_view
 
 Result<CheckpointConfig> read_config(const Json& hf, std::string_view what) {
   const std::string type = TRY(read_string_or(hf, "model_type", "llama", what));
-  CheckpointConfig c = TRY(read_decoder_config(hf, what, {.tied = type == "smollm3", .rope_base = type == "smollm3" ? 2000000.0 : 10000.0}));
+  const bool smol = type == "smollm3", mistral = type == "mistral";
+  CheckpointConfig c = TRY(read_decoder_config(hf, what, {.tied = smol, .rope_base = smol ? 2000000.0 : 10000.0, .kv_heads = smol ? 4 : mistral ? 8 : 0}));
   c.architecture = "LlamaForCausalLM";
-  c.extra["attn_bias"] = TRY(read_bool_or(hf, "attention_bias", false, what));
-  c.extra["mlp_bias"] = TRY(read_bool_or(hf, "mlp_bias", false, what));
+  c.extra["attn_bias"] = !mistral && TRY(read_bool_or(hf, "attention_bias", false, what));  // Mistral's class has no biases
+  c.extra["mlp_bias"] = !mistral && TRY(read_bool_or(hf, "mlp_bias", false, what));
   TRY(refuse_unless(hf, "use_qk_norm", false, what));
-  if (type == "smollm3") {
+  if (smol) {
     const int interval = TRY(read_int_or(hf, {"no_rope_layer_interval"}, 4, what));
     Json given = hf;
     if (!find_key(hf, {"no_rope_layers"})) {
@@ -38,7 +39,7 @@ Result<CheckpointConfig> read_config(const Json& hf, std::string_view what) {
       }
       TRY(read_windows(windows, c, TRY(read_int_or(hf, {"sliding_window"}, 0, what)), 0, what));
     }
-  } else if (type == "mistral") {
+  } else if (mistral) {
     // An absent key is the class's default, null is none.
     TRY(read_windows(hf, c, TRY(read_int_or(hf, {"sliding_window"}, hf.contains("sliding_window") ? 0 : 4096, what)), 0, what));
   }

@@ -18,7 +18,7 @@ void put_moe(CheckpointConfig& c, int experts, int top_k, bool normalize) {
 }
 
 Result<CheckpointConfig> read_mixtral(const Json& hf, std::string_view what) {
-  CheckpointConfig c = TRY(read_decoder_config(hf, what, {.eps = 1e-5, .rope_base = 1e6}));
+  CheckpointConfig c = TRY(read_decoder_config(hf, what, {.eps = 1e-5, .rope_base = 1e6, .kv_heads = 8}));
   c.architecture = "MixtralForCausalLM";
   put_moe(c, TRY(read_int_or(hf, {"num_local_experts", "num_experts"}, 8, what)), TRY(read_int_or(hf, {"num_experts_per_tok"}, 2, what)), true);
   TRY(read_windows(hf, c, TRY(read_int_or(hf, {"sliding_window"}, 0, what)), 0, what));
@@ -26,7 +26,7 @@ Result<CheckpointConfig> read_mixtral(const Json& hf, std::string_view what) {
 }
 
 Result<CheckpointConfig> read_qwen(const Json& hf, std::string_view what, bool three) {
-  CheckpointConfig c = TRY(read_decoder_config(hf, what, {}));
+  CheckpointConfig c = TRY(read_decoder_config(hf, what, {.kv_heads = three ? 4 : 16}));
   c.architecture = "QWenForCausalLM";
   c.extra["qwen_type"] = three ? "qwen3_moe" : "qwen2_moe";
   const bool bias = three ? TRY(read_bool_or(hf, "attention_bias", false, what)) : TRY(read_bool_or(hf, "qkv_bias", true, what));

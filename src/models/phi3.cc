@@ -7,7 +7,9 @@ namespace ingot::models {
 namespace {
 
 Result<CheckpointConfig> read_config(const Json& hf, std::string_view what) {
-  CheckpointConfig c = TRY(read_decoder_config(hf, what, {.eps = 1e-5}));
+  Json given = hf;
+  if (!find_key(hf, {"original_max_position_embeddings"})) given["original_max_position_embeddings"] = 4096;
+  CheckpointConfig c = TRY(read_decoder_config(given, what, {.eps = 1e-5}));
   c.architecture = "Phi3ForCausalLM";
   TRY(refuse_unless(hf, "attention_bias", false, what));
   TRY(read_windows(hf, c, TRY(read_int_or(hf, {"sliding_window"}, 0, what)), 0, what));

@@ -7,7 +7,7 @@ namespace ingot::models {
 namespace {
 
 Result<CheckpointConfig> read_config(const Json& hf, std::string_view what, const char* type) {
-  CheckpointConfig c = TRY(read_decoder_config(hf, what, {}));
+  CheckpointConfig c = TRY(read_decoder_config(hf, what, {.kv_heads = 32}));
   c.architecture = "QWenForCausalLM";
   c.extra["qwen_type"] = type;
   if (TRY(read_bool_or(hf, "use_sliding_window", false, what)))

@@ -19,7 +19,7 @@ Result<CheckpointConfig> read_bigcode(const Json& hf, std::string_view what) {
 }
 
 Result<CheckpointConfig> read_starcoder2(const Json& hf, std::string_view what) {
-  CheckpointConfig c = TRY(read_decoder_config(hf, what, {.tied = true, .eps = 1e-5, .activation = "gelu_pytorch_tanh"}));
+  CheckpointConfig c = TRY(read_decoder_config(hf, what, {.tied = true, .eps = 1e-5, .activation = "gelu_pytorch_tanh", .kv_heads = 2}));
   c.architecture = "Starcoder2ForCausalLM";
   c.norm_epsilon = TRY(read_number_or(hf, {"norm_epsilon", "layer_norm_epsilon"}, 1e-5, what));
   c.extra["gpt_variant"] = "starcoder2";
