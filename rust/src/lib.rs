@@ -5,6 +5,7 @@
 //! null or false. No panic crosses: each entry runs under `guard`, which turns a panic into an error. Handles made by `*_new` may be
 //! used from many threads at once, but a grammar, which is one generation's state and belongs to one thread at a time.
 
+mod charsmap;
 mod grammar;
 mod jinja;
 mod pytext;

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use crate::charsmap::Charsmap;
+
 pub const EXISTS: u32 = 1;
 pub const ADDED: u32 = 2;
 pub const SPECIAL: u32 = 4;
@@ -21,6 +23,7 @@ pub struct Tok {
     pub tokens: Vec<Token>,
     /// The decoder drops one space at the start of a text (sentencepiece's dummy prefix).
     strip_leading_space: bool,
+    charsmap: Option<Charsmap>,
 }
 
 /// No published vocabulary comes near; keeps a hostile id from asking for memory.
@@ -132,7 +135,8 @@ fn byte_map() -> HashMap<char, u8> {
 
 impl Tok {
     pub fn new(json: &[u8]) -> Result<Tok, String> {
-        let mut inner = Tokenizer::from_bytes(json).map_err(|e| format!("tokenizer.json: {e}"))?;
+        let (charsmap, json) = Charsmap::split(json)?;
+        let mut inner = Tokenizer::from_bytes(&json).map_err(|e| format!("tokenizer.json: {e}"))?;
         // Truncation and padding are the caller's business, never the vocabulary's.
         inner.with_truncation(None).map_err(|e| e.to_string())?;
         inner.with_padding(None);
@@ -156,15 +160,18 @@ impl Tok {
             tokens[id as usize] = Token { flags: EXISTS, content, bytes };
         }
         for (id, token) in &added {
-            let bytes = decoder.bytes(&token.content, &map);
+            // What the normaliser makes of an added token is the form that decoders undo.
+            let form = inner.id_to_token(*id).unwrap_or_else(|| token.content.clone());
+            let bytes = decoder.bytes(&form, &map);
             let flags = EXISTS | ADDED | if token.special { SPECIAL } else { 0 };
             tokens[*id as usize] = Token { flags, content: token.content.clone(), bytes };
         }
-        Ok(Tok { inner: Arc::new(inner), tokens, strip_leading_space: decoder.strip_leading_space })
+        Ok(Tok { inner: Arc::new(inner), tokens, strip_leading_space: decoder.strip_leading_space, charsmap })
     }
 
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, String> {
-        let e = self.inner.encode_fast(text, add_special).map_err(|e| format!("tokenizer: {e}"))?;
+        let normalized = self.charsmap.as_ref().map(|c| c.normalize(text));
+        let e = self.inner.encode_fast(normalized.as_deref().unwrap_or(text), add_special).map_err(|e| format!("tokenizer: {e}"))?;
         Ok(e.get_ids().to_vec())
     }
 

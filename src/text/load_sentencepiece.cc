@@ -220,7 +220,7 @@ Result<std::string> tokenizer_json(const SentencePieceModel& m, std::vector<Adde
 
   Pipeline p;
   Json steps = Json::array();
-  if (!m.charsmap.empty()) steps.push_back({{"type", "Precompiled"}, {"precompiled_charsmap", base64(m.charsmap)}});
+  p.charsmap = m.charsmap;
   auto replace = [&](Json pattern, std::string_view content) {
     steps.push_back({{"type", "Replace"}, {"pattern", std::move(pattern)}, {"content", content}});
   };

@@ -27,7 +27,13 @@ void append_text(std::string& out, std::string_view s) {
 std::string tokenizer_json(const VocabularyModel& model, const Pipeline& p) {
   std::string out;
   out.reserve(model.tokens.size() * 24 + model.merges.size() * 24);
-  out += R"({"version":"1.0","truncation":null,"padding":null,"added_tokens":[)";
+  out += R"({"version":"1.0",)";
+  if (!p.charsmap.empty()) {  // no part of the format: rust/src/charsmap.rs reads it
+    Json keep = Json::array();
+    for (const AddedToken& a : p.added) keep.push_back(a.content);
+    out += cat(R"("charsmap":{"rules":")", base64(p.charsmap), R"(","keep":)", dump_json(keep), "},");
+  }
+  out += R"("truncation":null,"padding":null,"added_tokens":[)";
   for (size_t i = 0; i < p.added.size(); ++i) {
     const AddedToken& a = p.added[i];
     if (i > 0) out += ',';

@@ -29,6 +29,7 @@ struct VocabularyModel {
 };
 
 struct Pipeline {
+  std::string charsmap;  // sentencepiece's compiled normalisation rules; they touch no added token
   Json normalizer = nullptr, pre_tokenizer = nullptr, decoder = nullptr;
   std::vector<AddedToken> added;      // every id set
   std::vector<int32_t> prefix, suffix;  // ids that add_special puts around a text
