@@ -303,7 +303,8 @@ Status deepseek_keys(const GgufFile& file, const std::string& p, Json& j) {
   j["head_dim"] = rope;
   j["kv_lora_rank"] = TRY(file.integer(p + "attention.kv_lora_rank"));
   j["num_key_value_heads"] = j["num_attention_heads"];
-  if (const int64_t rank = TRY(file.integer_or(p + "attention.q_lora_rank", 0)); rank > 0) j["q_lora_rank"] = rank;
+  const int64_t rank = TRY(file.integer_or(p + "attention.q_lora_rank", 0));
+  j["q_lora_rank"] = rank > 0 ? Json(rank) : Json(nullptr);  // an absent key would be the default of the published class
   j["n_routed_experts"] = TRY(file.integer(p + "expert_count"));
   j["num_experts_per_tok"] = TRY(file.integer(p + "expert_used_count"));
   j["n_shared_experts"] = TRY(file.integer_or(p + "expert_shared_count", 0));
