@@ -67,6 +67,7 @@ struct KvPool {
 };
 
 constexpr int kArrivedCounters = 32768;
+constexpr int kShortContext = 512;
 
 struct Launch {
   cudaStream_t stream = nullptr;
@@ -74,6 +75,7 @@ struct Launch {
   int slices = 0;  // S
   int logits = 0;  // R
   int longest = 0;      // rows of the longest slice
+  int context = 0;      // at least the longest context: kShortContext, or the most there can be; a captured step serves all up to it
   int singles = 0, several = 0;  // slices of one row, of more
   bool decode = false;  // every slice is one row
   int sm_count = 0;

@@ -4,6 +4,10 @@
 // K and V go straight from the cache to registers, 16 bytes a lane: sums do not care which columns meet in one mma slot, so q is read in
 // the order that K's loads give, and V's columns are dealt to the mma's rows as they come. Scores: q (heads as rows) times K; output:
 // V^T times the weights (heads as columns). The last part of a row to end merges all of them.
+//
+// With few sequences the time is that of reads that wait for one another while the products around saturate memory: what the cache holds
+// is read before the predecessor ends, everything else at once after it, this step's key and value reach the tensor cores by way of
+// shared memory, and a context that one block gets through in a few rounds is not cut.
 #include <algorithm>
 
 #include "cuda/attention.h"
@@ -13,8 +17,9 @@
 namespace ingot::cuda {
 namespace {
 
-constexpr int kWarps = 4, kTile = 16, kHeads = 8;
-constexpr int kLeastShare = 64;  // keys below which a context is not cut further
+constexpr int kTile = 16, kHeads = 8;
+constexpr int kWhole = kShortContext;      // keys up to which a context is not cut at all: merging costs more than the rounds it saves
+constexpr int kLeastShare = 128; // keys below which a longer one is not cut further
 
 template <class T>
 struct DecodeArgs {
@@ -31,18 +36,19 @@ struct DecodeArgs {
   AttentionArgs a;
 };
 
-// (x[i], x[i + HD / 2]) of one head, rotated and rounded.
-template <class T>
+// (x[i], x[i + HD / 2]) of one head, rotated.
 __device__ __forceinline__ void rotate(float low, float high, float2 turn, float& new_low, float& new_high) {
   new_low = low * turn.x - high * turn.y;
   new_high = high * turn.x + low * turn.y;
 }
 
 // Blocks: that a multiprocessor must hold, for large batches; fewer leave each one the registers it wants.
-template <class T, int HD, int Blocks>
+template <class T, int HD, int kWarps, int Blocks>
 __global__ void __launch_bounds__(kWarps * 32, Blocks) decode_kernel(const DecodeArgs<T> d) {
   const AttentionArgs& a = d.a;
   constexpr int kQ = HD / 32, kV = HD / 64, kHalf = HD / 2;
+  static_assert(kWarps * 32 >= HD);
+  __shared__ __align__(16) T new_key[HD], new_value[HD];
   __shared__ float shared_best[kWarps][kHeads], shared_sum[kWarps][kHeads];
   __shared__ float shared_out[kWarps][kHeads][HD + 4];
   __shared__ bool last;
@@ -52,14 +58,13 @@ __global__ void __launch_bounds__(kWarps * 32, Blocks) decode_kernel(const Decod
   const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, g = lane / 4, t = lane & 3;
   const int32_t* pages = a.page_table + static_cast<int64_t>(a.row_slice[row]) * a.max_pages;
   const int position = a.positions[row], end = position + 1;
-  start_dependents();
   if (a.segment_begin) wait_for_predecessor();  // an op of this step made it; lengths came before the step
 
   // This block's part of the context. How many parts there are depends on the length alone.
   int begin = a.window > 0 ? max(0, end - a.window) : 0;
   if (a.segment_begin) begin = max(begin, a.segment_begin[row]);
   const int first = begin / kTile * kTile, length = end - first;
-  const int share = (max((length + a.splits - 1) / a.splits, kLeastShare) + kTile - 1) / kTile * kTile;
+  const int share = length <= kWhole ? kWhole : (max((length + a.splits - 1) / a.splits, kLeastShare) + kTile - 1) / kTile * kTile;
   const int parts = (length + share - 1) / share;
   if (split >= parts) return;
   const int from = first + split * share, to = min(end, from + share);
@@ -68,12 +73,14 @@ __global__ void __launch_bounds__(kWarps * 32, Blocks) decode_kernel(const Decod
     const int in = a.page_of(key);
     return ((static_cast<int64_t>(pages[in]) * a.kv_heads + kv_head) * a.page_tokens + (key - in * a.page_tokens)) * HD;
   };
-  // Earlier steps wrote the cache but for one key: the first 32 tiles of the warp are on their way to L2 while the predecessor ends.
-  if (const int tile = from + (lane * kWarps + warp) * kTile; tile < to) {
-    const int64_t slot = slot_of(tile);
-    prefetch_to_l2(d.keys + slot, kTile * HD * 2);
-    prefetch_to_l2(d.values + slot, kTile * HD * 2);
-  }
+  // Earlier steps wrote the cache but for one key: the first 32 tiles of the warp are on their way to L2 while the predecessor ends. Many
+  // blocks keep memory busy without it, and faster.
+  if constexpr (kWarps > 4)
+    if (const int tile = from + (lane * kWarps + warp) * kTile; tile < to) {
+      const int64_t slot = slot_of(tile);
+      prefetch_to_l2(d.keys + slot, kTile * HD * 2);
+      prefetch_to_l2(d.values + slot, kTile * HD * 2);
+    }
   // Keys g and g + 8 of a tile: the columns that q has. Values of keys 2t, 2t + 1, 2t + 8, 2t + 9: columns 64 c + 8 g and the seven after.
   uint4 kf[2][kQ], vf[4][kV];
   auto load_keys = [&](int key) {
@@ -83,93 +90,103 @@ __global__ void __launch_bounds__(kWarps * 32, Blocks) decode_kernel(const Decod
 #pragma unroll
       for (int c = 0; c < kQ; ++c) kf[j][c] = *reinterpret_cast<const uint4*>(at + 8 * j * HD + 32 * c);
   };
+  auto value_key = [&](int i) { return 2 * t + (i & 1) + i / 2 * 8; };
   auto load_values = [&](int key) {
     const T* at = d.values + slot_of(key) + 8 * g;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int in_tile = 2 * t + (i & 1) + i / 2 * 8;
-      const bool valid = key + in_tile < end;  // beyond lies what was never written
+      const bool valid = key + value_key(i) < position;  // beyond lies what was never written
 #pragma unroll
       for (int c = 0; c < kV; ++c) {
         vf[i][c] = uint4{0, 0, 0, 0};
-        if (valid) vf[i][c] = *reinterpret_cast<const uint4*>(at + in_tile * HD + 64 * c);
+        if (valid) vf[i][c] = *reinterpret_cast<const uint4*>(at + value_key(i) * HD + 64 * c);
       }
     }
   };
-
-  // The warp's first tile, unless this step's token is in it.
   int key = from + warp * kTile;
-  bool here = key < to && key + kTile <= position;
-  if (here) {
+  if (key < to) {
     load_keys(key);
     load_values(key);
   }
   wait_for_predecessor();
 
-  if (to == end) {  // the part with this step's token writes it to the cache
-    const int64_t slot = slot_of(position);
-    const T* k = d.k + row * d.k_stride + kv_head * HD;
-    const T* v = d.v + row * d.v_stride + kv_head * HD;
-    for (int i = threadIdx.x; i < HD; i += kWarps * 32) {
-      if (i < kHalf) {
-        if (d.rope) {
-          float low, high;
-          rotate<T>(to_float(k[i]), to_float(k[i + kHalf]), d.rope[static_cast<int64_t>(row) * kHalf + i], low, high);
-          d.keys[slot + i] = from_float<T>(low);
-          d.keys[slot + i + kHalf] = from_float<T>(high);
-        } else {
-          d.keys[slot + i] = k[i];
-          d.keys[slot + i + kHalf] = k[i + kHalf];
-        }
-      } else {
-        const int j = 2 * (i - kHalf);
-        d.values[slot + j] = v[j];
-        d.values[slot + j + 1] = v[j + 1];
-      }
-    }
-    __syncthreads();
-  }
-
   // Head g of the block: columns 32 c + 8 t and the seven after.
-  uint32_t qf[kQ][4];
+  uint4 raw[kQ];
+  float4 turn[kQ / 2][4];
   {
     const T* q = d.q + row * d.q_stride + (first_head + min(g, n_heads - 1)) * HD + 8 * t;
-    uint4 raw[kQ];
 #pragma unroll
     for (int c = 0; c < kQ; ++c) raw[c] = *reinterpret_cast<const uint4*>(q + 32 * c);
     if (d.rope) {
 #pragma unroll
-      for (int c = 0; c < kQ / 2; ++c) {
-        const float2* turn = d.rope + static_cast<int64_t>(row) * kHalf + 32 * c + 8 * t;
-        const T* low = reinterpret_cast<const T*>(&raw[c]);
-        const T* high = reinterpret_cast<const T*>(&raw[c + kQ / 2]);
+      for (int c = 0; c < kQ / 2; ++c)
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          float l0, h0, l1, h1;
-          rotate<T>(to_float(low[2 * j]), to_float(high[2 * j]), turn[2 * j], l0, h0);
-          rotate<T>(to_float(low[2 * j + 1]), to_float(high[2 * j + 1]), turn[2 * j + 1], l1, h1);
-          qf[c][j] = pack2<T>(l0, l1);
-          qf[c + kQ / 2][j] = pack2<T>(h0, h1);
-        }
+        for (int j = 0; j < 4; ++j) turn[c][j] = *reinterpret_cast<const float4*>(d.rope + static_cast<int64_t>(row) * kHalf + 32 * c + 8 * t + 2 * j);
+    }
+  }
+  if (to == end && static_cast<int>(threadIdx.x) < HD) {  // the part with this step's token writes it to the cache
+    const int64_t slot = slot_of(position);
+    const T* k = d.k + row * d.k_stride + kv_head * HD;
+    const T* v = d.v + row * d.v_stride + kv_head * HD;
+    const int i = threadIdx.x;
+    if (i < kHalf) {
+      T low = k[i], high = k[i + kHalf];
+      if (d.rope) {
+        float l, h;
+        rotate(to_float(low), to_float(high), d.rope[static_cast<int64_t>(row) * kHalf + i], l, h);
+        low = from_float<T>(l);
+        high = from_float<T>(h);
       }
+      d.keys[slot + i] = new_key[i] = low;
+      d.keys[slot + i + kHalf] = new_key[i + kHalf] = high;
     } else {
+      const int j = 2 * (i - kHalf);
+      d.values[slot + j] = new_value[j] = v[j];
+      d.values[slot + j + 1] = new_value[j + 1] = v[j + 1];
+    }
+  }
+  uint32_t qf[kQ][4];
 #pragma unroll
-      for (int c = 0; c < kQ; ++c) {
-        qf[c][0] = raw[c].x;
-        qf[c][1] = raw[c].y;
-        qf[c][2] = raw[c].z;
-        qf[c][3] = raw[c].w;
+  for (int c = 0; c < kQ; ++c) {
+    qf[c][0] = raw[c].x;
+    qf[c][1] = raw[c].y;
+    qf[c][2] = raw[c].z;
+    qf[c][3] = raw[c].w;
+  }
+  if (d.rope) {
+#pragma unroll
+    for (int c = 0; c < kQ / 2; ++c) {
+      const T* low = reinterpret_cast<const T*>(&raw[c]);
+      const T* high = reinterpret_cast<const T*>(&raw[c + kQ / 2]);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float4& two = turn[c][j];
+        float l0, h0, l1, h1;
+        rotate(to_float(low[2 * j]), to_float(high[2 * j]), {two.x, two.y}, l0, h0);
+        rotate(to_float(low[2 * j + 1]), to_float(high[2 * j + 1]), {two.z, two.w}, l1, h1);
+        qf[c][j] = pack2<T>(l0, l1);
+        qf[c + kQ / 2][j] = pack2<T>(h0, h1);
       }
     }
   }
   const float slope = a.slopes ? a.slopes[first_head + min(g, n_heads - 1)] : 0.0f;
+  __syncthreads();
 
   float out[HD / 16][4] = {};  // columns (g: 8 g + 2 p, 8 g + 2 p + 1) x heads (2t, 2t + 1)
   float best = -INFINITY, sum = 0;
-  if (!here && key < to) load_keys(key);
   for (; key < to; key += kWarps * kTile) {
-    if (!here) load_values(key);
-    here = false;
+    if (const int mine = position - key; mine < kTile) {  // this step's token
+#pragma unroll
+      for (int j = 0; j < 2; ++j)
+        if (mine == g + 8 * j)
+#pragma unroll
+          for (int c = 0; c < kQ; ++c) kf[j][c] = *reinterpret_cast<const uint4*>(new_key + 32 * c + 8 * t);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (mine == value_key(i))
+#pragma unroll
+          for (int c = 0; c < kV; ++c) vf[i][c] = *reinterpret_cast<const uint4*>(new_value + 64 * c + 8 * g);
+    }
     float s[2][4] = {};
 #pragma unroll
     for (int c = 0; c < kQ; ++c) {
@@ -220,7 +237,9 @@ __global__ void __launch_bounds__(kWarps * 32, Blocks) decode_kernel(const Decod
         mma_16x8x16<T>(o, v, p0, p1);
       }
     }
+    if (key + kWarps * kTile < to) load_values(key + kWarps * kTile);
   }
+  start_dependents();  // not before: what they read ahead would stand in the way of what this block waits for
   sum += __shfl_xor_sync(0xffffffffu, sum, 1);
   sum += __shfl_xor_sync(0xffffffffu, sum, 2);
   if (t == 0) {
@@ -295,15 +314,23 @@ Status decode_as(const AttentionCall& c, Launch& l) {
   d.rope = c.rope;
   d.a = c.a;
   const int group = c.a.heads / c.a.kv_heads, passes = (group + kHeads - 1) / kHeads, blocks = c.rows * c.a.kv_heads * passes;
-  // Few sequences fill the machine by cutting contexts; the number depends on the batch only, so captured graphs stay valid. No more
-  // than a block a multiprocessor: the product that follows, which starts early, must find each one equally free.
-  d.a.splits = std::clamp(l.sm_count / std::max(1, blocks), 1, 64);
+  // Few sequences fill the machine by cutting contexts. No more than a block a multiprocessor: the product that follows, which starts
+  // early, must find each one equally free.
+  d.a.splits = l.context <= kWhole ? 1 : std::clamp(l.sm_count / std::max(1, blocks), 1, 64);
   d.a.splits = std::min<int>(d.a.splits, static_cast<int>(std::max<size_t>(1, l.scratch_bytes / (static_cast<size_t>(c.rows) * c.a.heads * (c.a.dim + 2) * 4))));
   d.partial = static_cast<float*>(l.scratch);
   d.arrived = l.arrived;
-  const bool crowded = blocks > 3 * l.sm_count;
-  launch_dependent(c.a.dim == 64 ? decode_kernel<T, 64, 5> : crowded ? decode_kernel<T, 128, 4> : decode_kernel<T, 128, 3>, dim3(c.rows, c.a.kv_heads * passes, d.a.splits), kWarps * 32, 0,
-                   l, d);
+  const auto launch_it = [&](auto kernel, int warps) { launch_dependent(kernel, dim3(c.rows, c.a.kv_heads * passes, d.a.splits), warps * 32, 0, l, d); };
+  if (c.a.dim == 64) {
+    if (blocks <= 2 * l.sm_count) launch_it(decode_kernel<T, 64, 8, 2>, 8);
+    else launch_it(decode_kernel<T, 64, 4, 5>, 4);
+  } else if (blocks <= l.sm_count) {
+    launch_it(decode_kernel<T, 128, 8, 1>, 8);
+  } else if (blocks > 3 * l.sm_count && blocks <= 4 * l.sm_count) {  // one wave instead of two is worth the registers
+    launch_it(decode_kernel<T, 128, 4, 4>, 4);
+  } else {
+    launch_it(decode_kernel<T, 128, 4, 3>, 4);
+  }
   return launched("decode attention kernel");
 }
 

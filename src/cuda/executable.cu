@@ -19,6 +19,10 @@ constexpr size_t kScratchBytes = size_t{512} << 20;
 // Where a dump happens: after step 0, 1, ..., or
 constexpr int kNoDump = -1, kDumpFirst = -2;
 
+bool short_contexts(const ingot_bindings& b) {
+  return std::all_of(b.kv_length, b.kv_length + b.slices, [](int32_t length) { return length <= kShortContext; });
+}
+
 size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 __global__ void resolve_tokens_kernel(int32_t* tokens, const int32_t* previous_ids, int n) {
@@ -504,6 +508,7 @@ Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step, bo
     l.several += rows > 1;
   }
   l.decode = l.longest <= 1 && b.tokens_count == b.slices;
+  l.context = short_contexts(b) ? kShortContext : max_pages_ * page_tokens_;
   l.sm_count = sm_count_;
   l.in = {reinterpret_cast<int32_t*>(f.device),
           reinterpret_cast<int32_t*>(f.device + at_positions_),
@@ -654,7 +659,7 @@ Status Executable::run(const ingot_bindings& b, uint64_t* ticket) {
         if (steps_[i].out[o].buffer == b.dump_buffer) dump_step = static_cast<int>(i);
 
   // Decode steps of one shape repeat for as long as their batch lives: the second one is captured, later ones are replayed.
-  const uint64_t key = static_cast<uint64_t>(b.slices) << 32 | static_cast<uint64_t>(b.logits) << 1 | (b.sampling ? 1 : 0);
+  const uint64_t key = static_cast<uint64_t>(b.slices) << 32 | static_cast<uint64_t>(b.logits) << 2 | (short_contexts(b) ? 2 : 0) | (b.sampling ? 1 : 0);
   bool one_each = T > 0 && T == S;
   for (size_t s = 0; s < S; ++s) one_each &= b.slice_begin[s + 1] - b.slice_begin[s] == 1;
   const bool may_capture = one_each && !f.dumped && !rows_given;
