@@ -28,7 +28,7 @@ struct LinearCall {
   DType norm_dtype = DType::kF32;
   float eps = 0;
   // A norm split between two products of few rows, where skinny_passes_norm(): the first writes y * next_norm to `scaled`, and to
-  // next_squares its sums of squares [ceil(n / 16), kSkinnyRows]; the second takes `scaled` as x, those sums, and multiplies by 1 / rms.
+  // next_squares its sums of squares [rows, squares_parts(n)]; the second takes `scaled` as x, those sums, and multiplies by 1 / rms.
   const void* next_norm = nullptr;
   DType next_norm_dtype = DType::kF32;
   Matrix scaled;
@@ -59,7 +59,7 @@ void add_bias(const Matrix& y, int rows, const void* bias, DType bias_dtype, Lau
 bool skinny_accepts(const LinearCall& c);
 bool skinny_takes_norm(int rows, int64_t k);
 inline bool skinny_passes_norm(DType activation) { return activation == DType::kBf16; }
-inline int squares_parts(int64_t n) { return static_cast<int>((n + 15) / 16); }
+__host__ __device__ inline int squares_parts(int64_t n) { return static_cast<int>((n + 7) / 8); }
 Status skinny(const LinearCall& c, Launch& l);
 
 bool mixed_accepts(const LinearCall& c);

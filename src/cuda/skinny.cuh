@@ -68,11 +68,13 @@ __device__ __forceinline__ void widen(const uint4& raw, int i, uint32_t (&h)[4])
 template <DType D, int P>
 constexpr int kStageBytes = kRows * 64 * kSteps + (kQuantised<D> ? kRows * kSteps * P * 4 : 0);
 
-// P: groups in a warp's step; N: passes over the rows, kSkinnyRows / P each; Ring: reads go through shared memory.
-template <class T, DType D, bool Gated, int P, int N, bool Ring>
+// P: groups in a warp's step; N: passes over the rows, kSkinnyRows / P each; Ring: reads go through shared memory. Half: a tile is of eight
+// rows, their first halves in the mma's rows 0 to 7, their second ones in 8 to 15; activations likewise in its columns 0 to 3 and 4 to 7.
+template <class T, DType D, bool Gated, int P, int N, bool Ring, bool Half>
 __global__ void __launch_bounds__(kWarps * 32, 2) skinny_kernel(const SkinnyArgs<T> a) {
   constexpr int E = kElements<D>, kStep = 4 * E, kShare = kSkinnyRows / P, kPiece = kStep / P;
-  constexpr int kSpan = kSteps * kStep * kWarps, kRowBytes = 64 * kSteps, kStage = kStageBytes<D, P>, kTile = Gated ? 8 : 16;
+  constexpr int kSpan = kSteps * kStep * kWarps, kRowBytes = 64 * kSteps, kStage = kStageBytes<D, P>, kTile = Gated || Half ? 8 : 16;
+  static_assert(!Half || (!kQuantised<D> && !Gated && !Ring));
   constexpr bool kQuant = kQuantised<D>, kBiased = D == DType::kU4;
   // bf16 takes 1 / rms with the result; f16 could overflow without it.
   constexpr bool kLate = std::is_same_v<T, __nv_bfloat16>;
@@ -84,6 +86,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) skinny_kernel(const SkinnyArgs
   [[maybe_unused]] char* ring = dynamic_shared() + warp * a.stages * kStage;
   T* staged = reinterpret_cast<T*>(dynamic_shared() + kWarps * a.stages * kStage);
   const int part = blockIdx.x % a.splits, walkers = gridDim.x / a.splits, from = part * a.chunk, columns = min(a.chunk, a.w.k - from);
+  [[maybe_unused]] const int walk = Half ? columns / 2 : columns;  // columns of one of the halves
   int tile = blockIdx.x / a.splits;
 
   const int my_part = t * P / 4;  // whose groups the lane's weights are of
@@ -104,94 +107,128 @@ __global__ void __launch_bounds__(kWarps * 32, 2) skinny_kernel(const SkinnyArgs
     return staged + r * staged_row + k / kStep * kStep + in_step % E / 8 * 32 + in_step / E * 8;
   };
   const bool norm = a.norm.data != nullptr;
+  // Sums of squares that the product before left: read first, added up where the rest of the reads are under way.
+  auto norm_of_rows = [&](auto&& meanwhile) __attribute__((always_inline)) {
+    constexpr int kHeld = 16;
+    const bool mine = a.squares && warp < a.rows;
+    float part[kHeld] = {};
+    if (mine) {
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i)
+        if (lane + 32 * i < a.squares_parts) part[i] = a.squares[warp * a.squares_parts + lane + 32 * i];
+    }
+    meanwhile();
+    if (!mine) return;
+    float total = 0;
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) total += part[i];
+    for (int p = lane + 32 * kHeld; p < a.squares_parts; p += 32) total += a.squares[warp * a.squares_parts + p];
+    total = warp_sum(total);
+    if (lane == 0) inverse[warp] = rsqrtf(total / static_cast<float>(a.w.k) + a.eps);
+  };
+  auto read = [&](int r, int k) __attribute__((always_inline)) {
+    uint4 raw{0, 0, 0, 0};
+    if (k < columns && r < a.rows) raw = *reinterpret_cast<const uint4*>(a.x + r * a.x_stride + from + k);
+    return raw;
+  };
+  auto put = [&](int r, int k, uint4 raw, bool in) __attribute__((always_inline)) {  // whole warps: lanes add up
+    if (want_sums) {
+      const T* h = reinterpret_cast<const T*>(&raw);
+      float sum = 0;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) sum += to_float(h[j]);
+#pragma unroll
+      for (int m = 1; m < kPiece / 8; m *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, m);
+      if (in && k % kPiece == 0) x_sums[k / kPiece * kSkinnyRows + r] = sum;
+    }
+    if constexpr (D == DType::kU4)
+      raw = uint4{__byte_perm(raw.x, raw.z, 0x5410), __byte_perm(raw.x, raw.z, 0x7632), __byte_perm(raw.y, raw.w, 0x5410), __byte_perm(raw.y, raw.w, 0x7632)};
+    if (in) *reinterpret_cast<uint4*>(place(r, k)) = raw;
+  };
+  // One row: as many reads under way as registers hold.
+  auto stage_row = [&]() __attribute__((always_inline)) {
+    constexpr int kReads = D == DType::kU4 ? 4 : 8, kColumns = 8 * kWarps * 32;  // measured
+    for (int base = 0; base < count; base += kReads * kColumns) {
+      uint4 raw[kReads];
+#pragma unroll
+      for (int q = 0; q < kReads; ++q) raw[q] = read(0, base + q * kColumns + 8 * threadIdx.x);
+#pragma unroll
+      for (int q = 0; q < kReads; ++q)
+        if (const int k = base + q * kColumns; k < count) put(0, k + 8 * threadIdx.x, raw[q], k + 8 * static_cast<int>(threadIdx.x) < count);
+    }
+  };
+  // Several, four at a time, or with the norm.
+  auto stage_rows = [&]() __attribute__((always_inline)) {
+    float square[kSkinnyRows] = {};
+    auto square_of = [&](const uint4& raw, float sum) __attribute__((always_inline)) {
+      const T* h = reinterpret_cast<const T*>(&raw);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) sum = fmaf(to_float(h[j]), to_float(h[j]), sum);
+      return sum;
+    };
+    auto sum_up = [&]() __attribute__((always_inline)) {
+#pragma unroll
+      for (int r = 0; r < kSkinnyRows; ++r) {
+        if (r >= a.rows) break;
+        square[r] = warp_sum(square[r]);
+        if (lane == 0) squares[warp][r] = square[r];
+      }
+      __syncthreads();
+      if (static_cast<int>(threadIdx.x) < a.rows) {
+        float total = 0;
+        for (int w = 0; w < kWarps; ++w) total += squares[w][threadIdx.x];
+        inverse[threadIdx.x] = rsqrtf(total / static_cast<float>(a.w.k) + a.eps);
+      }
+    };
+    if (!kLate && norm) {
+      for (int k = 8 * threadIdx.x; k < count; k += 8 * kWarps * 32)
+#pragma unroll
+        for (int r = 0; r < kSkinnyRows; ++r)
+          if (r < a.rows) square[r] = square_of(read(r, k), square[r]);
+      sum_up();
+      __syncthreads();
+    }
+    for (int base = 0; base < count; base += 8 * kWarps * 32) {
+      const int k = base + 8 * threadIdx.x;
+      float w[8];
+      if (norm) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) w[j] = k + j < columns ? a.norm(from + k + j) : 0.0f;
+      }
+#pragma unroll
+      for (int first = 0; first < kSkinnyRows; first += 4) {
+        if (first >= a.rows) break;
+        uint4 four[4];
+#pragma unroll
+        for (int q = 0; q < 4; ++q) four[q] = read(first + q, k);
+#pragma unroll
+        for (int q = 0; q < 4; ++q) {
+          const int r = first + q;
+          if (r >= a.rows) break;
+          uint4 raw = four[q];
+          if (norm) {
+            if (kLate) square[r] = square_of(raw, square[r]);
+            const float scale = kLate ? 1.0f : inverse[r];
+            const T* h = reinterpret_cast<const T*>(&raw);
+            uint32_t words[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) words[j] = pack2<T>(to_float(h[2 * j]) * scale * w[2 * j], to_float(h[2 * j + 1]) * scale * w[2 * j + 1]);
+            raw = uint4{words[0], words[1], words[2], words[3]};
+          }
+          put(r, k, raw, k < count);
+        }
+      }
+    }
+    if (kLate && norm) sum_up();
+  };
   auto stage = [&]() __attribute__((always_inline)) {
     if constexpr (P > 1)
       for (int k = 8 * threadIdx.x; k < kStep; k += 8 * kWarps * 32) *reinterpret_cast<uint4*>(zeros + k) = uint4{0, 0, 0, 0};
-    if (a.squares && warp < a.rows) {
-      float total = 0;
-      for (int p = lane; p < a.squares_parts; p += 32) total += a.squares[p * kSkinnyRows + warp];
-      total = warp_sum(total);
-      if (lane == 0) inverse[warp] = rsqrtf(total / static_cast<float>(a.w.k) + a.eps);
-    }
-    {
-      auto read = [&](int r, int k) __attribute__((always_inline)) {
-        uint4 raw{0, 0, 0, 0};
-        if (k < columns && r < a.rows) raw = *reinterpret_cast<const uint4*>(a.x + r * a.x_stride + from + k);
-        return raw;
-      };
-      float square[kSkinnyRows] = {};
-      auto square_of = [&](const uint4& raw, float sum) __attribute__((always_inline)) {
-        const T* h = reinterpret_cast<const T*>(&raw);
-#pragma unroll
-        for (int j = 0; j < 8; ++j) sum = fmaf(to_float(h[j]), to_float(h[j]), sum);
-        return sum;
-      };
-      auto sum_up = [&]() __attribute__((always_inline)) {
-#pragma unroll
-        for (int r = 0; r < kSkinnyRows; ++r) {
-          if (r >= a.rows) break;
-          square[r] = warp_sum(square[r]);
-          if (lane == 0) squares[warp][r] = square[r];
-        }
-        __syncthreads();
-        if (static_cast<int>(threadIdx.x) < a.rows) {
-          float total = 0;
-          for (int w = 0; w < kWarps; ++w) total += squares[w][threadIdx.x];
-          inverse[threadIdx.x] = rsqrtf(total / static_cast<float>(a.w.k) + a.eps);
-        }
-      };
-      if (!kLate && norm) {
-        for (int k = 8 * threadIdx.x; k < count; k += 8 * kWarps * 32)
-#pragma unroll
-          for (int r = 0; r < kSkinnyRows; ++r)
-            if (r < a.rows) square[r] = square_of(read(r, k), square[r]);
-        sum_up();
-        __syncthreads();
-      }
-      for (int base = 0; base < count; base += 8 * kWarps * 32) {  // whole warps: lanes add up
-        const int k = base + 8 * threadIdx.x;
-        const bool in = k < count;
-        float w[8];
-        if (norm) {
-#pragma unroll
-          for (int j = 0; j < 8; ++j) w[j] = k + j < columns ? a.norm(from + k + j) : 0.0f;
-        }
-#pragma unroll
-        for (int first = 0; first < kSkinnyRows; first += 4) {
-          if (first >= a.rows) break;
-          uint4 four[4];
-#pragma unroll
-          for (int q = 0; q < 4; ++q) four[q] = read(first + q, k);
-#pragma unroll
-          for (int q = 0; q < 4; ++q) {
-            const int r = first + q;
-            if (r >= a.rows) break;
-            uint4 raw = four[q];
-            if (norm) {
-              if (kLate) square[r] = square_of(raw, square[r]);
-              const float scale = kLate ? 1.0f : inverse[r];
-              const T* h = reinterpret_cast<const T*>(&raw);
-              uint32_t words[4];
-#pragma unroll
-              for (int j = 0; j < 4; ++j) words[j] = pack2<T>(to_float(h[2 * j]) * scale * w[2 * j], to_float(h[2 * j + 1]) * scale * w[2 * j + 1]);
-              raw = uint4{words[0], words[1], words[2], words[3]};
-            }
-            if (want_sums) {
-              const T* h = reinterpret_cast<const T*>(&raw);
-              float sum = 0;
-#pragma unroll
-              for (int j = 0; j < 8; ++j) sum += to_float(h[j]);
-#pragma unroll
-              for (int m = 1; m < kPiece / 8; m *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, m);
-              if (in && k % kPiece == 0) x_sums[k / kPiece * kSkinnyRows + r] = sum;
-            }
-            if constexpr (D == DType::kU4)
-              raw = uint4{__byte_perm(raw.x, raw.z, 0x5410), __byte_perm(raw.x, raw.z, 0x7632), __byte_perm(raw.y, raw.w, 0x5410), __byte_perm(raw.y, raw.w, 0x7632)};
-            if (in) *reinterpret_cast<uint4*>(place(r, k)) = raw;
-          }
-        }
-      }
-      if (kLate && norm) sum_up();
+    if (a.rows == 1 && !norm) {
+      norm_of_rows(stage_row);
+    } else {
+      norm_of_rows([] {});
+      stage_rows();
     }
     __syncthreads();
   };
@@ -205,7 +242,8 @@ __global__ void __launch_bounds__(kWarps * 32, 2) skinny_kernel(const SkinnyArgs
   const float* sums_at[N];
 #pragma unroll
   for (int n = 0; n < N; ++n) {
-    x_at[n] = (mine ? staged + min(n * kShare + g % kShare, a.rows - 1) * staged_row : zeros) + 8 * t;
+    if constexpr (Half) x_at[n] = staged + min(g % 4, a.rows - 1) * staged_row + g / 4 * walk + 8 * t;
+    else x_at[n] = (mine ? staged + min(n * kShare + g % kShare, a.rows - 1) * staged_row : zeros) + 8 * t;
     sums_at[n] = x_sums + my_part * kSkinnyRows + n * kShare + 2 * t % kShare;
   }
   auto multiply = [&](const uint4& w0, const uint4& w1, int k, const float* scales) __attribute__((always_inline)) {  // a step
@@ -284,16 +322,17 @@ __global__ void __launch_bounds__(kWarps * 32, 2) skinny_kernel(const SkinnyArgs
       if (!last) return;
       __threadfence();
     }
-    constexpr int kOut = Gated ? 8 : 16;
+    constexpr int kOut = kTile;
     const int r = threadIdx.x / kOut, i = threadIdx.x % kOut, n = tile * kOut + i;
     float square = 0;
     if (r < a.rows && n < a.outputs) {
       auto total = [&](int at, int row) __attribute__((always_inline)) {
         float v = 0;
-        if (a.splits > 1)
-          for (int p = 0; p < a.splits; ++p) v += __ldcg(shared_tile + p * 128 + 8 * at + r);
-        else
-          v = over_warps(8 * at + r);
+        if (a.splits > 1) {
+          for (int p = 0; p < a.splits; ++p) v += __ldcg(shared_tile + p * 128 + 8 * at + r) + (Half ? __ldcg(shared_tile + p * 128 + 68 + 8 * at + r) : 0.0f);
+        } else {
+          v = over_warps(8 * at + r) + (Half ? over_warps(68 + 8 * at + r) : 0.0f);
+        }
         if ((norm && kLate) || a.squares) v *= inverse[r];
         if (kQuant && a.per_channel) v *= a.w.scales[row];
         return v;
@@ -316,8 +355,8 @@ __global__ void __launch_bounds__(kWarps * 32, 2) skinny_kernel(const SkinnyArgs
     if constexpr (!Gated)
       if (a.next_squares) {
 #pragma unroll
-        for (int m = 1; m < 16; m *= 2) square += __shfl_xor_sync(0xffffffffu, square, m);
-        if (i == 0 && r < a.rows) a.next_squares[tile * kSkinnyRows + r] = square;
+        for (int m = 1; m < 8; m *= 2) square += __shfl_xor_sync(0xffffffffu, square, m);
+        if (i % 8 == 0 && r < a.rows && n < a.outputs) a.next_squares[r * squares_parts(a.outputs) + n / 8] = square;
       }
   };
   // ---- weights, running ahead ----------------------------------------------------------------------------------------------------
@@ -395,19 +434,20 @@ __global__ void __launch_bounds__(kWarps * 32, 2) skinny_kernel(const SkinnyArgs
   } else {
     // Rows g and g + 8 of a tile, 16 bytes of each in a read; eight reads under way, kHalf of them a half.
     constexpr int kHalf = 4, kReach = kStep * kWarps;
-    const int pieces = ((columns + kReach - 1) / kReach + kHalf - 1) / kHalf * kHalf, my_column = warp * kStep + E * t;
+    const int pieces = ((walk + kReach - 1) / kReach + kHalf - 1) / kHalf * kHalf, my_column = warp * kStep + E * t;
     int f_tile = tile, f_left = pieces, f_column = my_column;
     const uint8_t* f_at[2];
     auto enter = [&]() __attribute__((always_inline)) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) f_at[i] = a.w.values + bytes(static_cast<int64_t>(weight_row(f_tile, 8 * i + g)) * a.w.k + from + my_column);
+      for (int i = 0; i < 2; ++i)
+        f_at[i] = a.w.values + bytes(static_cast<int64_t>(Half ? min(8 * f_tile + g, a.outputs - 1) : weight_row(f_tile, 8 * i + g)) * a.w.k + from + my_column + (Half ? i * walk : 0));
     };
     enter();
     struct Read {
       uint4 w[2];
     };
     auto fetch = [&](Read& s, int j) __attribute__((always_inline)) {  // piece j of the half
-      if (f_tile < a.tiles && f_column + j * kReach < columns) {
+      if (f_tile < a.tiles && f_column + j * kReach < walk) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) s.w[i] = load_streaming(f_at[i] + bytes(j * kReach));
       } else {
@@ -438,15 +478,43 @@ __global__ void __launch_bounds__(kWarps * 32, 2) skinny_kernel(const SkinnyArgs
     fetched();
     start_dependents();
     wait_for_predecessor();
-    stage();
+    // Few rows: a warp copies the columns that it multiplies, and begins when those of the first half are there.
+    const unsigned over_lines = 0xffffffffu / static_cast<unsigned>((Half ? 2 : 1) * a.rows) + 1;
+    const auto stage_pieces = [&](int first, int end) __attribute__((always_inline)) {
+      constexpr int kHalves = Half ? 2 : 1;
+      const int lines = kHalves * a.rows;  // of 64 bytes, in a piece
+      for (int i = lane; i < (end - first) * lines * 4; i += 32) {
+        const int line = i / 4, piece = static_cast<int>(lines == 1 ? line : __umulhi(static_cast<unsigned>(line), over_lines)), in = line - piece * lines;
+        const int r = in / kHalves, k = (first + piece) * kReach + warp * kStep + i % 4 * 8, shift = in % kHalves * walk;
+        if (Half ? k < walk : k < count)
+          copy_async(staged + r * staged_row + shift + k, a.x + r * a.x_stride + from + shift + (k < walk ? k : 0), k < walk);
+      }
+      copies_commit();
+    };
+    if (norm || a.rows > kSkinnyRows / 2) {
+      stage();
+    } else {
+      norm_of_rows([&]() __attribute__((always_inline)) {
+        stage_pieces(0, kHalf);
+        stage_pieces(kHalf, pieces);
+      });
+      copies_wait<1>();
+      __syncwarp();
+    }
     int column = 0, left = pieces;
+    bool staged_all = false;
     auto turn = [&](Read& s, int j) __attribute__((always_inline)) {
       const int k = column + j * kReach + warp * kStep;
-      if (k < columns) multiply(s.w[0], s.w[1], k, nullptr);
+      if (k < walk) multiply(s.w[0], s.w[1], k, nullptr);
       fetch(s, j);
     };
     // A tile ends after a multiple of kHalf reads. False: the last one is done.
     auto border = [&]() __attribute__((always_inline)) {
+      if (!staged_all) {
+        copies_done();
+        __syncwarp();
+        staged_all = true;
+      }
       fetched();
       column += kHalf * kReach;
       if ((left -= kHalf) > 0) return true;
@@ -472,9 +540,9 @@ __global__ void __launch_bounds__(kWarps * 32, 2) skinny_kernel(const SkinnyArgs
   }
 }
 
-template <class T, DType D, bool Gated, int P, int N, bool Ring>
+template <class T, DType D, bool Gated, int P, int N, bool Ring, bool Half>
 Status run(SkinnyArgs<T>& a, const LinearCall& c, Launch& l) {
-  constexpr int kStep = 4 * kElements<D>, kPiece = kStep / P, kSpan = kSteps * kStep * kWarps, kOut = Gated ? 8 : 16;
+  constexpr int kStep = 4 * kElements<D>, kPiece = kStep / P, kSpan = kSteps * kStep * kWarps, kOut = Gated || Half ? 8 : 16;
   const bool want_sums = D == DType::kU4 || (kQuantised<D> && a.w.zeros);
   auto bytes_of = [&](int chunk) {
     return static_cast<size_t>(kWarps * a.stages * kStageBytes<D, P>) + static_cast<size_t>(c.rows) * static_cast<size_t>(chunk + kPad) * 2 + (P > 1 ? kStep * 2 : 0) +
@@ -496,11 +564,11 @@ Status run(SkinnyArgs<T>& a, const LinearCall& c, Launch& l) {
     return Error(Code::kUnsupported, cat("cuda: a product of ", c.rows, " rows over ", a.w.k, " columns wants ", bytes, " bytes of shared memory, at most ", kMostBytes, " are used"));
   a.partial = static_cast<float*>(l.scratch);
   a.arrived = l.arrived;
-  static const cudaError_t raised = cudaFuncSetAttribute(skinny_kernel<T, D, Gated, P, N, Ring>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes);
+  static const cudaError_t raised = cudaFuncSetAttribute(skinny_kernel<T, D, Gated, P, N, Ring, Half>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostBytes);
   TRY(check(raised, "shared memory of the skinny kernel"));
   // Two blocks a multiprocessor: one reads while the other is at a border between tiles.
   const int walkers = std::max(1, std::min(a.tiles, 2 * l.sm_count / a.splits));
-  launch_dependent(skinny_kernel<T, D, Gated, P, N, Ring>, walkers * a.splits, kWarps * 32, bytes, l, a);
+  launch_dependent(skinny_kernel<T, D, Gated, P, N, Ring, Half>, walkers * a.splits, kWarps * 32, bytes, l, a);
   return launched("skinny linear kernel");
 }
 
@@ -514,7 +582,12 @@ Status skinny_of(SkinnyArgs<T>& a, const LinearCall& c, Launch& l) {
   auto with = [&](auto parts, auto passes, auto ring) -> Status {
     constexpr int P = decltype(parts)::value, N = decltype(passes)::value;
     constexpr bool kRing = decltype(ring)::value;
-    return c.gated ? run<T, D, true, P, N, kRing>(a, c, l) : run<T, D, false, P, N, kRing>(a, c, l);
+    if constexpr (!kRing) {
+      // Tiles of eight rows where they leave the busiest block with less to read.
+      const auto most_rows = [&](int tile) { return ((a.outputs + tile - 1) / tile + 2 * l.sm_count - 1) / (2 * l.sm_count) * tile; };
+      if (!c.gated && c.rows <= kSkinnyRows / 2 && a.w.k % 64 == 0 && 10 * most_rows(8) <= 9 * most_rows(16)) return run<T, D, false, P, N, kRing, true>(a, c, l);
+    }
+    return c.gated ? run<T, D, true, P, N, kRing, false>(a, c, l) : run<T, D, false, P, N, kRing, false>(a, c, l);
   };
   constexpr std::integral_constant<int, 1> one;
   constexpr std::true_type ring;

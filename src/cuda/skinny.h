@@ -19,7 +19,7 @@ struct SkinnyArgs {
   int activation;
   AnyVector bias, norm;
   float eps;
-  const float* squares;  // [parts, kSkinnyRows]: the norm of x but for 1 / rms is done, its sums of squares are here
+  const float* squares;  // [rows, parts]: the norm of x but for 1 / rms is done, its sums of squares are here
   int squares_parts;
   void* y;
   int64_t y_stride;
@@ -29,7 +29,7 @@ struct SkinnyArgs {
   AnyVector next_norm;  // with next_squares
   T* scaled;
   int64_t scaled_stride;
-  float* next_squares;  // [tiles, kSkinnyRows]
+  float* next_squares;  // [rows, squares_parts(outputs)]
   float* partial;       // [tiles, splits, 128]
   unsigned* arrived;    // [tiles], zero between launches
 };

@@ -233,6 +233,7 @@ inline unsigned __byte_perm(unsigned low, unsigned high, unsigned pick) {
   return r;
 }
 // The larger of the low halves, and of the high ones.
+inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(uint64_t{a} * b >> 32); }
 inline unsigned __vmaxu2(unsigned a, unsigned b) {
   return std::max(a & 0xffffu, b & 0xffffu) | std::max(a >> 16, b >> 16) << 16;
 }
