@@ -94,7 +94,7 @@ Status Executable::allocate(const ingot_program& p) {
       return Error(Code::kInvalidArgument, cat("cuda: step ", i, " names state ", s.desc.attrs.layer, " of ", p.n_states));
     kernels_.push_back(k);
   }
-  TRY(check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "create stream"));
+  for (cudaStream_t* s : {&stream_, &uploads_, &downloads_}) TRY(check(cudaStreamCreateWithFlags(s, cudaStreamNonBlocking), "create stream"));
   std::string error;
   if (!(blas_ = make_blas(&error))) return Error(Code::kInternal, error);
 
@@ -216,8 +216,7 @@ Status Executable::allocate(const ingot_program& p) {
     TRY(pin(&f.host_logprobs, R * 4));
     TRY(pin(&f.host_top_ids, R * INGOT_MAX_TOP_LOGPROBS * 4));
     TRY(pin(&f.host_top_logprobs, R * INGOT_MAX_TOP_LOGPROBS * 4));
-    TRY(check(cudaEventCreate(&f.begin), "create event"));
-    TRY(check(cudaEventCreate(&f.end), "create event"));
+    for (cudaEvent_t* e : {&f.begin, &f.uploaded, &f.computed, &f.end}) TRY(check(cudaEventCreate(e), "create event"));
   }
   auto array = [&](auto** out, size_t words, const char* what) -> Status {
     void* memory = nullptr;
@@ -242,11 +241,12 @@ Status Executable::allocate(const ingot_program& p) {
 }
 
 Executable::~Executable() {
-  if (stream_) cudaStreamSynchronize(stream_);
+  for (cudaStream_t s : {uploads_, stream_, downloads_})
+    if (s) cudaStreamSynchronize(s);
   for (Flight& f : flights_) {
     for (auto& [key, graph] : f.graphs) cudaGraphExecDestroy(graph);
-    if (f.begin) cudaEventDestroy(f.begin);
-    if (f.end) cudaEventDestroy(f.end);
+    for (cudaEvent_t e : {f.begin, f.uploaded, f.computed, f.end})
+      if (e) cudaEventDestroy(e);
   }
   for (Replay& r : replays_)
     for (cudaEvent_t e : {r.begin, r.end})
@@ -258,7 +258,8 @@ Executable::~Executable() {
   for (void* p : owned_) cudaFree(p);
   if (embedding_rows_) cudaFree(embedding_rows_);
   free_blas(blas_);
-  if (stream_) cudaStreamDestroy(stream_);
+  for (cudaStream_t s : {uploads_, stream_, downloads_})
+    if (s) cudaStreamDestroy(s);
 }
 
 char* Executable::buffer_memory(int buffer, const Flight& f) const {
@@ -629,11 +630,14 @@ Status Executable::run(const ingot_bindings& b, uint64_t* ticket) {
 
   TRY(check(cudaEventRecord(f.begin, stream_), "record event"));
   TRY(copies(b.copy_pages, b.n_copy_pages, b.copy_states, b.n_copy_states, b.clear_states, b.n_clear_states));
-  // Only what this step has: of the four arrays of rows at the beginning, of the rest up to its last page table, and of the lists.
-  if (T) TRY(check(cudaMemcpy2DAsync(f.device, at_positions_, f.host, at_positions_, T * 4, 4, cudaMemcpyHostToDevice, stream_), "copy step inputs"));
+  // The flight's inputs are free since its last step was waited for, so they arrive while the other flight's step runs. Only what this
+  // step has: of the four arrays of rows at the beginning, of the rest up to its last page table, and of the lists.
+  if (T) TRY(check(cudaMemcpy2DAsync(f.device, at_positions_, f.host, at_positions_, T * 4, 4, cudaMemcpyHostToDevice, uploads_), "copy step inputs"));
   const size_t others = at_table_ - at_begin_ + S * static_cast<size_t>(max_pages_) * 4;
-  TRY(check(cudaMemcpyAsync(f.device + at_begin_, f.host + at_begin_, others, cudaMemcpyHostToDevice, stream_), "copy step inputs"));
-  if (pool_bytes) TRY(check(cudaMemcpyAsync(f.device + pool_offset_, f.host + pool_offset_, pool_bytes, cudaMemcpyHostToDevice, stream_), "copy step inputs"));
+  TRY(check(cudaMemcpyAsync(f.device + at_begin_, f.host + at_begin_, others, cudaMemcpyHostToDevice, uploads_), "copy step inputs"));
+  if (pool_bytes) TRY(check(cudaMemcpyAsync(f.device + pool_offset_, f.host + pool_offset_, pool_bytes, cudaMemcpyHostToDevice, uploads_), "copy step inputs"));
+  TRY(check(cudaEventRecord(f.uploaded, uploads_), "record event"));
+  TRY(check(cudaStreamWaitEvent(stream_, f.uploaded, 0), "wait for step inputs"));
   const bool rows_given = b.embedding_rows && b.n_embedding_rows > 0;
   if (rows_given) {
     int width = 0;
@@ -688,7 +692,6 @@ Status Executable::run(const ingot_bindings& b, uint64_t* ticket) {
   f.sampled = b.sampling && R;
   f.logits = b.logits;
   if (f.sampled) {
-    TRY(check(cudaMemcpyAsync(f.host_ids, ids_[parity], R * 4, cudaMemcpyDeviceToHost, stream_), "copy ids"));
     bool logprobs = false, top = false;
     for (int r = 0; r < b.logits; ++r) {
       logprobs |= b.sampling[r].logprobs >= 0;
@@ -706,7 +709,13 @@ Status Executable::run(const ingot_bindings& b, uint64_t* ticket) {
     f.logits_copy.resize(R * static_cast<size_t>(vocab_));
     TRY(check(cudaMemcpyAsync(f.logits_copy.data(), buffer_data_[INGOT_BUF_LOGITS], f.logits_copy.size() * 4, cudaMemcpyDeviceToHost, stream_), "copy logits"));
   }
-  TRY(check(cudaEventRecord(f.end, stream_), "record event"));
+  TRY(check(cudaEventRecord(f.computed, stream_), "record event"));
+  // Ids leave beside the next step, which writes others.
+  if (f.sampled) {
+    TRY(check(cudaStreamWaitEvent(downloads_, f.computed, 0), "wait for a step"));
+    TRY(check(cudaMemcpyAsync(f.host_ids, ids_[parity], R * 4, cudaMemcpyDeviceToHost, downloads_), "copy ids"));
+  }
+  TRY(check(cudaEventRecord(f.end, f.sampled ? downloads_ : stream_), "record event"));
   f.busy = true;
   f.ticket = next_ticket_++;
   *ticket = f.ticket;

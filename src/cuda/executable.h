@@ -1,7 +1,8 @@
 // Executable: one prepared step list with its buffers, KV pool and state on one GPU.
 //
-// A step: bindings are packed into one pinned block, copied in two or three transfers to fixed places;
-// the step list runs as plain launches, or as a captured graph for decode steps of a shape seen before; ids come back in one transfer.
+// A step: bindings are packed into one pinned block, copied in two or three transfers to fixed places; the step list runs as plain
+// launches, or as a captured graph for decode steps of a shape seen before; ids come back in one transfer. Transfers have streams of their
+// own, so that what lies between two steps in flight is no copy.
 #pragma once
 
 #include <memory>
@@ -31,7 +32,7 @@ class Executable {
     float* host_logprobs = nullptr;
     int32_t* host_top_ids = nullptr;
     float* host_top_logprobs = nullptr;
-    cudaEvent_t begin = nullptr, end = nullptr;
+    cudaEvent_t begin = nullptr, uploaded = nullptr, computed = nullptr, end = nullptr;
     uint64_t ticket = 0;
     int logits = 0;
     bool sampled = false;
@@ -90,7 +91,7 @@ class Executable {
   int32_t* counts_ = nullptr;
   unsigned long long* keys_ = nullptr;
   void* blas_ = nullptr;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t stream_ = nullptr, uploads_ = nullptr, downloads_ = nullptr;
   Flight flights_[kFlights];
   uint64_t next_ticket_ = 1;
 
