@@ -11,6 +11,7 @@
 namespace ingot::server {
 
 Status complete_config(ModelConfig& config, int gpus, bool own_devices);
+Status check_tensors(const ModelConfig& completed);  // after the load: the backend may have added some
 std::vector<InstanceInfo> instances_of(const ModelConfig& completed);
 
 // From the shapes that clients see to those that the model sees (`reshape` of the config), and back.

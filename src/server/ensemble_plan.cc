@@ -62,25 +62,25 @@ class Planner {
       return it->second;
     }
     const Known& old = known_[static_cast<size_t>(it->second)];
-    const std::string where = cat("in ensemble '", c_.name, "', ensemble tensor '", tensor, "': ");
+    const std::string where = cat("in ensemble ", c_.name, ", ensemble tensor ", tensor, ": ");
     if (old.type != k.type)
-      return wrong(cat(where, "inconsistent data type: ", config_name(old.type), " is inferred from model '", old.model, "' while ", config_name(k.type),
-                       " is inferred from model '", k.model, "'"));
+      return wrong(cat(where, "inconsistent data type: ", config_name(old.type), " is inferred from model ", old.model, " while ", config_name(k.type),
+                       " is inferred from model ", k.model));
     if (!dims_fit(old.dims, k.dims) && !dims_fit(old.full, k.full))
-      return wrong(cat(where, "inconsistent shape: ", shape_string(old.full), " is inferred from model '", old.model, "' while ", shape_string(k.full),
-                       " is inferred from model '", k.model, "'"));
+      return wrong(cat(where, "inconsistent shape: ", shape_string(old.full), " is inferred from model ", old.model, " while ", shape_string(k.full),
+                       " is inferred from model ", k.model));
     return it->second;
   }
 
   Status add_step(size_t index) {
     const auto& s = c_.ensemble_scheduling->step[index];
-    const std::string in_ensemble = cat("in ensemble '", c_.name, "', ");
+    const std::string in_ensemble = cat("in ensemble ", c_.name, ", ");
     if (s.model_name == c_.name) return wrong(cat("ensemble '", c_.name, "' has itself as step ", index));
     const ModelConfig m = TRY(member_(s.model_name, s.model_version));
     // An ensemble with a batch dimension may have members without one, as long as the whole shapes agree.
     if (m.max_batch_size != 0 && m.max_batch_size < c_.max_batch_size)
-      return wrong(cat("ensemble '", c_.name, "' allows maximum batch size ", c_.max_batch_size, ", but it contains model '", s.model_name,
-                       "' which only allows maximum batch size to be ", m.max_batch_size));
+      return wrong(cat("ensemble ", c_.name, " allows maximum batch size ", c_.max_batch_size, ", but it contains model ", s.model_name,
+                       " which only allows maximum batch size to be ", m.max_batch_size));
     EnsemblePlan::Step step;
     step.model = s.model_name;
     step.version = s.model_version;
@@ -89,17 +89,17 @@ class Planner {
     for (const auto& [name, tensor] : s.input_map) {
       const ModelInput* in = m.find_input(name);
       if (in == nullptr)
-        return wrong(cat(in_ensemble, "ensemble tensor '", tensor, "' is mapping to non-existing input '", name, "' in model '", s.model_name, "'"));
+        return wrong(cat(in_ensemble, "ensemble tensor ", tensor, " is mapping to non-existing input ", name, " in model ", s.model_name));
       const int t = TRY(learn(tensor, {s.model_name, in->data_type, in->dims, {}}, step.batching));
       step.inputs.push_back({name, t, in->dims.size() + step.batching, in->optional});
     }
     for (const ModelInput& in : m.input)
       if (!in.optional && s.input_map.count(in.name) == 0)
-        return wrong(cat(in_ensemble, "input '", in.name, "' in model '", s.model_name, "' is not mapped to any ensemble tensors"));
+        return wrong(cat(in_ensemble, "input ", in.name, " in model ", s.model_name, " is not mapped to any ensemble tensors"));
     for (const auto& [name, tensor] : s.output_map) {
       const ModelOutput* out = m.find_output(name);
       if (out == nullptr)
-        return wrong(cat(in_ensemble, "ensemble tensor '", tensor, "' is mapped from non-existing output '", name, "' in model '", s.model_name, "'"));
+        return wrong(cat(in_ensemble, "ensemble tensor ", tensor, " is mapped from non-existing output ", name, " in model ", s.model_name));
       const int t = TRY(learn(tensor, {s.model_name, out->data_type, out->dims, {}}, step.batching));
       step.outputs.emplace_back(name, t);
     }
@@ -119,7 +119,7 @@ class Planner {
           const int level = plan_.tensors[static_cast<size_t>(in.tensor)].level;
           if (plan_.above(s.level, level)) s.level = level;
           else if (!plan_.above(level, s.level))
-            return wrong(cat("in ensemble '", c_.name, "', step of model '", s.model, "' receives inputs originated from different decoupled models"));
+            return wrong(cat("in ensemble ", c_.name, ", step of model '", s.model, "' receives inputs originated from different decoupled models"));
         }
         if (s.decoupled) {
           s.opens = static_cast<int>(plan_.levels.size());
@@ -172,7 +172,7 @@ Status check_ensemble(const ModelConfig& c) {
   }
   for (const ModelInput& in : c.input) {
     auto it = tensors.find(in.name);
-    if (it == tensors.end()) return wrong(cat("must map ensemble input '", in.name, "' for ensemble"));
+    if (it == tensors.end()) return Error(Code::kInvalidArgument, cat("ensemble input '", in.name, "' for ensemble ", c.name, "' is not used"));  // as the old server quotes it
     it->second.ready = true;
   }
   const auto unready = [&](const Tensor& t) -> const std::string* {  // of the tensors that `t` is made of
@@ -188,7 +188,7 @@ Status check_ensemble(const ModelConfig& c) {
   }
   for (const ModelOutput& out : c.output) {
     auto it = tensors.find(out.name);
-    if (it == tensors.end()) return wrong(cat("must map ensemble output '", out.name, "' for ensemble"));
+    if (it == tensors.end()) return Error(Code::kInvalidArgument, cat("ensemble output '", out.name, "' for ensemble ", c.name, "' is not used"));
     if (it->second.ready) continue;
     const std::string* missing = unready(it->second);
     return Error(Code::kInvalidArgument, cat("output '", out.name, "' for ensemble '", c.name, "' is not written",

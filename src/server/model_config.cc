@@ -439,6 +439,8 @@ class Writer {
 
 }  // namespace
 
+const char* batch_input_kind_name(BatchInput::Kind kind) { return kBatchInputKinds[static_cast<int>(kind)]; }
+
 std::string to_json(const ModelConfig& config) {
   Writer w;
   w.config(config);

@@ -59,6 +59,8 @@ struct BatchInput {
   std::vector<std::string> source_input;
 };
 
+const char* batch_input_kind_name(BatchInput::Kind kind);  // "BATCH_ELEMENT_COUNT"
+
 struct BatchOutput {
   enum class Kind { kScatterWithInputShape } kind = Kind::kScatterWithInputShape;
   std::vector<std::string> target_name;

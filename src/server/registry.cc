@@ -328,6 +328,7 @@ Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const
       if (!model.ok()) return model.error();
       loaded->model = std::move(model).value();
       TRY(complete_config(loaded->config, gpus, own_devices));
+      if (!own_devices) TRY(check_tensors(loaded->config));  // backends with their own know their tensors, whatever a config leaves unfilled
     }
     if (ensemble || loaded->model->execution() == Model::Execution::kInstances) {
       const auto reshaped = [](const auto& t) { return t.reshape.has_value(); };

@@ -243,12 +243,65 @@ TEST_F(SchedulerTest, QueuedRequestsTimeOutAndAreCancelledWhileTheInstanceIsBusy
 TEST_F(SchedulerTest, InstanceGroupsAreChecked) {
   ModelConfig c = lab("m");
   c.instance_group = {group(0, InstanceGroup::Kind::kGpu)};
-  EXPECT_NE(load(c).find("instance group m_0 has kind KIND_GPU but server does not have any usable GPU"), std::string::npos);
+  EXPECT_NE(load(c).find("instance group m_0 of model m has kind KIND_GPU but no GPUs are available"), std::string::npos);
   c.instance_group = {group(3)};
   ASSERT_EQ(load(c), "");
   EXPECT_EQ(model("m").count, 3);
   c.dynamic_batching.emplace().preferred_batch_size = {5};
   EXPECT_NE(load(c).find("dynamic batching preferred size must be <= max batch size for m"), std::string::npos);
+}
+
+TEST_F(SchedulerTest, ConfigsAreRefusedInTheOldServersWords) {
+  using Change = std::function<void(ModelConfig&)>;
+  using Control = SequenceBatching::Control;
+  const auto control = [](Control::Kind kind, std::vector<int32_t> values, DataType type = DataType::kInvalid) {
+    Control c;
+    c.kind = kind, c.int32_false_true = std::move(values), c.data_type = type;
+    return c;
+  };
+  const auto sequence = [](std::initializer_list<std::pair<std::string, Control>> controls) {
+    SequenceBatching s;
+    for (const auto& [name, c] : controls) s.control_input.push_back({name, {c}});
+    return Change([s](ModelConfig& c) { c.sequence_batching = s; });
+  };
+  const Control start = control(Control::Kind::kSequenceStart, {0, 1}), end = control(Control::Kind::kSequenceEnd, {0, 1});
+  const std::pair<Change, std::string> kCases[] = {
+      {[](ModelConfig& c) { c.input[0].data_type = DataType::kInvalid; }, "model input 'IN' must specify 'data_type' for m"},
+      {[](ModelConfig& c) { c.output[0].dims = {}; }, "model output 'OUT' must specify 'dims' for m"},
+      {[](ModelConfig& c) { c.input[0].dims = {0}; }, "model input 'IN' dimension must be integer >= 1, or -1 to indicate a variable-size dimension for m"},
+      {[](ModelConfig& c) { c.input[0].dims = {6}, c.input[0].reshape = {{4}}; }, "model input 'IN' has different size for dims and reshape for m"},
+      {[](ModelConfig& c) { c.input[0].dims = {2, -1, 3}, c.input[0].reshape = {{3, -1, 2}}; }, "model input 'IN' has different size for dims and reshape for m"},
+      {[](ModelConfig& c) { c.input[0].dims = {-1, -1}, c.input[0].reshape = {{-1}}; },
+       "model input 'IN' has different number of variable-size dimensions for dims and reshape for m"},
+      {[](ModelConfig& c) { c.max_batch_size = 0, c.input[0].dims = {1}, c.input[0].reshape.emplace(); },
+       "model input 'IN' cannot have empty reshape for non-batching model as scalar tensors are not supported for m"},
+      {[](ModelConfig& c) { c.input[0].is_shape_tensor = true; }, "shape tensors are only supported for TensorRT platform for m"},
+      {[](ModelConfig& c) { c.batch_input.emplace_back().data_type = DataType::kFp32; },
+       "batch input kind 'BATCH_ELEMENT_COUNT' expects 1 source input, got 0 for m"},
+      {[](ModelConfig& c) { c.batch_output.push_back({.target_name = {"T"}, .source_input = {"IN"}}); }, "unknown target output name 'T' for m"},
+      {[](ModelConfig& c) { c.metric_control.push_back({.family = "f", .buckets = {}}); }, "metric control must specify 'histogram_options'"},
+      {[](ModelConfig& c) { c.instance_group = {group(1, InstanceGroup::Kind::kCpu)}, c.instance_group[0].gpus = {0}; },
+       "instance group m_0 of model m has kind KIND_CPU but specifies one or more GPUs"},
+      {[](ModelConfig& c) { c.dynamic_batching.emplace().preserve_ordering = true, c.dynamic_batching->priority_levels = 2; },
+       "Only one priority level is allowed when 'preserve_ordering' is true for m"},
+      {[](ModelConfig& c) { c.dynamic_batching.emplace().priority_levels = 3, c.dynamic_batching->default_priority_level = 4; },
+       "default priority level must be in range [1, 3] for m"},
+      {[](ModelConfig& c) { c.sequence_batching.emplace().oldest.emplace().preferred_batch_size = {9}; },
+       "sequence batching preferred batch size must be <= max batch size for m"},
+      {sequence({{"START", start}, {"START", end}}), "sequence batching control tensor 'START' is specified for multiple control kinds for m"},
+      {sequence({{"A", start}, {"B", start}}), "sequence batching specifies multiple CONTROL_SEQUENCE_START tensors for m"},
+      {sequence({{"A", control(Control::Kind::kSequenceReady, {})}}),
+       "sequence batching must specify either 'int32_false_true', 'fp32_false_true' or 'bool_false_true' for CONTROL_SEQUENCE_READY for m"},
+      {sequence({{"A", control(Control::Kind::kSequenceEnd, {0})}}),
+       "sequence batching control 'int32_false_true' must have exactly 2 entries for CONTROL_SEQUENCE_END for m"},
+      {sequence({{"A", control(Control::Kind::kSequenceCorrid, {}, DataType::kFp32)}}), "unexpected data type for control CONTROL_SEQUENCE_CORRID for m. Allowed"},
+  };
+  for (const auto& [change, text] : kCases) {
+    ModelConfig c = lab("m", 0, 4);
+    change(c);
+    const std::string error = load(c);
+    EXPECT_NE(error.find(text), std::string::npos) << error << "\nwant " << text;
+  }
 }
 
 TEST_F(SchedulerTest, RateLimiterSharesResources) {
@@ -333,7 +386,7 @@ TEST_F(SchedulerTest, CachedResponsesNeedNoExecution) {
   EXPECT_EQ(wait(1), (Strings{"6"}));
   EXPECT_EQ(stats("m").cache_hit.count, 0u);
   c.decoupled = true;
-  EXPECT_NE(load(c).find("Response caching does not currently support"), std::string::npos);
+  EXPECT_NE(load(c).find("Response Cache does not currently support model m with 'decoupled' transaction policy. Please disable the response cache."), std::string::npos);
 }
 
 TEST_F(SchedulerTest, WarmUpRunsBeforeReadyOnEveryInstance) {
@@ -409,9 +462,9 @@ TEST_F(SchedulerTest, EnsembleConfigsAreChecked) {
   ASSERT_EQ(load(lab("one", 1)), "");
   const auto error = [&](ModelConfig c) { return load(std::move(c)); };
   EXPECT_NE(error(ensemble("e", {step("gone", "X", "Y")})).find("ensemble 'e' depends on 'gone' which has no loaded version"), std::string::npos);
-  EXPECT_NE(error(ensemble("e", {step("one", "X", "M")})).find("must map ensemble output 'Y' for ensemble 'e'"), std::string::npos);
+  EXPECT_NE(error(ensemble("e", {step("one", "X", "M")})).find("ensemble output 'Y' for ensemble e' is not used"), std::string::npos);
   EXPECT_NE(error(ensemble("e", {step("one", "X", "Y"), step("one", "X", "Y")})).find("can appear in an output map only once"), std::string::npos);
-  EXPECT_NE(error(ensemble("e", {step("one", "Z", "Y")})).find("must map ensemble input 'X' for ensemble 'e'"), std::string::npos);
+  EXPECT_NE(error(ensemble("e", {step("one", "Z", "Y")})).find("ensemble input 'X' for ensemble e' is not used"), std::string::npos);
   EXPECT_NE(error(ensemble("e", {step("one", "X", "M"), step("one", "Z", "Y")}))
                 .find("output 'Y' for ensemble 'e' is not written: at least one of its depending tensors, 'Z', is not connected"),
             std::string::npos);
@@ -429,14 +482,14 @@ TEST_F(SchedulerTest, EnsembleConfigsAreChecked) {
   EXPECT_NE(error(more).find("model_warmup can not be specified for ensemble 'e'"), std::string::npos);
   auto wrong = step("one", "X", "Y");
   wrong.input_map = {{"OTHER", "X"}};
-  EXPECT_NE(error(ensemble("e", {wrong})).find("is mapping to non-existing input 'OTHER' in model 'one'"), std::string::npos);
+  EXPECT_NE(error(ensemble("e", {wrong})).find("in ensemble e, ensemble tensor X is mapping to non-existing input OTHER in model one"), std::string::npos);
   ModelConfig c = ensemble("e", {step("one", "X", "Y")});
   c.input[0].data_type = DataType::kFp32;
-  EXPECT_NE(error(c).find("inconsistent data type: TYPE_FP32 is inferred from model 'e' while TYPE_INT32 is inferred from model 'one'"), std::string::npos);
+  EXPECT_NE(error(c).find("inconsistent data type: TYPE_FP32 is inferred from model e while TYPE_INT32 is inferred from model one"), std::string::npos);
   c = ensemble("e", {step("one", "X", "Y")});
   c.input[0].dims = {2, 2};
-  EXPECT_NE(error(c).find("inconsistent shape: [-1,2,2] is inferred from model 'e' while [-1,-1] is inferred from model 'one'"), std::string::npos);
-  EXPECT_NE(error(ensemble("e", {step("one", "X", "Y")}, 8)).find("allows maximum batch size 8, but it contains model 'one' which only allows maximum batch size to be 4"),
+  EXPECT_NE(error(c).find("inconsistent shape: [-1,2,2] is inferred from model e while [-1,-1] is inferred from model one"), std::string::npos);
+  EXPECT_NE(error(ensemble("e", {step("one", "X", "Y")}, 8)).find("allows maximum batch size 8, but it contains model one which only allows maximum batch size to be 4"),
             std::string::npos);
 }
 
