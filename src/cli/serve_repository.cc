@@ -68,6 +68,16 @@ bool runs_own_code(const server::ModelSpec& spec, backends::LlmPart part, const 
   return !llm;
 }
 
+// What the old server's tests set in the environment.
+struct OldTestFlags {
+  int delay_scheduler = 0, backlog_delay_scheduler = 0;
+  template <class Self, class V>
+  static void fields(Self& o, V&& v) {
+    v("delay-scheduler", o.delay_scheduler, "Batchers begin when so many requests wait.", 0, 1 << 20);
+    v("backlog-delay-scheduler", o.backlog_delay_scheduler, "And so many more that have no place yet.", 0, 1 << 20);
+  }
+};
+
 std::string option_table(const server::CoreOptions& core, const frontends::RepositoryFlags& flags, const server::Server& server) {
   std::vector<std::vector<std::string>> rows{{"server_id", core.id}, {"server_version", server.version()}};
   std::string extensions;
@@ -90,7 +100,12 @@ std::string option_table(const server::CoreOptions& core, const frontends::Repos
 
 Result<std::unique_ptr<RepositoryServer>> RepositoryServer::start(server::Server& server, Options o) {
   const frontends::RepositoryFlags& flags = o.flags;
-  const std::map<std::string, server::StringMap> config = TRY(backend_config(flags.backend_config));
+  std::map<std::string, server::StringMap> config = TRY(backend_config(flags.backend_config));
+  OldTestFlags old;
+  OptionTable from_environment("", "");
+  from_environment.add(old);
+  TRY(from_environment.read_environment("TRITONSERVER_"));
+  if (old.delay_scheduler + old.backlog_delay_scheduler > 0) config[""]["delay-scheduler"] = cat(old.delay_scheduler + old.backlog_delay_scheduler);
   server::ModelRegistry& registry = server.registry();
   registry.set_namespacing(flags.model_namespacing);
   for (const auto& [backend, values] : config) registry.set_backend_config(backend, values);

@@ -1,6 +1,7 @@
 #include "server/registry.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <set>
 #include <tuple>
 
@@ -344,13 +345,15 @@ Status ModelRegistry::load_version(const ModelSpec& spec, int64_t version, const
     }
     TRY(warm_up(loaded->config, *loaded->model, spec.directory));
     stats->store(loaded->stats.get());
+    const auto held = backend_config.find("delay-scheduler");
     loaded->scheduler = TRY(make_scheduler({.config = loaded->config,
                                             .model = loaded->model,
                                             .stats = *loaded->stats,
                                             .directory = spec.directory,
                                             .limiter = &limiter_,
                                             .instances = load.instances,
-                                            .before = before && loaded->config.sequence_batching ? before.get() : nullptr}));
+                                            .before = before && loaded->config.sequence_batching ? before.get() : nullptr,
+                                            .held_requests = held == backend_config.end() ? 0 : std::strtoull(held->second.c_str(), nullptr, 10)}));
     return {};
   };
   if (Status s = build(); !s.ok()) {

@@ -148,7 +148,8 @@ class InstanceScheduler : public Scheduler {
         decoupled_(context.config.is_decoupled()),
         stats_(context.model->reports_executions() ? nullptr : &context.stats),
         source_(before ? before->source_ : std::move(source)),
-        before_(before) {
+        before_(before),
+        held_requests_(context.config.dynamic_batching || context.config.sequence_batching ? context.held_requests : 0) {
     if (before) gate_ = before->gate_, ordering_ = before->ordering_;
     else if (source_->preserve_ordering()) ordering_ = std::make_shared<Ordering>();
     keys_.resize(static_cast<size_t>(std::max(1, model_->instances())));
@@ -279,6 +280,11 @@ class InstanceScheduler : public Scheduler {
     std::unique_lock<std::mutex> mine;  // of the instance
     std::unique_lock lock(gate_->mutex);
     while (!handed_over_ && !(leaves && source_->left(instance))) {
+      if (source_->size() < held_requests_ && !stop_ && !leaves) {
+        gate_->work.wait(lock);
+        continue;
+      }
+      held_requests_ = 0;
       uint64_t wake = kNever;
       const uint64_t now = steady_ns();
       // Another scheduler, of the same model with other instances, may still have this one at work: what waits here is free for others.
@@ -389,6 +395,7 @@ class InstanceScheduler : public Scheduler {
   ModelStats* stats_;
   std::shared_ptr<BatchSource> source_;
   InstanceScheduler* before_;  // until start()
+  size_t held_requests_;       // guarded by the gate's mutex
   std::shared_ptr<Ordering> ordering_;
   RateLimiter* limiter_ = nullptr;
   std::vector<char> keys_;  // their addresses name the instances to the limiter

@@ -18,6 +18,8 @@ struct SchedulerContext {
   std::vector<InstanceInfo> instances{};
   // Of the same model with other instances, fewer or more at the end of their list: what it has queued goes on here. Null: none.
   const LoadedModel* before = nullptr;
+  // Batchers begin when so many requests wait: tests that need to know the first batches. 0: at once.
+  size_t held_requests = 0;
 };
 Result<std::unique_ptr<Scheduler>> make_scheduler(const SchedulerContext& context);
 // Whether it can be the one `before`: a queue of sequences whose earlier changes of instances are over.
