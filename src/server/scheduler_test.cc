@@ -126,6 +126,7 @@ InstanceGroup group(int count, InstanceGroup::Kind kind = InstanceGroup::Kind::k
 CoreOptions with_cache() {
   CoreOptions o;
   o.response_cache_bytes = 4096;
+  o.metrics.histogram_latencies = true;
   return o;
 }
 
@@ -238,6 +239,18 @@ TEST_F(SchedulerTest, QueuedRequestsTimeOutAndAreCancelledWhileTheInstanceIsBusy
   const std::string text = server.metrics().text();
   EXPECT_NE(text.find("nv_inference_request_failure{model=\"m\",version=\"1\",reason=\"REJECTED\"} 2\n"), std::string::npos) << text;
   EXPECT_NE(text.find("reason=\"CANCELED\"} 1\n"), std::string::npos);
+}
+
+TEST_F(SchedulerTest, BatchersAreHeldUntilSoManyRequestsWait) {
+  server.registry().set_backend_config("", {{"delay-scheduler", "4"}});
+  ModelConfig c = lab("m", 1);
+  c.dynamic_batching.emplace();
+  ASSERT_EQ(load(c), "");
+  for (int i = 0; i < 4; ++i) send("m", {i});
+  EXPECT_EQ(wait(4), (Strings{"1", "2", "3", "4"}));
+  send("m", {5});  // once, at the beginning
+  EXPECT_EQ(wait(1), (Strings{"6"}));
+  EXPECT_EQ(model("m").sizes, (std::vector<size_t>{4, 1}));
 }
 
 TEST_F(SchedulerTest, InstanceGroupsAreChecked) {
@@ -507,6 +520,12 @@ TEST_F(SchedulerTest, DecoupledMembersStreamInOrder) {
   ASSERT_EQ(all.size(), 51u);
   for (int i = 0; i < 50; ++i) EXPECT_EQ(all[static_cast<size_t>(i)], cat(100 + i));
   EXPECT_EQ(all[50], "end");
+  // First responses are counted of what streams, in whole milliseconds.
+  const std::string text = server.metrics().text(), family = "nv_inference_first_response_histogram_ms_";
+  EXPECT_NE(text.find(family + "count{model=\"e\",version=\"1\"} 1\n"), std::string::npos) << text;
+  EXPECT_EQ(text.find(family + "count{model=\"plus\""), std::string::npos);
+  const size_t sum = text.find(family + "sum{model=\"e\"");
+  EXPECT_EQ(text.substr(sum, text.find('\n', sum) - sum).find('.'), std::string::npos);
   send("e", {0}, 0);
   EXPECT_EQ(wait(1), (Strings{"end"}));
   ModelConfig two = many;

@@ -72,7 +72,7 @@ ModelStats::ModelStats(const ModelConfig& config, int64_t version, MetricsRegist
                          "Instantaneous number of pending requests awaiting execution per-model.", MetricKind::kGauge)
                  .add(labels);
   load_seconds_ = metrics.family("nv_model_load_duration_secs", "Model load time in seconds", MetricKind::kGauge).add(labels);
-  if (options.histogram_latencies) {
+  if (options.histogram_latencies && config.is_decoupled()) {  // of the others it is the request's duration
     std::vector<double> buckets = kFirstResponseBuckets;
     for (const MetricControl& m : config.metric_control)
       if (m.family == "nv_inference_first_response_histogram_ms" && m.buckets) buckets = *m.buckets;
@@ -168,7 +168,7 @@ void ModelStats::execution(uint64_t batch_size, const CallTimes& times) {
 }
 
 void ModelStats::first_response(const CallTimes& times, uint64_t now_ns) {
-  if (first_response_ms_) first_response_ms_->observe(static_cast<double>(since(times.request_start, now_ns)) * 1e-6);
+  if (first_response_ms_) first_response_ms_->observe(static_cast<double>(since(times.request_start, now_ns) / 1000000));  // whole ones, as scripts read them
 }
 
 void ModelStats::response(uint64_t index, uint64_t infer_ns, uint64_t output_ns, bool ok, bool empty) {
