@@ -16,6 +16,7 @@
 #include "frontends/frontend.h"
 #include "grpc/grpc_frontend.h"
 #include "server/server.h"
+#include "server/settings.h"
 
 namespace ingot::cli {
 namespace {
@@ -146,6 +147,41 @@ class ExitSignal {
   std::thread thread_;
 };
 
+// What a server that exits still waits for, each second.
+class ExitLog {
+ public:
+  ExitLog(server::Server& server, int timeout_secs) : thread_([this, &server, timeout_secs] { run(server, timeout_secs); }) {}
+  ~ExitLog() {
+    {
+      std::lock_guard lock(mutex_);
+      over_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+
+ private:
+  void run(server::Server& server, int left) {
+    std::unique_lock lock(mutex_);
+    for (; !over_; --left) {
+      lock.unlock();
+      std::vector<std::string> lines;
+      for (const auto& m : server.registry().loaded())
+        if (const int64_t n = m->in_flight->count(); n > 0)
+          lines.push_back(cat("Model '", m->config.name, "' (version ", m->version, ") has ", n, " in-flight inferences"));
+      if (!lines.empty()) INGOT_LOG(kInfo, cat("Timeout ", left, ": Found ", lines.size(), " model versions that have in-flight inferences"));
+      for (const std::string& line : lines) INGOT_LOG(kInfo, line);
+      lock.lock();
+      changed_.wait_for(lock, std::chrono::seconds(1), [&] { return over_; });
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool over_ = false;
+  std::thread thread_;
+};
+
 // `model`: "" for the repositories of the flags.
 Status serve(const std::string& model, const ServeFlags& flags, frontends::ServerOptions& options, const backends::LlmOptions& llm,
              const CompileOptions& compile) {
@@ -185,9 +221,13 @@ Status serve(const std::string& model, const ServeFlags& flags, frontends::Serve
   log_info("signal ", signal, ": finishing what runs, at most ", options.core.exit_timeout_secs, " s");
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(options.core.exit_timeout_secs);
   server.begin_exit();
-  if (repository) repository->stop();
-  if (grpc) grpc->stop(deadline);
-  bool clean = frontend->stop(deadline);
+  bool clean = true;
+  {
+    const ExitLog log(server, options.core.exit_timeout_secs);
+    if (repository) repository->stop();
+    if (grpc) grpc->stop(deadline);
+    clean = frontend->stop(deadline);
+  }
   clean &= server.stop(std::chrono::duration_cast<std::chrono::milliseconds>(
       std::max(std::chrono::steady_clock::duration::zero(), deadline - std::chrono::steady_clock::now())));
   if (server.registry().in_flight() != 0) {  // code of a backend that nobody can interrupt: nothing may be destroyed under it
@@ -214,6 +254,11 @@ int run_serve(const Args& args) {
   table.add(compile, "compiling a raw model");
   options.add_to(table);
   table.accept_without_effect(kWithoutEffect);
+  const auto given = [&](std::string_view flag) {
+    return std::any_of(args.begin(), args.end(), [&](const std::string& a) { return a == flag || a.starts_with(cat(flag, "=")); });
+  };
+  if (given("--response-cache-byte-size") && given("--cache-config"))
+    return fail("serve", Error(Code::kUnsupported, "incompatible flags --response-cache-byte-size and --cache-config: want the second alone"));
   std::vector<std::string> rest;
   int code = 0;
   if (!read_flags(table, "serve", in_new_words(args), rest, code)) return code;

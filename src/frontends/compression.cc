@@ -83,7 +83,7 @@ Result<std::string> decompress(std::string_view body, Encoding encoding, uint64_
     out.append(buffer, sizeof buffer - z.avail_out);
     if (out.size() > most_bytes) {
       inflateEnd(&z);
-      return Error(Code::kInvalidArgument, cat("decompressed request body exceeds the maximum allowed input size of ", most_bytes,
+      return Error(Code::kInvalidArgument, cat("decompressed request body exceeds the maximum allowed value of ", most_bytes,
                                                " bytes. Use --http-max-input-size to increase the limit."));
     }
     if (state == Z_OK && z.avail_in == 0 && z.avail_out != 0) break;  // cut short

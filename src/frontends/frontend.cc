@@ -212,13 +212,18 @@ Result<std::unique_ptr<Frontend>> Frontend::start(server::Server& server, const 
     return json_response(status, std::move(j.text));
   };
   auto handler = [&i](ExchangePtr e) { i.handle(std::move(e)); };
+  const auto start = [](const char* service, const HttpServerOptions& options, HttpServer::Handler to) -> Result<std::unique_ptr<HttpServer>> {
+    Result<std::unique_ptr<HttpServer>> server = HttpServer::start(options, std::move(to));
+    if (!server.ok()) return Error(server.error().code(), cat("failed to start ", service, " service: ", code_name(server.error().code()), " - ", server.error().message()));
+    return server;
+  };
   HttpServerOptions metrics;
   if (o.metrics.allow_metrics) {  // before HTTP: who sees the server ready may ask every port
     metrics.address = o.metrics.metrics_address.empty() ? o.http.http_address : o.metrics.metrics_address;
     metrics.port = o.metrics.metrics_port;
     metrics.threads = 1;
     metrics.bad_request = http.bad_request;
-    i.metrics = TRY(HttpServer::start(metrics, [&i](ExchangePtr e) {
+    i.metrics = TRY(start("Metrics", metrics, [&i](ExchangePtr e) {
       // Triton answers every other path on this port with an empty 200.
       const std::string_view path = e->request().path();
       if (path == "/metrics" || path == "/metrics/") handle_metrics(i.api, std::move(e));
@@ -226,12 +231,12 @@ Result<std::unique_ptr<Frontend>> Frontend::start(server::Server& server, const 
     }));
   }
   if (o.http.allow_http) {
-    i.http = TRY(HttpServer::start(http, handler));
+    i.http = TRY(start("HTTP", http, handler));
     INGOT_LOG(kInfo, cat("Started HTTPService at ", http.address, ":", i.http->port()));
     if (o.http.openai_port != 0) {
       HttpServerOptions openai = http;
       openai.port = o.http.openai_port;
-      i.openai = TRY(HttpServer::start(openai, handler));
+      i.openai = TRY(start("OpenAI", openai, handler));
       INGOT_LOG(kInfo, cat("Started OpenAIService at ", http.address, ":", i.openai->port()));
     }
   }

@@ -95,7 +95,7 @@ class Mapper {
 
 Result<InferRequest> parse_generate_body(std::string_view body, const ModelConfig& config, const InferLimits& limits) {
   if (body.size() > limits.input_bytes)
-    return bad(cat("Request JSON size of ", body.size(), " bytes exceeds the maximum allowed input size of ", limits.input_bytes,
+    return bad(cat("Request JSON size of ", body.size(), " bytes exceeds the maximum allowed value of ", limits.input_bytes,
                    " bytes. Use --http-max-input-size to increase the limit."));
   const Json json = TRY(parse_request_json(body, limits.json_depth));
   if (!json.is_object()) return bad(cat("request body: found ", json_type(json), ", want an object"));

@@ -36,6 +36,13 @@ bool HttpParser::fail(int status, std::string message) {
   return false;
 }
 
+// In the old server's words, which scripts look for; requests that load models have their own.
+std::string HttpParser::too_large(std::string_view what) const {
+  if (request_.target.starts_with("/v2/repository"))
+    return cat("request JSON size ", what, " exceeds the maximum allowed input size. Use --http-max-input-size to increase the limit of ", limits_.body_bytes, " bytes.");
+  return cat("Request JSON size ", what, " exceeds the maximum allowed value of ", limits_.body_bytes, " bytes. Use --http-max-input-size to increase the limit.");
+}
+
 bool HttpParser::take_expect_continue() { return std::exchange(expect_continue_, false) && state_ == State::kBody; }
 
 HttpRequest HttpParser::take() {
@@ -175,8 +182,7 @@ bool HttpParser::parse_framing() {
     }
     if (length.empty()) return fail(400, "empty Content-Length");
     if (n > limits_.body_bytes)
-      return fail(400, cat("request body of ", n, " bytes exceeds the maximum allowed input size of ", limits_.body_bytes,
-                           " bytes. Use --http-max-input-size to increase the limit."));
+      return fail(400, too_large(cat("of ", n, " bytes")));
     remaining_ = n;
     // A length is a claim: memory follows the bytes that come.
     request_.body.reserve(static_cast<size_t>(std::min<uint64_t>(n, 256 << 10)));
@@ -232,8 +238,7 @@ size_t HttpParser::feed_chunked(std::string_view bytes) {
         return bytes.size();
       }
       if (n > limits_.body_bytes - request_.body.size()) {
-        fail(400, cat("chunked request body exceeds the maximum allowed input size of ", limits_.body_bytes,
-                      " bytes. Use --http-max-input-size to increase the limit."));
+        fail(400, too_large("in chunks"));
         return bytes.size();
       }
       remaining_ = n;

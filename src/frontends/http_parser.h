@@ -41,6 +41,7 @@ class HttpParser {
   size_t feed_chunked(std::string_view bytes);
   bool take_line(std::string_view bytes, size_t& used, std::string_view& line);
   bool fail(int status, std::string message);
+  std::string too_large(std::string_view what) const;  // the body
 
   HttpLimits limits_;
   State state_ = State::kHead;

@@ -614,7 +614,7 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(HttpServerOptions options,
   const std::string port = cat(o.port);
   if (const int e = getaddrinfo(o.address.c_str(), port.c_str(), &hints, &found); e != 0)
     return Error(Code::kInvalidArgument, cat("address '", o.address, "' cannot be resolved: ", gai_strerror(e)));
-  std::string why = "no address";
+  std::string why = cat("cannot listen on ", o.address, ":", o.port, ": no address");
   for (addrinfo* a = found; a != nullptr && s.listener < 0; a = a->ai_next) {
     const int fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) continue;
@@ -624,13 +624,13 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(HttpServerOptions options,
     if (bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, 4096) == 0) {
       s.listener = fd;
     } else {
-      why = strerror(errno);
+      why = errno == EADDRINUSE ? cat("Socket '", o.address, ":", o.port, "' already in use") : cat("cannot listen on ", o.address, ":", o.port, ": ", strerror(errno));
       close(fd);
     }
   }
   freeaddrinfo(found);
   if (s.listener < 0)
-    return Error(Code::kUnavailable, cat("cannot listen on ", o.address, ":", o.port, ": ", why));
+    return Error(Code::kUnavailable, why);
   sockaddr_storage bound{};
   socklen_t length = sizeof bound;
   getsockname(s.listener, reinterpret_cast<sockaddr*>(&bound), &length);

@@ -29,7 +29,7 @@ class ElementWriter {
     ++count_;
     TRY(add_scalar(v));
     if (bytes_.size() > most_bytes_)
-      return bad(cat("Request JSON size of ", bytes_.size(), " bytes exceeds the maximum allowed input size of ", most_bytes_,
+      return bad(cat("Request JSON size of ", bytes_.size(), " bytes exceeds the maximum allowed value of ", most_bytes_,
                      " bytes. Use --http-max-input-size to increase the limit."));
     return {};
   }
@@ -395,7 +395,7 @@ Result<InferBody> parse_infer_body(std::shared_ptr<const std::string> body, std:
                                    const server::ModelConfig& config, const server::SharedMemory& shared_memory,
                                    const InferLimits& limits) {
   if (body->size() > limits.input_bytes)
-    return bad(cat("Request JSON size of ", body->size(), " bytes exceeds the maximum allowed input size of ", limits.input_bytes,
+    return bad(cat("Request JSON size of ", body->size(), " bytes exceeds the maximum allowed value of ", limits.input_bytes,
                    " bytes. Use --http-max-input-size to increase the limit."));
   if (header_length && *header_length == 0) return parse_raw(std::move(body), config);
   if (header_length && (*header_length < 0 || static_cast<uint64_t>(*header_length) > body->size()))

@@ -113,7 +113,7 @@ Result<std::unique_ptr<GrpcFrontend>> GrpcFrontend::start(server::Server& server
   if (f.grpc_max_connection_age_grace > 0) set(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, f.grpc_max_connection_age_grace);
   builder.AddListeningPort(cat(f.grpc_address, ":", f.grpc_port), TRY(credentials(f)), &i.port);
   i.server = builder.BuildAndStart();
-  if (!i.server || i.port == 0) return Error(Code::kUnavailable, cat("cannot serve gRPC at ", f.grpc_address, ":", f.grpc_port, ": the address is in use or not ours"));
+  if (!i.server || i.port == 0) return Error(Code::kUnavailable, cat("failed to start GRPC service: Unavailable - Socket '", f.grpc_address, ":", f.grpc_port, "' already in use, or not an address of ours"));
   INGOT_LOG(kInfo, cat("Started GRPCInferenceService at ", f.grpc_address, ":", i.port));
   return self;
 }

@@ -118,6 +118,10 @@ std::vector<int64_t> choose_versions(const std::optional<server::VersionPolicy>&
 
 Result<std::shared_ptr<Repository>> Repository::open(RepositoryOptions options) {
   if (options.directories.empty()) return Error(Code::kInvalidArgument, "--model-repository: want at least one directory");
+  std::vector<std::string> once;  // one named twice is one
+  for (const std::string& d : options.directories)
+    if (std::find(once.begin(), once.end(), d) == once.end()) once.push_back(d);
+  options.directories = std::move(once);
   for (const std::string& d : options.directories) {
     for (const char* scheme : {"s3://", "gs://", "as://"})
       if (d.starts_with(scheme)) return Error(Code::kUnsupported, cat("--model-repository ", d, ": only local directories are served; mount or copy the bucket"));
@@ -164,6 +168,23 @@ std::vector<std::string> Repository::names() {
   }
   return {found.begin(), found.end()};
 }
+
+namespace {
+
+// Folders that look like versions and are none; those with a meaning of their own are no mistake.
+void name_ignored_versions(const std::string& directory) {
+  const Result<std::vector<std::string>> names = list_directory(directory);
+  if (!names.ok()) return;
+  for (const std::string& name : *names) {
+    if (version_number(name) || name[0] == '.' || name[0] == '_' || !is_directory(join_path(directory, name))) continue;
+    if (name == "configs" || name == "warmup" || name == "initial_state") continue;
+    const bool digits = name.find_first_not_of("0123456789") == std::string::npos;
+    INGOT_LOG(kWarning, cat("ignore version directory '", name, "' which ",
+                            digits ? "contains leading zeros in its directory name" : "fails to convert to integral number"));
+  }
+}
+
+}  // namespace
 
 std::string Repository::obstacle(const std::string& name) {
   auto d = directory_of(name);
@@ -305,6 +326,7 @@ Result<server::ModelSpec> Repository::describe(const std::string& given, const s
     all.insert_or_assign(name, d.parsed.config);
     TRY(options_.adapt(spec, d.parsed, all));
   }
+  name_ignored_versions(d.directory);
   spec.versions = choose_versions(spec.config.version_policy, version_folders(d.directory));
   spec.files = 0xcbf29ce484222325;
   if (auto entries = list_directory(d.directory); entries.ok())

@@ -118,6 +118,8 @@ TEST_F(RepositoryTest, BadModelsAreErrorsThatSayWhy) {
   EXPECT_FALSE(r->describe("../other", {}).ok());
   EXPECT_NE(repository({.auto_complete = false})->describe("bare", {}).error().message().find("failed to open text file for read"), std::string::npos);
   EXPECT_FALSE(Repository::open({.directories = {join_path(root_, "nowhere")}}).ok());
+  model("one", "", {1});
+  EXPECT_TRUE(Repository::open({.directories = {root_, root_}}).value()->describe("one", {}).ok());  // the same one twice
 }
 
 TEST_F(RepositoryTest, TheChecksumAgentGuardsFiles) {

@@ -5,6 +5,8 @@
 #include <charconv>
 #include <random>
 
+#include "server/settings.h"
+
 namespace ingot::server {
 namespace {
 
@@ -138,7 +140,10 @@ std::optional<InferResponse> ResponseCache::find(const Key& key) {
 
 void ResponseCache::insert(const Key& key, uint64_t load, const InferResponse& response) {
   const uint64_t bytes = size_of(response);
-  if (bytes > size_) return;
+  if (bytes > size_) {
+    INGOT_LOG(kError, cat("Failed to insert key into response cache: the response takes ", bytes, " bytes, the cache has ", size_));
+    return;
+  }
   Entry e{key, load, bytes, response.parameters, {}};
   for (const Tensor& t : response.outputs)
     e.outputs.push_back(bytes_tensor(t.name, t.datatype, t.shape, std::string(reinterpret_cast<const char*>(t.data.data()), t.data.size())));
@@ -178,6 +183,9 @@ void ResponseCache::publish() {
 
 Result<uint64_t> parse_cache_config(const std::vector<std::string>& flags) {
   uint64_t size = 0;
+  for (const std::string& f : flags)
+    if (f.substr(0, f.find(',')) != flags[0].substr(0, flags[0].find(',')))
+      return Error(Code::kInvalidArgument, cat("--cache-config: multiple cache configurations, '", flags[0], "' and '", f, "', want one cache"));
   for (const std::string& f : flags) {
     const size_t comma = f.find(','), equals = f.find('=', comma == std::string::npos ? 0 : comma);
     if (comma == std::string::npos || equals == std::string::npos)

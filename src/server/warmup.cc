@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "server/complete.h"
 #include "server/server.h"
+#include "server/settings.h"
 
 namespace ingot::server {
 namespace {
@@ -154,6 +155,7 @@ Status warm_up(const ModelConfig& c, Model& model, const std::string& directory)
     add_sequence_inputs(c, *request);
     for (int instance = 0; instance < instances; ++instance) {
       if (!model.is_new(instance)) continue;
+      INGOT_LOG(kVerbose, cat("model '", c.name, "' instance ", instance, " is running warmup sample '", w.name, "'"));
       for (uint32_t i = 0; i < std::max<uint32_t>(1, w.count); ++i) {
         auto gate = std::make_shared<Gate>(rows);
         std::vector<Invocation> batch;

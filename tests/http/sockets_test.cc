@@ -115,7 +115,7 @@ TEST_F(SocketsTest, CompressedBothWays) {
   const std::string bomb = frontends::compress(std::string(65 << 20, ' '), frontends::Encoding::kGzip).value();
   r = c.exchange(post("/v2/models/add_sub/infer", bomb, "Content-Encoding: gzip\r\n"));
   EXPECT_EQ(r.status, 400);
-  EXPECT_NE(r.body.find("exceeds the maximum allowed input size"), std::string::npos) << r.body;
+  EXPECT_NE(r.body.find("exceeds the maximum allowed value of 67108864 bytes"), std::string::npos) << r.body;
 }
 
 TEST_F(SocketsTest, DisconnectIsNoticedWhileNothingIsWritten) {

@@ -41,10 +41,30 @@ def check_metrics(binary, work):
             assert ("nv_cpu_utilization " in s.body and "nv_cpu_memory_used_bytes " in s.body) == (cpu == "true"), s.body
 
 
+def check_refusals(binary, work):
+    """Taken ports and contradicting flags end the start in the words that scripts wait for."""
+    with PythonServer(binary, work, []) as s:
+        for service, port, flags in (
+            ("GRPC", s.grpc, []),
+            ("Metrics", s.metrics, ["--allow-grpc=false"]),
+            ("HTTP", s.http, ["--allow-grpc=false", "--allow-metrics=false"]),
+        ):
+            end = subprocess.run([*map(str, s.command), *flags], capture_output=True, text=True, timeout=60)
+            want = f"failed to start {service} service: Unavailable - Socket '0.0.0.0:{port}' already in use"
+            assert end.returncode == 1 and end.stderr.count(want) == 1, end
+    for text, *flags in (
+        ("incompatible flags", "--response-cache-byte-size=12345", "--cache-config=local,size=67890"),
+        ("multiple cache configurations", "--cache-config=local,size=8192", "--cache-config=redis,key=value"),
+    ):
+        end = subprocess.run([*map(str, s.command), *flags], capture_output=True, text=True, timeout=60)
+        assert end.returncode != 0 and text in end.stderr, end
+
+
 def main():
     binary, work = sys.argv[1:3]
     check_broken(binary, work)
     check_metrics(binary, work)
+    check_refusals(binary, work)
     print("lifecycle: all passed")
 
 
