@@ -119,16 +119,25 @@ int device_kernels(ingot_device*, const ingot_op_desc* desc, const char** names,
   return k ? 1 : 0;
 }
 
+// A row of this device, of the op; other devices' packings are not known here.
+int know(const char* tactic, const ingot_op_desc& desc) {
+  if (find_kernel(desc, tactic)) return INGOT_OK;
+  return report(Error(Code::kUnsupported, cat("cuda: '", tactic ? tactic : "", "' is no kernel of this device for the op, so its packing is not known")));
+}
+
 // Weights are used as they are stored: no packing.
-int device_packed_bytes(ingot_device*, const char*, const ingot_op_desc* desc, int index, size_t* out) {
+int device_packed_bytes(ingot_device*, const char* tactic, const ingot_op_desc* desc, int index, size_t* out) {
+  if (const int status = know(tactic, *desc)) return status;
   *out = op::raw_sizes(desc->weight[index]).total();
   return INGOT_OK;
 }
-int device_pack(ingot_device*, const char*, const ingot_op_desc* desc, int index, const void* raw, void* packed) {
+int device_pack(ingot_device*, const char* tactic, const ingot_op_desc* desc, int index, const void* raw, void* packed) {
+  if (const int status = know(tactic, *desc)) return status;
   std::memcpy(packed, raw, op::raw_sizes(desc->weight[index]).total());
   return INGOT_OK;
 }
-int device_unpack(ingot_device*, const char*, const ingot_op_desc* desc, int index, const void* packed, void* raw) {
+int device_unpack(ingot_device*, const char* tactic, const ingot_op_desc* desc, int index, const void* packed, void* raw) {
+  if (const int status = know(tactic, *desc)) return status;
   std::memcpy(raw, packed, op::raw_sizes(desc->weight[index]).total());
   return INGOT_OK;
 }

@@ -110,7 +110,7 @@ Result<std::unique_ptr<Runtime>> Runtime::load(const std::string& engine, const 
   s->plan = std::move(adapted.plan);
   s->memory = TRY(plan_memory(s->plan, options, properties));
   s->limits = limits_of(s->plan, s->memory);
-  s->weights = TRY(internal::BoundWeights::bind(s->file, s->plan, s->device, {.unified_memory = properties.unified_memory != 0, .huge_pages = options.huge_pages, .threads = options.threads}));
+  s->weights = TRY(internal::BoundWeights::bind(s->file, s->plan, s->device, {.unified_memory = properties.unified_memory != 0, .huge_pages = options.huge_pages, .threads = options.threads, .linked = linked, .plugin_path = options.plugin_path}));
   s->memory.weights_mapped_bytes = s->weights.mapped_bytes();
   if (s->weights.repacked() > 0 || adapted.expanded > 0 || adapted.widened > 0)
     log_warning("engine ", s->file.path(), " was built for ", s->file.plan().device_name, " (", s->file.plan().device_id, "): ", s->weights.repacked(), " weights were packed again, ",

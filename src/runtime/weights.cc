@@ -43,7 +43,8 @@ struct Job {
 
 class Filler {
  public:
-  Filler(const plan::PlanFile& file, const device::Device& device) : file_(file), device_(device) {}
+  // packer: whose packings the file holds.
+  Filler(const plan::PlanFile& file, const device::Device& device, const device::Device& packer) : file_(file), device_(device), packer_(packer) {}
 
   // Bytes of the job into `out`, host memory of job.bytes.
   Status fill(const Job& job, std::byte* out) const {
@@ -86,12 +87,12 @@ class Filler {
       for (size_t i = 0; i < s.weights.size(); ++i) {
         if (s.weights[i] != static_cast<int32_t>(row) || !has(w.packings, s.tactic)) continue;
         const ingot_op_desc desc = plan::describe_step(p, s);
-        const size_t want = TRY(device_.packed_bytes(s.tactic.c_str(), desc, static_cast<int>(i)));
+        const size_t want = TRY(packer_.packed_bytes(s.tactic.c_str(), desc, static_cast<int>(i)));
         if (want != stored.size())
           return Error(Code::kInvalidArgument, cat("weight '", w.name, "' has ", stored.size(), " bytes, want ", want, " in the packing of ", s.tactic));
-        Status unpacked = device_.unpack(s.tactic.c_str(), desc, static_cast<int>(i), stored.data(), out.data());
+        Status unpacked = packer_.unpack(s.tactic.c_str(), desc, static_cast<int>(i), stored.data(), out.data());
         if (!unpacked.ok())
-          return unpacked.error().in(cat("weight '", w.name, "' was packed for ", p.device_kind, " (", s.tactic, "), which device ", device_.spec(), " cannot unpack; build the engine for this device"));
+          return unpacked.error().in(cat("weight '", w.name, "' was packed for ", p.device_kind, " (", s.tactic, "), which device ", packer_.spec(), " cannot unpack; build the engine for this device"));
         return {};
       }
     return Error(Code::kInternal, cat("weight '", w.name, "' has no step to unpack it by"));
@@ -99,6 +100,7 @@ class Filler {
 
   const plan::PlanFile& file_;
   const device::Device& device_;
+  const device::Device& packer_;
 };
 
 Status run_jobs(const std::vector<Job>& jobs, int threads, const std::function<Status(const Job&)>& work) {
@@ -198,7 +200,13 @@ Result<BoundWeights> BoundWeights::bind(const plan::PlanFile& file, const Plan& 
   // The largest first, so that no thread is left with one at the end.
   std::vector<Job> order = jobs;
   std::sort(order.begin(), order.end(), [](const Job& a, const Job& b) { return a.bytes > b.bytes; });
-  const Filler filler(file, *device);
+  std::shared_ptr<device::Device> packer = device;
+  const bool unpacks = std::any_of(jobs.begin(), jobs.end(), [&](const Job& j) { return !j.copy && !original.weights[j.row].raw && !original.weights[j.row].generator; });
+  if (unpacks && original.device_kind != device->kind()) {
+    Result<std::shared_ptr<device::Device>> other = device::open_device(original.device_kind, {.linked = options.linked, .plugin_path = options.plugin_path});
+    if (other.ok()) packer = std::move(other).value();  // otherwise this device may know the packings
+  }
+  const Filler filler(file, *device, *packer);
   std::byte* base = nullptr;
   bound.region_bytes_ = region;
   if (region > 0 && options.unified_memory) {

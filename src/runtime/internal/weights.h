@@ -19,6 +19,8 @@ struct BindOptions {
   bool unified_memory = true;
   bool huge_pages = false;  // copy what could be used in place
   int threads = 0;          // 0: all cores
+  device::LinkedDevices linked = {};  // another device that packed the file's weights is looked for here, or as a plugin
+  std::string plugin_path = {};
 };
 
 class BoundWeights {
