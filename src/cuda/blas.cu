@@ -17,6 +17,7 @@ namespace {
 constexpr int kCandidates = 16, kRounds = 4, kSlowRows = 2048;
 constexpr size_t kSlowCandidates = 8;
 constexpr size_t kWorkspace = size_t{64} << 20, kSample = size_t{16} << 20;
+constexpr int64_t kLeastSample = 4096;  // results: another order of sums changes some in a thousand, rounded to 16 bits
 
 // Of the deterministic mode `ordered`: the own product of that order instead of an algorithm.
 struct Choice {
@@ -146,6 +147,7 @@ Result<Choice> choose(Blas& b, Problem& p, const GemmCall& g, Launch& l) {
   if (g.rows > kSlowRows) list.resize(std::min(list.size(), kSlowCandidates));
   const int64_t row_bytes = storage_bytes(g.y_dtype, g.n);
   const int sampled = static_cast<int>(std::min<int64_t>({g.rows, kOrderedRows, static_cast<int64_t>(kSample) / row_bytes}));
+  if (own && static_cast<int64_t>(sampled) * g.n < kLeastSample) return Choice{true, {}};
   if (own) {
     if (!b.sample) TRY(check(cudaMalloc(&b.sample, kSample), "sample of a product"));
     TRY(in_order(g, b.sample, g.n, sampled, l));
@@ -183,6 +185,21 @@ Result<Choice> choose(Blas& b, Problem& p, const GemmCall& g, Launch& l) {
   return best;
 }
 
+// Where the library has nothing for so many rows, it may for half of them; it is faster than the own kernel of few rows, many times over.
+Status halves(const GemmCall& g, Launch& l) {
+  GemmCall part = g;
+  part.rows = (g.rows / 2 + kOrderedRows - 1) / kOrderedRows * kOrderedRows;
+  TRY(gemm(part, l));
+  const auto below = [&](const void* p, DType dtype, int64_t stride) { return static_cast<const char*>(p) + storage_bytes(dtype, part.rows * stride); };
+  GemmCall rest = g;
+  rest.rows = g.rows - part.rows;
+  rest.x = below(g.x, g.dtype, g.x_stride);
+  rest.y = const_cast<char*>(below(g.y, g.y_dtype, g.y_stride));
+  if (g.c) rest.c = below(g.c, g.y_dtype, g.c_stride);
+  if (g.x_scales) rest.x_scales = g.x_scales + part.rows;
+  return gemm(rest, l);
+}
+
 }  // namespace
 
 Status gemm(const GemmCall& g, Launch& l) {
@@ -195,9 +212,9 @@ Status gemm(const GemmCall& g, Launch& l) {
     const Choice choice = TRY(choose(b, p, g, l));
     it = b.chosen.emplace(key, choice).first;
   }
-  if (it->second.ordered) return in_order(g, g.y, g.y_stride, g.rows, l);
+  if (it->second.ordered) return g.rows > kOrderedRows ? halves(g, l) : in_order(g, g.y, g.y_stride, g.rows, l);
   if (p.run(b, g, it->second.algo, l.stream) == CUBLAS_STATUS_SUCCESS) return {};
-  if (l.deterministic) return in_order(g, g.y, g.y_stride, g.rows, l);
+  if (l.deterministic) return g.rows > kOrderedRows ? halves(g, l) : in_order(g, g.y, g.y_stride, g.rows, l);
   // What suits the bucket does not suit this shape.
   std::vector<cublasLtMatmulHeuristicResult_t> list;
   TRY(p.propose(b.handle, list, g, false));

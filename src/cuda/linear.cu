@@ -214,16 +214,29 @@ __global__ void any_kernel(const A* x, int64_t x_stride, WeightArgs w, AnyVector
 
 // ---- many rows ------------------------------------------------------------------------------------------------------------------
 
-template <class A, DType D>
+// InOrder: in the arithmetic of A, as ordered.cuh widens.
+template <class A, DType D, bool InOrder>
 __global__ void dequantize_kernel(WeightArgs w, int64_t elements, A* out) {
   const int64_t i = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) * kStep<D>;
   if (i >= elements) return;
   Chunk<D> chunk;
   fetch<D>(w, i / w.k, static_cast<int>(i % w.k), chunk);
+  [[maybe_unused]] float scale = 1, zero = 0;
+  if constexpr (InOrder) {
+    constexpr float kBase = D == DType::kU4 ? 8.0f : 0.0f;
+    scale = to_float(from_float<A>(chunk.scale));
+    zero = to_float(from_float<A>(chunk.zero - kBase));
+    chunk.scale = 1;
+    chunk.zero = kBase;
+  }
 #pragma unroll
   for (int s = 0; s < kStep<D> / 8; ++s) {
     float v[8];
     decode<D>(chunk, s, v);
+    if constexpr (InOrder) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j) v[j] = to_float(from_float<A>(v[j] - zero)) * scale;
+    }
     alignas(16) A h[8];
 #pragma unroll
     for (int j = 0; j < 8; ++j) h[j] = from_float<A>(v[j]);
@@ -362,7 +375,8 @@ Status many(const LinearCall& c, Launch& l) {
       if (!same) {
         TRY(dispatch_weight(wtype, [&](auto d) -> Status {
           const int64_t elements = static_cast<int64_t>(count) * k;
-          launch(dequantize_kernel<A, decltype(d)::value>, static_cast<unsigned>((elements / step + 255) / 256), 256, l.stream,
+          constexpr DType kD = decltype(d)::value;
+          launch(l.deterministic && kQuantised<kD> ? dequantize_kernel<A, kD, kQuantised<kD>> : dequantize_kernel<A, kD, false>, static_cast<unsigned>((elements / step + 255) / 256), 256, l.stream,
                  weight_args(*c.weight, c.data, first), elements, reinterpret_cast<A*>(scratch));
           return launched("dequantize kernel");
         }));
@@ -392,11 +406,12 @@ int mixed_rows(DType weights, bool blas) {
 // Sums of one order, whatever the number of rows; what decides between kernels of other orders is the shape alone.
 template <class A>
 Status in_order(const LinearCall& c, const RoundedRows& ready, bool fits, Launch& l) {
-  constexpr int kFewPlainRows = 16;  // above, it is cuBLASLt's time against the own kernel's (blas.cu)
+  constexpr int kFewGatedRows = 8;  // above, and ungated, it is cuBLASLt's time against the own kernel's (blas.cu)
   if constexpr (sizeof(A) == 2) {
     if (fp8_accepts(c)) return fp8(c, ready, fits, l);
     const bool plain = static_cast<DType>(c.weight->dtype) == c.x.dtype;
-    if (ordered_accepts(c)) return !fits || c.rows <= (plain ? kFewPlainRows : kOrderedRows) ? ordered(c, l) : many<A>(c, l);
+    const int few_rows = !plain ? kOrderedRows : c.gated ? kFewGatedRows : 0;
+    if (ordered_accepts(c)) return !fits || c.rows <= few_rows ? ordered(c, l) : many<A>(c, l);
   }
   return few<A>(c, l);
 }

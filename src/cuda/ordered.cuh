@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "cuda/cache8.cuh"
 #include "cuda/math.cuh"
 #include "cuda/mma.cuh"
 #include "cuda/ordered.h"
@@ -29,6 +30,13 @@ constexpr int kRowBytes = kInputs * kBits<D> / 8;
 template <DType D>
 constexpr int kPitch = kRowBytes<D> + (kQuantised<D> ? 16 : 32);
 constexpr int kXPitch = 2 * kInputs + 32;
+template <DType D>
+constexpr int kPieces = kRowBytes<D> / 16;
+// Copies of a thread in a stage at most: of weights; of x, B rows.
+template <DType D>
+constexpr int kWeightCopies = kPieces<D> / 2;
+template <int B>
+constexpr int kXCopies = B * (kInputs / 8) / kLeastThreads;
 
 // Rows that go to one expert, of those sorted by expert.
 struct ExpertTile {
@@ -41,7 +49,8 @@ struct OrderedArgs {
   const T* x;
   int64_t x_stride;
   int rows, outputs, tiles;
-  int of_block, stages;  // tiles of a block; stages of its ring: 4 or 8
+  int of_block, stages;  // tiles of a block; stages of its ring: 4, 8 or 16
+  int scales;            // of a row of weights in a stage: 8, 1, or 0: one for all of it
   int activation;
   AnyVector bias;
   void* y;
@@ -56,9 +65,9 @@ struct OrderedArgs {
   int per_source;         // source / per_source is the row of x
 };
 
-// The warp's fragment of 16 weights of rows g and g + 8.
+// The warp's fragment of 16 weights of rows g and g + 8; quantised: scale and zero (less 8 of u4) twice in a word.
 template <class T, DType D>
-__device__ __forceinline__ void weights_of(const char* row, int step, int t, const float (&scale)[2], const float (&zero)[2], uint32_t (&f)[4]) {
+__device__ __forceinline__ void weights_of(const char* row, int step, int t, const uint32_t (&scale)[2], const uint32_t (&zero)[2], bool zeros, uint32_t (&f)[4]) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const char* at = row + 8 * i * kPitch<D>;
@@ -66,33 +75,37 @@ __device__ __forceinline__ void weights_of(const char* row, int step, int t, con
       const uint2 v = *reinterpret_cast<const uint2*>(at + 32 * step + 8 * t);
       f[i] = v.x;
       f[2 + i] = v.y;
+      continue;
+    } else if constexpr (D == DType::kU4) {
+      constexpr bool kBf = std::is_same_v<T, __nv_bfloat16>;
+      constexpr uint32_t kOr = kBf ? 0x43004300u : 0x64006400u, kMinus = kBf ? 0x43084308u : 0x64086408u;  // 128 + n, or 1024 + n
+      const uint32_t four = *reinterpret_cast<const uint16_t*>(at + 8 * step + 2 * t), v = four | four << 12;
+      f[i] = sub2<T>(and_or(v, 0x000f000fu, kOr), kMinus);
+      f[2 + i] = sub2<T>(and_or(v >> 8, 0x000f000fu, kOr), kMinus);
     } else {
-      float v[4];
-      if constexpr (D == DType::kI8) {
-        const uint32_t word = *reinterpret_cast<const uint32_t*>(at + 16 * step + 4 * t) ^ 0x80808080u;  // plus 128
-#pragma unroll
-        for (int j = 0; j < 4; ++j) v[j] = __int_as_float(0x4b000000 | static_cast<int>(word >> (8 * j) & 0xff)) - 8388736.0f;
-      } else if constexpr (D == DType::kF8E4M3) {
-        const __nv_fp8_e4m3* four = reinterpret_cast<const __nv_fp8_e4m3*>(at + 16 * step + 4 * t);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) v[j] = to_float(four[j]);
-      } else {
-        const uint32_t word = *reinterpret_cast<const uint16_t*>(at + 8 * step + 2 * t);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) v[j] = __int_as_float(0x4b000000 | static_cast<int>(word >> (4 * j) & 15)) - 8388608.0f;
-      }
-#pragma unroll
-      for (int j = 0; j < 4; ++j) v[j] = (v[j] - zero[i]) * scale[i];
-      f[i] = pack2<T>(v[0], v[1]);
-      f[2 + i] = pack2<T>(v[2], v[3]);
+      using C = std::conditional_t<D == DType::kI8, int8_t, __nv_fp8_e4m3>;
+      const uint32_t four = *reinterpret_cast<const uint32_t*>(at + 16 * step + 4 * t);
+      f[i] = widen_low<T, C>(four);
+      f[2 + i] = widen_high<T, C>(four);
     }
+    if (zeros) {
+      f[i] = sub2<T>(f[i], zero[i]);
+      f[2 + i] = sub2<T>(f[2 + i], zero[i]);
+    }
+    f[i] = mul2<T>(f[i], scale[i]);
+    f[2 + i] = mul2<T>(f[2 + i], scale[i]);
   }
+}
+
+template <DType D, int B, class T>
+__host__ __device__ __forceinline__ int ring_stage(const OrderedArgs<T>& a) {
+  return kTile * a.of_block * (kPitch<D> + 4 * a.scales * (a.w.zeros ? 2 : 1)) + B * kXPitch;
 }
 
 // B: rows of x in a block. Up to 8 of them are of every warp; more are shared by two warps of one tile. Grouped: by experts.
 template <class T, DType D, int B, bool Gated, bool Grouped>
 __global__ void __launch_bounds__(kMostWarps * 32) ordered_kernel(const OrderedArgs<T> a) {
-  constexpr int kShares = B > 8 ? 2 : 1, kEights = B / 8 / kShares, kPieces = kRowBytes<D> / 16;
+  constexpr int kShares = B > 8 ? 2 : 1, kEights = B / 8 / kShares, kPieces = ordered_detail::kPieces<D>;
   char* const shared = dynamic_shared();
   const int thread = threadIdx.x, threads = blockDim.x, warp = thread / 32, lane = thread & 31, g = lane / 4, t = lane & 3;
   const int my_tile = warp % a.of_block, my_share = warp / a.of_block, tile = blockIdx.x * a.of_block + my_tile;
@@ -107,7 +120,7 @@ __global__ void __launch_bounds__(kMostWarps * 32) ordered_kernel(const OrderedA
     rows = mine.rows;
     of_expert = static_cast<int64_t>(mine.expert) * a.outputs;
   }
-  const int weight_rows = kTile * a.of_block, x_at = weight_rows * kPitch<D>, stage_bytes = x_at + B * kXPitch;
+  const int weight_rows = kTile * a.of_block, x_at = weight_rows * kPitch<D>, scales_at = x_at + B * kXPitch, stage_bytes = ring_stage<D, B>(a);
   const int count = (a.w.k + kInputs - 1) / kInputs;
 
   // Row r of a tile: gated, eight of the first half and their partners.
@@ -115,75 +128,119 @@ __global__ void __launch_bounds__(kMostWarps * 32) ordered_kernel(const OrderedA
     if constexpr (Gated) return of_expert + min(8 * of + r % 8, a.outputs - 1);
     else return of_expert + min(kTile * of + r, a.outputs - 1);
   };
+  const auto row_of_block = [&](int r) __attribute__((always_inline)) { return weight_row(blockIdx.x * a.of_block + r / kTile, r % kTile); };
+  const auto second = [](int r) __attribute__((always_inline)) { return Gated && r % kTile >= 8; };
+
+  // ---- copies: where this thread's come from -----------------------------------------------------------------------------------------
   const int64_t row_bytes = static_cast<int64_t>(a.w.k) * kBits<D> / 8;
-  const auto fetch_weights = [&](int stage) __attribute__((always_inline)) {
-    char* to = shared + stage % a.stages * stage_bytes;
-    for (int i = thread; i < weight_rows * kPieces; i += threads) {
-      const int r = i / kPieces, piece = i % kPieces;
-      const int64_t from = stage * kRowBytes<D> + 16 * piece;
-      const bool valid = from < row_bytes;
-      copy_async_streaming(to + r * kPitch<D> + 16 * piece, (Gated && r % kTile >= 8 ? a.second.values : a.w.values) + weight_row(blockIdx.x * a.of_block + r / kTile, r % kTile) * row_bytes + (valid ? from : 0), valid);
+  const int piece = thread % kPieces, copy_row = thread / kPieces, copy_rows = threads / kPieces;
+  const uint8_t* weight_from[kWeightCopies<D>];
+#pragma unroll
+  for (int j = 0; j < kWeightCopies<D>; ++j) {
+    const int row = min(copy_row + j * copy_rows, weight_rows - 1);
+    weight_from[j] = (second(row) ? a.second.values : a.w.values) + row_of_block(row) * row_bytes + 16 * piece;
+  }
+  const auto fetch_weights = [&](char* to, int stage) __attribute__((always_inline)) {
+    const bool valid = stage * kRowBytes<D> + 16 * piece < row_bytes;
+    const int64_t from = valid ? static_cast<int64_t>(stage) * kRowBytes<D> : -16 * piece;
+#pragma unroll
+    for (int j = 0; j < kWeightCopies<D>; ++j)
+      if (copy_row + j * copy_rows < weight_rows) copy_async_streaming(to + (copy_row + j * copy_rows) * kPitch<D> + 16 * piece, weight_from[j] + from, valid);
+    if constexpr (kQuantised<D>) {
+      const int groups = a.w.k / a.w.group;
+      for (int i = thread; i < weight_rows * a.scales; i += threads) {
+        const int row = i / a.scales, input = min(stage * kInputs + 16 * (i % a.scales), a.w.k - 1);
+        const int64_t at = row_of_block(row) * groups + input / a.w.group;
+        copy_async_word(to + scales_at + 4 * i, (second(row) ? a.second.scales : a.w.scales) + at, true);
+        if (a.w.zeros) copy_async_word(to + scales_at + 4 * (weight_rows * a.scales + i), (second(row) ? a.second.zeros : a.w.zeros) + at, true);
+      }
     }
   };
-  const auto fetch_x = [&](int stage) __attribute__((always_inline)) {
-    char* to = shared + stage % a.stages * stage_bytes + x_at;
-    for (int i = thread; i < rows * (kInputs / 8); i += threads) {
-      const int r = i / (kInputs / 8), k = stage * kInputs + i % (kInputs / 8) * 8;
-      const bool valid = k < a.w.k;
-      int64_t row = first_row + r;
-      if constexpr (Grouped)
-        if (a.source) row = a.source[row] / a.per_source;
-      copy_async(to + r * kXPitch + i % (kInputs / 8) * 16, a.x + row * a.x_stride + (valid ? k : 0), valid);
-    }
+  constexpr int kXPieces = kInputs / 8;
+  const int x_piece = thread % kXPieces, x_row = thread / kXPieces, x_rows = threads / kXPieces;
+  const T* x_from[kXCopies<B>];
+#pragma unroll
+  for (int j = 0; j < kXCopies<B>; ++j) {
+    int64_t row = first_row + min(x_row + j * x_rows, rows - 1);
+    if constexpr (Grouped)
+      if (a.source) row = a.source[row] / a.per_source;
+    x_from[j] = a.x + row * a.x_stride + 8 * x_piece;
+  }
+  const auto fetch_x = [&](char* to, int stage) __attribute__((always_inline)) {
+    const bool valid = stage * kInputs + 8 * x_piece < a.w.k;
+    const int from = valid ? stage * kInputs : -8 * x_piece;
+#pragma unroll
+    for (int j = 0; j < kXCopies<B>; ++j)
+      if (x_row + j * x_rows < rows) copy_async(to + x_at + (x_row + j * x_rows) * kXPitch + 16 * x_piece, x_from[j] + from, valid);
   };
   const int ahead = a.stages - 1;
-  for (int i = 0; i < min(ahead, count); ++i) fetch_weights(i);
+  for (int i = 0; i < min(ahead, count); ++i) fetch_weights(shared + i * stage_bytes, i);
   start_dependents();
   if constexpr (!Grouped) wait_for_predecessor();
   for (int i = 0; i < ahead; ++i) {
-    if (i < count) fetch_x(i);
+    if (i < count) fetch_x(shared + i * stage_bytes, i);
     copies_commit();
   }
 
+  // ---- products ----------------------------------------------------------------------------------------------------------------------
   float sum[kEights][4] = {};
-  const int groups = kQuantised<D> ? a.w.k / a.w.group : 0;
-  [[maybe_unused]] const int64_t scales_at[2] = {weight_row(tile, g) * groups, weight_row(tile, g + 8) * groups};
-  int group = -1;
-  float scale[2] = {1, 1}, zero[2] = {0, 0};
+  uint32_t scale[2] = {}, zero[2] = {};
+  const auto twice = [](float v) __attribute__((always_inline)) { return pack2<T>(v, v); };
+  constexpr float kBase = D == DType::kU4 ? 8.0f : 0.0f;
+  const bool zeros = kQuantised<D> && a.w.zeros;
+  if constexpr (kQuantised<D>)
+    if (a.scales == 0) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int64_t row = weight_row(tile, g + 8 * r);
+        scale[r] = twice((Gated && r ? a.second.scales : a.w.scales)[row]);
+        if (zeros) zero[r] = twice((Gated && r ? a.second.zeros : a.w.zeros)[row] - kBase);
+      }
+    }
+  char *at = shared, *free = shared + ahead * stage_bytes;
+  char* const end = shared + a.stages * stage_bytes;
   for (int i = 0; i < count; ++i) {
-    if (a.stages == 8) copies_wait<6>();
+    if (a.stages == 16) copies_wait<14>();
+    else if (a.stages == 8) copies_wait<6>();
     else copies_wait<2>();
     __syncthreads();  // this stage is here, and all have done with the one before it
     if (i + ahead < count) {
-      fetch_weights(i + ahead);
-      fetch_x(i + ahead);
+      fetch_weights(free, i + ahead);
+      fetch_x(free, i + ahead);
     }
     copies_commit();
+    const char* stage = at;
+    free = at;
+    at = at + stage_bytes == end ? shared : at + stage_bytes;
     if (!multiplies) continue;
-    const char* stage = shared + i % a.stages * stage_bytes;
     const char* weights = stage + (kTile * my_tile + g) * kPitch<D>;
     const char* x = stage + x_at + (8 * kEights * my_share + g) * kXPitch + 8 * t;
-    const int steps = min(kInputs / 16, (a.w.k - i * kInputs + 15) / 16);
+    const auto scales_of = [&](int step) __attribute__((always_inline)) {
 #pragma unroll
-    for (int step = 0; step < kInputs / 16; ++step) {
-      if (step >= steps) break;
-      if constexpr (kQuantised<D>) {
-        if (const int of = min(i * kInputs + 16 * step, a.w.k - 1) / a.w.group; of != group) {
-          group = of;
-#pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            const float *scales = Gated && r ? a.second.scales : a.w.scales, *zeros = Gated && r ? a.second.zeros : a.w.zeros;
-            scale[r] = scales[scales_at[r] + of];
-            zero[r] = zeros ? zeros[scales_at[r] + of] : D == DType::kU4 ? 8.0f : 0.0f;
-          }
-        }
+      for (int r = 0; r < 2; ++r) {
+        const float* from = reinterpret_cast<const float*>(stage + scales_at) + (kTile * my_tile + g + 8 * r) * a.scales + step;
+        scale[r] = twice(from[0]);
+        if (zeros) zero[r] = twice(from[weight_rows * a.scales] - kBase);
       }
+    };
+    const auto multiply = [&](int step) __attribute__((always_inline)) {
       uint32_t f[4];
-      weights_of<T, D>(weights, step, t, scale, zero, f);
+      weights_of<T, D>(weights, step, t, scale, zero, zeros, f);
 #pragma unroll
       for (int j = 0; j < kEights; ++j) {
         const uint2 v = *reinterpret_cast<const uint2*>(x + 8 * j * kXPitch + 32 * step);
         mma_16x8x16<T>(sum[j], f, v.x, v.y);
+      }
+    };
+    if (kQuantised<D> && a.scales == 1) scales_of(0);
+    if ((i + 1) * kInputs <= a.w.k && !(kQuantised<D> && a.scales > 1)) {
+#pragma unroll
+      for (int step = 0; step < kInputs / 16; ++step) multiply(step);
+    } else {
+#pragma unroll 1
+      for (int step = 0; step < min(kInputs / 16, (a.w.k - i * kInputs + 15) / 16); ++step) {
+        if (kQuantised<D> && a.scales > 1) scales_of(step);
+        multiply(step);
       }
     }
   }
@@ -242,8 +299,9 @@ Status run(OrderedArgs<T>& a, int row_blocks, Launch& l) {
   }
   const int blocks = (a.tiles + a.of_block - 1) / a.of_block;
   const int at_once = std::clamp((blocks * row_blocks + l.sm_count - 1) / l.sm_count, 1, 4);
-  const int stage_bytes = kTile * a.of_block * kPitch<D> + B * kXPitch;
-  a.stages = 8 * stage_bytes * at_once <= kRingBytes ? 8 : 4;
+  a.scales = !kQuantised<D> || a.w.group == a.w.k ? 0 : a.w.group % kInputs == 0 ? 1 : kInputs / 16;
+  const int stage_bytes = ring_stage<D, B>(a);
+  a.stages = kQuantised<D> && 16 * stage_bytes * at_once <= kRingBytes ? 16 : 8 * stage_bytes * at_once <= kRingBytes ? 8 : 4;
   static const cudaError_t raised = cudaFuncSetAttribute(ordered_kernel<T, D, B, Gated, Grouped>, cudaFuncAttributeMaxDynamicSharedMemorySize, kRingBytes);
   TRY(check(raised, "shared memory of the ordered product"));
   if (a.stages * stage_bytes > kRingBytes) return Error(Code::kInternal, cat("cuda: the ordered product wants ", a.stages * stage_bytes, " bytes of shared memory"));

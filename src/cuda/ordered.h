@@ -2,7 +2,7 @@
 //
 //   y = round(sum over k of x w, sixteen inputs a step, ascending (+ residual)); then round(y + bias); gated: act(round(first)) * round(second)
 //
-// Quantised weights are first rounded to the type of x: round((q - zero) * scale). A tensor core adds the sixteen products of a step to the
+// Quantised weights are first made numbers of the type of x, in its arithmetic: (q - zero) * scale, zero and scale rounded. A tensor core adds the sixteen products of a step to the
 // sum in a way that does not depend on the kind of instruction, the shape of its tile or the order within the step (measured on an H200:
 // mma.sync, wgmma and every algorithm of cuBLASLt that does not cut the inputs give equal bits), so kernels of any shape can share the work.
 #pragma once
