@@ -107,8 +107,9 @@ Result<CheckpointConfig> read_decoder_config(const Json& hf, std::string_view wh
   for (const Bound& b : {Bound{"num_attention_heads", c.num_attention_heads, 1 << 16}, {"num_hidden_layers", c.num_hidden_layers, 10000},
                          {"hidden_size", c.hidden_size, 1 << 24}, {"vocab_size", c.vocab_size, 1 << 28}})
     if (b.value < 1 || b.value > b.most) return Error(Code::kInvalidArgument, cat(what, ": '", b.key, "' is ", b.value, ", want 1 to ", b.most));
-  const bool stated = !defaults.kv_heads || hf.contains("num_key_value_heads");
-  c.num_key_value_heads = TRY(read_int_or(hf, {"num_key_value_heads"}, stated ? c.num_attention_heads : defaults.kv_heads, what));
+  // The class's default is of its own size: where it cannot be meant, there are as many as heads.
+  const bool by_class = defaults.kv_heads && !hf.contains("num_key_value_heads") && c.num_attention_heads % defaults.kv_heads == 0;
+  c.num_key_value_heads = TRY(read_int_or(hf, {"num_key_value_heads"}, by_class ? defaults.kv_heads : c.num_attention_heads, what));
   c.head_size = TRY(read_int_or(hf, {"head_dim", "kv_channels"}, 0, what));
   if (c.head_size == 0) {
     if (c.hidden_size % c.num_attention_heads != 0)
