@@ -389,6 +389,31 @@ TEST(Build, PutsInputScalesInFrontOfTheirLinears) {
   EXPECT_EQ(std::count(names.begin(), names.end(), "gated_linear"), 2);
 }
 
+TEST(Build, DividesInputsByASmoother) {
+  Built b;
+  b.fake.refuse_row("fake.xor");
+  b.fake.refuse_row("fake.tail");
+  Tensors t;
+  tiny_tensors(t, false);
+  const std::string name = "transformer.layers.0.attention.dense.smoother";
+  t.add_normal(name, {16}, 4);
+  std::vector<float> smoother(16);
+  std::memcpy(smoother.data(), t.find(name)->bytes.data(), 64);
+  ASSERT_TRUE(b("smoother", {.config = tiny_config(false), .tensors = &t}).ok());
+  const PlanFile f = b.open();
+  EXPECT_EQ(std::ranges::count(ops(f.plan()), "affine"), 1);
+  const std::vector<std::byte> raw = unpacked(b, f, name);
+  for (size_t i = 0; i < 16; ++i) {
+    float factor = 0;
+    std::memcpy(&factor, raw.data() + 4 * i, 4);
+    EXPECT_EQ(factor, 1 / smoother[i]);
+  }
+  t.add_normal("transformer.layers.0.attention.dense.act_scale", {1});
+  const auto refused = b("static", {.config = tiny_config(false), .tensors = &t});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.error().message().find("'transformer.layers.0.attention.dense.act_scale' in memory belongs to static int8 activations"), std::string::npos) << refused.error().message();
+}
+
 TEST(Build, SaysWhichTensorIsWrong) {
   Built b;
   Tensors t;

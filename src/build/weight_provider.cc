@@ -49,6 +49,8 @@ void write_raw(const QuantWeight& q, const op::WeightDesc& desc, std::span<std::
   if (desc.has_zero) std::memcpy(raw.data() + sizes.values + sizes.scales, q.zeros.data(), q.zeros.size() * 4);
 }
 
+constexpr char kSmoother[] = ".smoother";  // of SmoothQuant: a layer's inputs are divided by it
+
 class CheckpointWeights : public WeightProvider {
  public:
   CheckpointWeights(const CheckpointConfig& config, const TensorSource& tensors, const BuildOptions& options)
@@ -57,6 +59,9 @@ class CheckpointWeights : public WeightProvider {
   Result<std::vector<WeightFormat>> formats(const Weight& w, Role role) const override {
     if (role == Role::kVector || w.parts.empty()) return std::vector<WeightFormat>{{desc_of(DType::kF32, 0, false, w), true, {}}};
     std::vector<WeightFormat> list;
+    for (const graph::WeightPart& p : w.parts)
+      if (const std::string name = layer_of(p.tensor) + ".act_scale"; tensors_.info(name))
+        return Error(Code::kUnsupported, cat("tensor '", name, "' in ", tensors_.path(), " belongs to static int8 activations, whose other scales are of rounded results; want a checkpoint with scales of each token (W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN) or W8A8_SQ_PER_CHANNEL"));
     if (all_quantised(w)) {
       if (const auto kind = common_kind(w)) list.push_back({desc_of(kind->bits == 8 ? DType::kI8 : DType::kU4, kind->group, kind->zeros, w), true, {}});
     } else if (role == Role::kLinear && w.shape.experts == 0 && all_fp8(w)) {
@@ -89,8 +94,9 @@ class CheckpointWeights : public WeightProvider {
 
   std::string input_scale(const Weight& w) const override {
     if (w.parts.empty()) return "";
-    const std::string name = layer_of(w.parts[0].tensor) + ".prequant_scaling_factor";
-    return tensors_.info(name) ? name : "";
+    for (const char* kind : {".prequant_scaling_factor", kSmoother})
+      if (const std::string name = layer_of(w.parts[0].tensor) + kind; tensors_.info(name)) return name;
+    return "";
   }
 
  private:
@@ -408,12 +414,17 @@ Result<int> insert_input_scales(graph::Graph& g, const WeightProvider& weights) 
     if (tensor.empty()) continue;
     const graph::Value x = g.nodes[i].in[0];
     const op::Type type = g.type(x);
-    const Weight scale{tensor, {0, 1, type.width}, {{tensor, 0, 1}}, {}};
+    Weight scale{tensor, {0, 1, type.width}, {{tensor, 0, 1}}, {}};
     const WeightFormat f32{desc_of(DType::kF32, 0, false, scale), true, {}};
     std::vector<std::byte> raw(op::raw_sizes(f32.desc).total());
     TRY(weights.read(scale, f32, raw));
     std::vector<float> factors(static_cast<size_t>(type.width));
     std::memcpy(factors.data(), raw.data(), factors.size() * 4);
+    if (tensor.ends_with(kSmoother)) {  // inputs are divided by it
+      for (float& f : factors) f = 1 / f;
+      scale.parts.clear();
+      scale.constant = factors;
+    }
     auto [it, fresh] = known.try_emplace({x.id, factors});
     if (fresh) {
       int index = g.find_weight(tensor);

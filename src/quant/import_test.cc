@@ -186,6 +186,9 @@ TEST(Layer, WritesAndReadsTheUnifiedNames) {
   ASSERT_TRUE(out.declare("m.weight", DType::kI8, {2, 64}).ok());
   ASSERT_TRUE(out.declare("m.weights_scaling_factor", DType::kF32, {4, 2}).ok());
   ASSERT_TRUE(out.declare("plain.weight", DType::kF32, {4, 64}).ok());
+  // SmoothQuant per tensor: one scale for the matrix.
+  ASSERT_TRUE(out.declare("one.weight", DType::kI8, {4, 64}).ok());
+  ASSERT_TRUE(out.declare("one.per_channel_scale", DType::kF32, {1, 1}).ok());
   ASSERT_TRUE(out.begin(folder.at("x.safetensors")).ok());
   for (size_t i = 0; i < 4; ++i) {
     const Status s = write_layer(out, cat("l", i), made[i]);
@@ -197,6 +200,9 @@ TEST(Layer, WritesAndReadsTheUnifiedNames) {
   ASSERT_TRUE(out.write("m.weight", 0, pairs).ok());
   ASSERT_TRUE(out.write("m.weights_scaling_factor", 0, std::as_bytes(std::span(made[2].scales))).ok());
   ASSERT_TRUE(out.write("plain.weight", view).ok());
+  const float one = 0.25f;
+  ASSERT_TRUE(out.write("one.weight", 0, std::vector<std::byte>(256, std::byte{3})).ok());
+  ASSERT_TRUE(out.write("one.per_channel_scale", 0, std::as_bytes(std::span(&one, 1))).ok());
   ASSERT_TRUE(out.finish().ok());
   const auto source = *formats::open_safetensors(folder.at("x.safetensors"));
   EXPECT_EQ(source->info("l0.per_channel_scale")->shape, (Shape{4}));
@@ -213,6 +219,7 @@ TEST(Layer, WritesAndReadsTheUnifiedNames) {
     EXPECT_EQ(back.group, made[i].group);
     EXPECT_EQ(back.bits, made[i].bits);
   }
+  EXPECT_EQ(read_layer(*source, "one")->scales, std::vector<float>(4, 0.25f));
   EXPECT_EQ(read_layer(*source, "m")->owned, made[2].owned);
   EXPECT_HAS(message_of(read_layer(*source, "plain")), "want a matrix of i8 or u8");
 }

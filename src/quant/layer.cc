@@ -83,20 +83,20 @@ Result<LayerLayout> layer_layout(const TensorSource& tensors, const std::string&
   l.bits = v->dtype == DType::kU8 || l.output_pairs ? 4 : 8;
   if (l.output_pairs) l.n *= 2;
   else if (l.bits == 4) l.k *= 2;
-  const int64_t count = scales->shape.elements();
+  const int64_t found = scales->shape.elements(), count = found == 1 && l.bits == 8 ? l.n : found;  // one for the whole matrix is one for each row
   if (count == 0 || count % l.n != 0 || l.k % (count / l.n) != 0)
     return wrong(cat("has scales of shape ", str(scales->shape)), cat("[", l.n, ", groups] with groups dividing ", l.k));
   l.group = l.k / (count / l.n);
   if (l.bits == 4 && l.group % 2 != 0) return wrong(cat("has groups of ", l.group), "an even number of 4-bit inputs");
   if (const formats::TensorInfo* zeros = tensors.info(layer + ".zero")) {
     l.zeros = true;
-    if (zeros->shape.elements() != count) return wrong(cat("has ", zeros->shape.elements(), " zeros"), cat(count, ", as scales"));
+    if (zeros->shape.elements() != found) return wrong(cat("has ", zeros->shape.elements(), " zeros"), cat(found, ", as scales"));
   }
   return l;
 }
 
 void forget_layer(const TensorSource& tensors, const std::string& layer) {
-  for (const char* part : {".weight", ".per_channel_scale", ".weights_scaling_factor", ".zero", ".prequant_scaling_factor"}) tensors.forget(layer + part);
+  for (const char* part : {".weight", ".per_channel_scale", ".weights_scaling_factor", ".zero", ".prequant_scaling_factor", ".smoother"}) tensors.forget(layer + part);
 }
 
 Result<QuantWeight> read_layer(const TensorSource& tensors, const std::string& layer) {
@@ -109,6 +109,10 @@ Result<QuantWeight> read_layer(const TensorSource& tensors, const std::string& l
   w.group = l.group;
   w.scales = TRY(read_floats(tensors, scale_name(layer, !tensors.info(scale_name(layer, false)))));
   if (l.zeros) w.zeros = TRY(read_floats(tensors, layer + ".zero"));
+  if (l.group == l.k) {
+    w.scales.resize(static_cast<size_t>(w.n), w.scales[0]);
+    if (l.zeros) w.zeros.resize(static_cast<size_t>(w.n), w.zeros[0]);
+  }
   if (tensors.info(layer + ".prequant_scaling_factor")) {
     w.prequant = TRY(read_floats(tensors, layer + ".prequant_scaling_factor"));
     if (static_cast<int64_t>(w.prequant.size()) != w.k)
