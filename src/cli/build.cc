@@ -21,7 +21,7 @@ namespace {
 
 struct BuildFlags {
   std::string checkpoint_dir, output_dir = "engine_outputs", synthetic, quant_algo, dtype, device = "cpu", plugin_path, model_config;
-  std::string weight_only_precision = "int8", model_version;
+  std::string weight_only_precision = "int8", model_version, quant_ckpt_path;
   bool use_weight_only = false, int8_kv_cache = false, fp8_kv_cache = false;
   uint64_t seed = 0;
   int layers = 0, threads = 0, group_size = 128, world_size = 0, tp_size = 0, pp_size = 0;
@@ -36,6 +36,7 @@ struct BuildFlags {
     v("use-weight-only", o.use_weight_only, "Of a published model: round the weights of linear layers.");
     v("weight-only-precision", o.weight_only_precision, "Of --use-weight-only: int8, int4 or fp8; int4_awq, int4_gptq, int8_gptq of a model that stores it.");
     v("group-size", o.group_size, "Inputs that share a scale of int4.", 16, 1 << 20);
+    v("quant-ckpt-path", o.quant_ckpt_path, "The weights of a published model as AWQ or GPTQ left them.");
     v("model-version", o.model_version, "Baichuan: v1_7b, v1_13b, v2_7b or v2_13b.");
     v("int8-kv-cache", o.int8_kv_cache, "As --kv-cache-dtype int8.");
     v("fp8-kv-cache", o.fp8_kv_cache, "As --kv-cache-dtype fp8.");
@@ -111,6 +112,7 @@ Status run(const BuildFlags& flags, build::BuildOptions options) {
     conversion.weight_only_precision = flags.weight_only_precision;
     conversion.group_size = flags.group_size;
     conversion.model_version = flags.model_version;
+    conversion.quant_ckpt_path = flags.quant_ckpt_path;
     published = TRY(convert::PublishedCheckpoint::open(flags.checkpoint_dir, TRY(convert::published_options(conversion))));
     input.config = published->config();
     input.tensors = published.get();
@@ -147,7 +149,7 @@ int run_build(const Args& args) {
   for (const char* flag : {"lora_dir", "hf_lora_dir", "lora_target_modules", "max_lora_rank", "lora_ckpt_source", "use_lora_plugin"})
     table.refuse(flag, "not built yet (issue: LoRA adapters)");
   for (const char* flag : {"speculative_decoding_mode", "max_draft_len"}) table.refuse(flag, "not built yet (issue: speculative decoding)");
-  for (const char* flag : {"use_smooth_quant", "smoothquant", "sq", "quant_ckpt_path", "enable_fp8"})
+  for (const char* flag : {"use_smooth_quant", "smoothquant", "sq", "enable_fp8"})
     table.refuse(flag, "not built yet (issue: calibrated quantisation); int8 and int4 weights come with --use_weight_only");
   std::vector<std::string> rest;
   int code = 0;

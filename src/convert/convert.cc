@@ -19,6 +19,7 @@ Result<PublishedOptions> published_options(const ConvertOptions& o) {
   p.dtype = o.dtype;
   p.model_version = o.model_version;
   p.group_size = o.group_size;
+  p.weights = o.quant_ckpt_path;
   if (!o.use_weight_only) return p;
   if (o.weight_only_precision == "int8") p.weight_only_bits = 8;
   else if (o.weight_only_precision == "int4") p.weight_only_bits = 4;

@@ -19,7 +19,7 @@ struct ConvertOptions {
   bool use_weight_only = false;
   std::string weight_only_precision = "int8";
   int group_size = 128;
-  std::string model_version;
+  std::string model_version, quant_ckpt_path;
   int tp_size = 1, pp_size = 1, world_size = 0;
   bool use_parallel_embedding = false;
   int embedding_sharding_dim = 0;
@@ -35,6 +35,7 @@ struct ConvertOptions {
     v("use-weight-only", o.use_weight_only, "Round the weights of linear layers.");
     v("weight-only-precision", o.weight_only_precision, "int8 (per channel), int4 (groups of --group-size) or fp8 (one scale a tensor); int4_awq, int4_gptq, int8_gptq of a model that stores it.");
     v("group-size", o.group_size, "Inputs that share a scale of int4.", 16, 1 << 20);
+    v("quant-ckpt-path", o.quant_ckpt_path, "The weights of --model_dir as AWQ or GPTQ left them: a .safetensors or .pt file, or a folder.");
     v("model-version", o.model_version, "Baichuan: v1_7b, v1_13b, v2_7b or v2_13b; empty: as config.json tells.");
     v("tp-size", o.tp_size, "Tensor-parallel ranks.", 1, 1024);
     v("pp-size", o.pp_size, "Pipeline-parallel ranks.", 1, 1024);

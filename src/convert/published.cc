@@ -32,6 +32,33 @@ std::string stored_form(const QuantisedSource* source) {
   return cat("int", source->import()->bits, source->import()->method == quant::ImportConfig::Method::kAwq ? "_awq" : "_gptq");
 }
 
+// How integers are stored, as the shapes tell it, where no file says so: as old GPTQ files have come.
+Result<Json> config_by_shapes(const formats::TensorSource& source) {
+  constexpr std::string_view kQweight = ".qweight";
+  for (const formats::TensorInfo& t : source.list()) {
+    if (!t.name.ends_with(kQweight)) continue;
+    const std::string layer = t.name.substr(0, t.name.size() - kQweight.size());
+    const formats::TensorInfo *scales = source.info(layer + ".scales"), *zeros = source.info(layer + ".qzeros");
+    if (!scales || !zeros || t.shape.rank() != 2 || scales->shape.rank() != 2 || zeros->shape.rank() != 2 || t.shape.elements() == 0 || scales->shape.elements() == 0 || zeros->shape.elements() == 0) break;
+    const bool awq = t.shape[1] != scales->shape[1];
+    const int64_t bits = awq ? 4 : zeros->shape[1] * 32 / scales->shape[1], groups = scales->shape[0];
+    if (bits != 4 && bits != 8) break;
+    const int64_t inputs = awq ? t.shape[0] : t.shape[0] * (32 / bits);
+    return Json{{"quant_method", awq ? "awq" : "gptq"}, {"bits", bits}, {"group_size", groups == 1 ? -1 : inputs / groups}};
+  }
+  return Error(Code::kInvalidArgument, cat(source.path(), " has no layer of qweight, qzeros and scales of 4 or 8 bits, as AWQ and GPTQ leave them"));
+}
+
+// The weights of --quant_ckpt_path; what stands in `published` or beside the file says how they are stored, or their shapes do.
+Result<std::unique_ptr<formats::TensorSource>> quantised_weights(const std::string& path, const std::string& directory, Json& published) {
+  if (path.ends_with(".npz"))
+    return Error(Code::kUnsupported, cat("--quant_ckpt_path ", path, " is a numpy archive, want a .safetensors or .pt file, or a folder, with qweight, qzeros and scales"));
+  auto source = TRY(formats::open_source(path));
+  const bool stated = published.contains("quantization_config") || file_exists(join_path(directory, "quantize_config.json")) || file_exists(join_path(directory, "quant_config.json"));
+  if (!stated) published["quantization_config"] = TRY(config_by_shapes(*source));
+  return source;
+}
+
 Status fits_half(std::span<const float> values, const Recipe& r, int64_t first_row) {
   constexpr float kMost = 65520;  // from here on float16 rounds to infinity
   for (size_t i = 0; i < values.size(); ++i)
@@ -52,14 +79,17 @@ bool is_unified(const std::string& path) {
 
 Result<std::unique_ptr<PublishedCheckpoint>> PublishedCheckpoint::open(const std::string& path, const PublishedOptions& options) {
   auto out = std::make_unique<PublishedCheckpoint>();
-  std::unique_ptr<formats::TensorSource> source = TRY(formats::open_source(path));
+  const std::string& weights = options.weights.empty() ? path : options.weights;
+  const std::string directory = is_directory(weights) ? weights : parent_directory(weights);
   std::string what = join_path(path, "config.json");
   Json published;
-  if (source->gguf()) {
+  std::unique_ptr<formats::TensorSource> source;
+  if (options.weights.empty()) source = TRY(formats::open_source(path));
+  if (source && source->gguf()) {
     what = source->path();
     published = TRY(models::gguf_config(*source->gguf()));
     source = TRY(models::gguf_as_published(std::move(source), published));
-  } else if (source->kind() == formats::SourceKind::kMeta) {
+  } else if (source && source->kind() == formats::SourceKind::kMeta) {
     what = join_path(path, "params.json");
     published = TRY(models::meta_config(TRY(parse_json(TRY(read_file(what)), what)), what, *source));
     source = TRY(models::meta_as_published(std::move(source), published));
@@ -67,8 +97,9 @@ Result<std::unique_ptr<PublishedCheckpoint>> PublishedCheckpoint::open(const std
     published = TRY(parse_json(TRY(read_file(what)), what));
   }
   if (!published.is_object()) return Error(Code::kInvalidArgument, cat(what, " is ", json_type(published), ", want an object"));
+  if (!source) source = TRY(quantised_weights(weights, directory, published));
   if (!source->gguf()) {
-    source = TRY(QuantisedSource::wrap(std::move(source), published, is_directory(path) ? path : parent_directory(path)));
+    source = TRY(QuantisedSource::wrap(std::move(source), published, directory));
     out->quantised_source_ = dynamic_cast<const QuantisedSource*>(source.get());
   }
   if (!options.stored.empty() && options.stored != stored_form(out->quantised_source_))

@@ -27,6 +27,7 @@ struct PublishedOptions {
   int64_t group_size = 128;    // of int4
   std::string stored = {};     // int4_awq, int4_gptq, int8_gptq: layers stay in this form, in which the model must store them, whatever dtype says
   bool fp8 = false;            // linear layers are rounded to e4m3 with one scale a tensor; weight_only_bits is 0 then
+  std::string weights = {};    // AWQ's or GPTQ's file or folder, read in place of the directory's own weights
   std::string model_version = {};  // Baichuan: v1_7b, v1_13b, v2_7b, v2_13b; empty: as config.json tells
 };
 

@@ -107,13 +107,14 @@ class Model {
     CHECK(writer.finish().ok(), directory());
   }
   std::string directory() const { return folder_.at(); }
+  std::string weights;  // as --quant_ckpt_path
 
   // The unified layer made of these, rows after rows.
   void expect(const char* unified, std::vector<const char*> of, bool kept, int bits, int64_t group, bool zeros) {
     std::vector<float> want;
     for (const char* name : of) want.insert(want.end(), real_[name].begin(), real_[name].end());
     const std::string layer = cat("transformer.layers.0.", unified);
-    const auto dense = PublishedCheckpoint::open(directory(), {.dtype = "float32"}), automatic = PublishedCheckpoint::open(directory());
+    const auto dense = PublishedCheckpoint::open(directory(), {.dtype = "float32", .weights = weights}), automatic = PublishedCheckpoint::open(directory(), {.weights = weights});
     ASSERT_TRUE(dense.ok()) << dense.error().message();
     ASSERT_TRUE(automatic.ok()) << automatic.error().message();
     const auto view = (*dense)->find(layer + ".weight");
@@ -186,6 +187,25 @@ TEST(QuantisedSource, SymmetricGptqHasNoZeroPoints) {
   const auto other = PublishedCheckpoint::open(m.directory(), {.stored = "int4_awq"});
   ASSERT_FALSE(other.ok());
   EXPECT_NE(other.error().message().find("--weight_only_precision int4_awq: the layers of"), std::string::npos) << other.error().message();
+}
+
+// The old scripts' --quant_ckpt_path: no file says how the integers are stored.
+TEST(QuantisedSource, ShapesTellTheFormOfAFileOfItsOwn) {
+  for (const auto& [awq, bits] : {std::pair{true, 4}, {false, 4}, {false, 8}}) {
+    Model m;
+    for (const Linear& l : kLinears) m.integers(l, awq, bits, 32, false, false, awq ? 0 : 1);
+    m.write("");
+    m.weights = join_path(m.directory(), "model.safetensors");
+    m.expect_all(true, bits, 32, true);
+  }
+  Model plain;
+  plain.floats("model.layers.0.self_attn.q_proj.weight", {kHidden, kHidden});
+  plain.write("");
+  for (const auto& [path, wrong] : {std::pair{"model.safetensors", "has no layer of qweight, qzeros and scales of 4 or 8 bits"}, {"llama_tp1_rank0.npz", "is a numpy archive"}}) {
+    const auto opened = PublishedCheckpoint::open(plain.directory(), {.weights = join_path(plain.directory(), path)});
+    ASSERT_FALSE(opened.ok());
+    EXPECT_NE(opened.error().message().find(wrong), std::string::npos) << opened.error().message();
+  }
 }
 
 TEST(QuantisedSource, GptqOf8BitsAndOfFormat2) {
