@@ -74,6 +74,15 @@ constexpr std::string_view kChatGlm3 =
 {{- '<|assistant|>' -}}
 {%- endif -%})";
 
+constexpr std::string_view kGlm4 =
+    R"({%- for message in messages -%}
+{{- '[gMASK]<sop>' if loop.first -}}
+{{- '<|' + message.role + '|>\n' + message.content -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|assistant|>' -}}
+{%- endif -%})";
+
 size_t format_now(const void* clock, const char* format, size_t n, char* out, size_t capacity) {
   const time_t seconds = static_cast<time_t>(*static_cast<const int64_t*>(clock));
   struct tm local {};
@@ -114,6 +123,7 @@ std::string_view fallback_template(std::string_view family) {
   if (family == "baichuan") return kBaichuan;
   if (family == "yuan") return kYuan;
   if (family == "chatglm3") return kChatGlm3;
+  if (family == "glm4") return kGlm4;
   return {};
 }
 

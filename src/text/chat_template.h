@@ -42,7 +42,7 @@ class ChatTemplate {
   std::unique_ptr<Impl> impl_;
 };
 
-// Templates of families whose checkpoints carry none: "llama2", "chatml", "baichuan", "yuan", "chatglm3"; empty: none of that name.
+// Templates of families whose checkpoints carry none: "llama2", "chatml", "baichuan", "yuan", "chatglm3", "glm4"; empty: none of that name.
 std::string_view fallback_template(std::string_view family);
 
 }  // namespace ingot::text

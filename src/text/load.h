@@ -45,10 +45,12 @@ struct TiktokenOptions {
   std::vector<AddedToken> added{};
   std::string bos_token{}, eos_token{}, pad_token{};
   bool add_bos = false;
+  std::vector<std::string> opening{};  // special tokens that open every text
 };
 Result<SealedTokenizer> from_tiktoken(std::string_view ranks, const TiktokenOptions& options, std::string_view name);
 TiktokenOptions qwen_tiktoken();    // Qwen 1: qwen.tiktoken
 TiktokenOptions llama3_tiktoken();  // Meta's Llama 3 tokenizer.model
+TiktokenOptions glm4_tiktoken();    // GLM-4 (ChatGLM4Tokenizer) tokenizer.model
 
 // The tokenizer.ggml.* keys of a GGUF file.
 struct GgufVocab {

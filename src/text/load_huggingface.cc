@@ -106,6 +106,7 @@ Status read_info(const Folder& f, TokenizerInfo& info) {
   if (info.stop_ids.empty()) TRY(read_ids(f.config, "eos_token_id", f.file("config.json"), info.stop_ids));
   if (info.eos_token.empty() && !info.stop_ids.empty()) info.eos = info.stop_ids[0];
   if (f.model_type == "qwen") info.family = "chatml";
+  if (f.model_type == "chatglm") info.family = "glm4";  // of ChatGLM 3 its loader says so
   if (f.model_type == "yuan") {
     info.family = "yuan";
     info.newline_text = "<n>";
@@ -350,6 +351,8 @@ Result<SealedTokenizer> load_ranks(const Folder& f, const std::string& file, std
   if (f.config.contains("visual"))  // Qwen-VL's marks follow Qwen's specials
     for (const char* s : {"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<img>", "</img>", "<imgpad>"})
       options.added.push_back({.content = s});
+  // A folder that lists its special tokens has others than the published vocabulary of the kind.
+  if (auto it = f.tokenizer_config.find("added_tokens_decoder"); it != f.tokenizer_config.end() && it->is_object() && !it->empty()) options.added = TRY(read_added(f));
   SealedTokenizer sealed = TRY(from_tiktoken(bytes, options, file));
   TokenizerInfo info;
   TRY(read_info(f, info));
@@ -384,7 +387,7 @@ Result<SealedTokenizer> load_file(const Folder& f, const std::string& file) {
   if (bytes.starts_with("version https://git-lfs")) return Error(Code::kInvalidArgument, cat(file, " is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"));
   if (!looks_like_ranks(bytes)) return load_sentencepiece(f, file, bytes);
   const bool qwen = name.starts_with("qwen") || f.model_type == "qwen";
-  return load_ranks(f, file, bytes, qwen ? qwen_tiktoken() : llama3_tiktoken());
+  return load_ranks(f, file, bytes, qwen ? qwen_tiktoken() : f.model_type == "chatglm" ? glm4_tiktoken() : llama3_tiktoken());
 }
 
 }  // namespace

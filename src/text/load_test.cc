@@ -367,6 +367,27 @@ TEST(Load, SentencePieceFolderFollowsItsConfiguration) {
   EXPECT_EQ(opened.back(), 1407);
 }
 
+// GLM-4's tokenizer.model holds ranks; its own specials follow them, or those that the folder lists.
+TEST(Load, Glm4RanksHaveTheirOwnSpecials) {
+  const std::string folder = fresh_folder();
+  const auto put = [&](const char* name, std::string_view text) { ASSERT_TRUE(write_file(join_path(folder, name), text).ok()); };
+  put("tokenizer.model", read_file(fixture("tiktoken_llama3/tokenizer.model")).value());
+  put("config.json", R"({"model_type": "chatglm"})");
+  auto t = Tokenizer::create(load_tokenizer(folder).value()).value();
+  const int32_t first = t->id_of("<|endoftext|>");
+  EXPECT_EQ(t->id_of("<|observation|>"), first + 9);
+  EXPECT_EQ(t->vocab_size(), first + 14);
+  const auto ids = t->encode("a", true).value();
+  EXPECT_EQ((std::vector<int32_t>(ids.begin(), ids.begin() + 2)), (std::vector<int32_t>{first + 2, first + 4}));
+  EXPECT_EQ(t->info().stop_ids, std::vector<int32_t>{first});
+  const Json messages = Json::parse(R"([{"role":"user","content":"a"}])");
+  EXPECT_EQ(ChatTemplate::create(t->info()).value()->render({.messages = messages}).value(), "[gMASK]<sop><|user|>\na<|assistant|>");
+  put("tokenizer_config.json", cat(R"({"eos_token": "<end>", "added_tokens_decoder": {")", first + 1, R"(": {"content": "<end>", "special": true}}})"));
+  t = Tokenizer::create(load_tokenizer(folder).value()).value();
+  EXPECT_EQ(t->id_of("<end>"), first + 1);
+  EXPECT_EQ(t->id_of("<|user|>"), -1);
+}
+
 TEST(Load, NamesWhatIsWrong) {
   const std::string folder = fresh_folder();
   EXPECT_NE(load_tokenizer(folder + "/absent").error().message().find("does not exist"), std::string::npos);

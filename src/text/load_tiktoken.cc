@@ -64,6 +64,9 @@ Result<SealedTokenizer> from_tiktoken(std::string_view ranks, const TiktokenOpti
     model.tokens[a.id] = a.content;
     if (options.add_bos && a.content == options.bos_token) p.prefix = {a.id};
   }
+  for (const std::string& token : options.opening)
+    for (const AddedToken& a : p.added)
+      if (a.content == token) p.prefix.push_back(a.id);
   SealedTokenizer sealed;
   sealed.tokenizer_json = tokenizer_json(model, p);
   sealed.info.bos_token = options.bos_token;
@@ -94,6 +97,18 @@ TiktokenOptions llama3_tiktoken() {
   o.bos_token = "<|begin_of_text|>";
   o.eos_token = "<|end_of_text|>";
   o.add_bos = true;
+  return o;
+}
+
+TiktokenOptions glm4_tiktoken() {
+  TiktokenOptions o;
+  o.pattern = split_rule("llama-bpe").value().patterns[0];
+  for (const char* s : {"<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>",
+                        "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"})
+    o.added.push_back({.content = s});
+  o.eos_token = "<|endoftext|>";
+  o.pad_token = "<|endoftext|>";
+  o.opening = {"[gMASK]", "<sop>"};
   return o;
 }
 
