@@ -334,6 +334,12 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
                 kwargs.assert_all_used()?;
                 return minijinja_contrib::pycompat::unknown_method_callback(state, value, name, &[separator, most]);
             }
+            // Lists and dicts as Python writes them; a field may ask for their parts.
+            "format" if !s.contains('[') => {
+                let list = |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) && !v.is_kwargs();
+                let args: Result<Vec<Value>, Error> = args.iter().map(|v| if list(v) { pytext::str(v).map(Value::from) } else { Ok(v.clone()) }).collect();
+                return minijinja_contrib::pycompat::unknown_method_callback(state, value, name, &args?);
+            }
             "title" => return Ok(Value::from(title(s))),
             "istitle" => return Ok(Value::from(is_title(s))),
             "swapcase" => {
