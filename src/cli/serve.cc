@@ -2,6 +2,7 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
+#include <cctype>
 #include <condition_variable>
 #include <csignal>
 #include <cstdio>
@@ -50,7 +51,6 @@ Args in_new_words(const Args& args) {
       continue;
     }
     std::string value(equals < flag.size() ? flag.substr(equals + 1) : i + 1 < args.size() ? std::string_view(args[++i]) : "");
-    if (old->name == "trace-level" && (value == "MIN" || value == "MAX")) value = "TIMESTAMPS";
     std::fprintf(stderr, "Warning: '--%s' has been deprecated and will be removed in future releases. Use '--%s %s...' instead.\n",
                  std::string(old->name).c_str(), std::string(old->flag).c_str(), std::string(old->prefix).c_str());
     if (old->name == "response-cache-byte-size" && value == "0") continue;  // off
@@ -262,6 +262,8 @@ int run_serve(const Args& args) {
   std::vector<std::string> rest;
   int code = 0;
   if (!read_flags(table, "serve", in_new_words(args), rest, code)) return code;
+  for (std::string* word : {&options.repository.model_control_mode, &options.repository.rate_limit, &options.grpc.grpc_infer_response_compression_level})
+    for (char& c : *word) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));  // EXPLICIT is explicit, as it was
   const bool repository = !options.repository.model_repository.empty();
   if (repository && !rest.empty())
     return fail("serve", Error(Code::kUnsupported, cat("found '", rest[0], "' beside --model-repository, want one of them")));

@@ -3,7 +3,9 @@
 #include <sys/sysinfo.h>
 
 #include <atomic>
+#include <cctype>
 #include <charconv>
+#include <cstdlib>
 #include <fstream>
 #include <random>
 
@@ -350,7 +352,14 @@ Status set_up_traces(server::Server& server, const ServerOptions& o) {
       return Error(Code::kInvalidArgument, cat("--trace-config ", what, ": found '", value, "', want an integer from ", least));
     return n;
   };
-  for (std::string item : o.metrics.trace_config) {
+  const auto in_case = [](std::string text, int (*change)(int)) {
+    for (char& c : text) c = static_cast<char>(change(static_cast<unsigned char>(c)));
+    return text;
+  };
+  std::vector<std::string> items = o.metrics.trace_config;
+  for (const char* key : {"bsp_max_queue_size", "bsp_schedule_delay", "bsp_max_export_batch_size"})  // the flags come later and win
+    if (const char* value = std::getenv(cat("OTEL_", in_case(key, std::toupper)).c_str())) items.insert(items.begin(), cat("opentelemetry,", key, "=", value));
+  for (std::string item : items) {
     if (item.starts_with("opentelemetry,")) {
       auto [key, value] = TRY(key_value(item.substr(14), "--trace-config opentelemetry"));
       if (key == "url") {
@@ -375,6 +384,9 @@ Status set_up_traces(server::Server& server, const ServerOptions& o) {
     if (item.starts_with("triton,")) item = item.substr(7);
     auto [key, value] = TRY(key_value(item, "--trace-config"));
     if (key == "level") {
+      value = in_case(value, std::toupper);
+      if (value == "TRUE" || value == "ON" || value == "MIN" || value == "MAX") value = "TIMESTAMPS";
+      if (value == "FALSE") value = "OFF";
       if (value != "OFF" && value != "TIMESTAMPS" && value != "TENSORS")
         return Error(Code::kInvalidArgument, cat("--trace-config level: found '", value, "', want OFF, TIMESTAMPS or TENSORS"));
       if (std::exchange(first_level, false)) t.level.clear();
@@ -385,6 +397,7 @@ Status set_up_traces(server::Server& server, const ServerOptions& o) {
     } else if (key == "file") {
       t.file = value;
     } else if (key == "mode") {
+      value = in_case(value, std::tolower);
       if (value != "triton" && value != "opentelemetry")
         return Error(Code::kInvalidArgument, cat("--trace-config mode: found '", value, "', want triton or opentelemetry"));
       t.mode = value;

@@ -211,14 +211,15 @@ def check_spans(binary):
     header = {"traceparent": "00-0af7651916cd43dd8448eb211c12666c-b7ad6b7169242424-01"}
     above = ("b7ad6b7169242424", "0af7651916cd43dd8448eb211c12666c")
     single = [("InferRequest", None), ("single", "InferRequest"), ("compute", "single")]
+    os.environ.update(OTEL_BSP_MAX_QUEUE_SIZE="1024", OTEL_BSP_SCHEDULE_DELAY="100000")  # a flag goes before
     with Collector() as c:
-        settings = ["level=TIMESTAMPS", "rate=2", "count=1", "mode=opentelemetry", f"opentelemetry,url={c.url}", "opentelemetry,resource=test.key=test.value",
+        settings = ["level=timestamps", "rate=2", "count=1", "mode=OpenTelemetry", f"opentelemetry,url={c.url}", "opentelemetry,resource=test.key=test.value",
                     "opentelemetry,resource=service.name=test", "opentelemetry,bsp_schedule_delay=20"]
         with FakeServer(binary, "--allow-grpc", "true", "--grpc-port", "0", *(w for s in settings for w in ("--trace-config", s))) as s:
             with http_client.InferenceServerClient(f"127.0.0.1:{s.http_port}") as h, grpc_client.InferenceServerClient(f"127.0.0.1:{s.grpc_port}") as g:
                 shown = {"trace_level": ["TIMESTAMPS"], "trace_rate": "2", "trace_count": "1", "trace_mode": "opentelemetry", "url": c.url,
                          "resource": "test.key=test.value,service.name=test", "bsp_max_export_batch_size": "512", "bsp_schedule_delay": "20",
-                         "bsp_max_queue_size": "2048"}
+                         "bsp_max_queue_size": "1024"}
                 assert h.get_trace_settings() == shown, h.get_trace_settings()
                 assert {k: list(v.value) for k, v in g.get_trace_settings("single").settings.items()} == {k: v if isinstance(v, list) else [v] for k, v in shown.items()}
                 for _ in range(4):  # the second alone

@@ -560,7 +560,7 @@ def check_latency(g):
 
 def main():
     binary, work = sys.argv[1:3]
-    with PythonServer(binary, work, MODELS + ["auto"], "--model-control-mode=explicit", *[f"--load-model={m}" for m in MODELS],
+    with PythonServer(binary, work, MODELS + ["auto"], "--model-control-mode=EXPLICIT", *[f"--load-model={m}" for m in MODELS],
                       "--backend-config=python,shm-region-prefix-name=prefix0_", "--backend-config=python,stub-timeout-seconds=60",
                       f"--trace-config=triton,file={work}/trace.json") as s:
         assert s.get("/v2/health/ready") == 200, s.log()
