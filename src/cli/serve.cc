@@ -25,7 +25,9 @@ namespace {
 // Options of tritonserver for things that do not exist here.
 constexpr const char* kWithoutEffect[] = {"enable-peer-access", "pinned-memory-pool-byte-size", "cuda-memory-pool-byte-size", "cuda-virtual-address-size",
                                           "min-supported-compute-capability", "buffer-manager-thread-count", "host-policy", "model-load-gpu-limit",
-                                          "repoagent-directory", "cache-directory", "allow-sagemaker", "allow-vertex-ai"};
+                                          "repoagent-directory", "cache-directory", "allow-sagemaker", "sagemaker-port",
+                                          "sagemaker-safe-port-range", "sagemaker-thread-count", "allow-vertex-ai", "vertex-ai-port", "vertex-ai-thread-count",
+                                          "vertex-ai-default-model"};
 
 // tritonserver's older spellings: the value goes behind the prefix of the newer one.
 constexpr struct Deprecated {

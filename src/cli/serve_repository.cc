@@ -43,10 +43,11 @@ class Engines {
 Result<std::map<std::string, server::StringMap>> backend_config(const std::vector<std::string>& flags) {
   std::map<std::string, server::StringMap> out;
   for (const std::string& f : flags) {
-    const size_t comma = f.find(','), equals = f.find('=', comma == std::string::npos ? 0 : comma);
-    if (comma == std::string::npos || equals == std::string::npos)
-      return Error(Code::kInvalidArgument, cat("--backend-config: found '", f, "', want BACKEND,KEY=VALUE"));
-    out[f.substr(0, comma)][f.substr(comma + 1, equals - comma - 1)] = f.substr(equals + 1);
+    const size_t comma = f.find(','), key = comma == std::string::npos ? 0 : comma + 1, equals = f.find('=', key);
+    if (comma == 0 || equals == std::string::npos || equals == key || equals + 1 == f.size())
+      return Error(Code::kInvalidArgument, cat(comma == 0 ? "No backend specified. " : "",
+                                               "--backend-config option format is '<backend name>,<setting>=<value>' or '<setting>=<value>'. Got ", f));
+    out[key == 0 ? "" : f.substr(0, comma)][f.substr(key, equals - key)] = f.substr(equals + 1);
   }
   return out;
 }

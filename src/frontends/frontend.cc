@@ -289,8 +289,7 @@ Result<std::pair<std::string, std::string>> key_value(const std::string& text, c
 }
 
 Result<bool> flag_bool(const std::string& text, const std::string& what) {
-  if (text == "true" || text == "1" || text == "on") return true;
-  if (text == "false" || text == "0" || text == "off") return false;
+  if (const std::optional<bool> b = parse_bool(text)) return *b;
   return Error(Code::kInvalidArgument, cat(what, ": found '", text, "', want true or false"));
 }
 

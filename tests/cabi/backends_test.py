@@ -273,8 +273,8 @@ def main():
         http.close()
     text = log.read_text()
     assert re.search(r"plain backend 'plain' finalized with 0 models and 0 instances", text), text[-2000:]
-    # A backend that refuses to start says why, for each of its models.
-    with Server(binary, repository, backends, log, "--model-control-mode", "explicit", "--load-model", "identity", "--backend-config", "plain,refuse=yes") as server:
+    # A backend that refuses to start says why, for each of its models; a setting without a name is for every backend.
+    with Server(binary, repository, backends, log, "--model-control-mode", "explicit", "--load-model", "identity", "--backend-config", "refuse=yes") as server:
         reasons = {m["name"]: m.get("reason", "") for m in httpclient.InferenceServerClient(f"127.0.0.1:{server.http}").get_model_repository_index()}
         assert "refused by --backend-config" in reasons["identity"], json.dumps(reasons)
     print("backends_test: all passed")

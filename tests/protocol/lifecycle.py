@@ -55,6 +55,8 @@ def check_refusals(binary, work):
     for text, *flags in (
         ("incompatible flags", "--response-cache-byte-size=12345", "--cache-config=local,size=67890"),
         ("multiple cache configurations", "--cache-config=local,size=8192", "--cache-config=redis,key=value"),
+        ("No backend specified. --backend-config option format is", "--backend-config=,key=value"),
+        ("--backend-config option format is", "--backend-config=key="),
     ):
         end = subprocess.run([*map(str, s.command), *flags], capture_output=True, text=True, timeout=60)
         assert end.returncode != 0 and text in end.stderr, end
