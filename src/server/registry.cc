@@ -723,7 +723,10 @@ Result<bool> ModelRegistry::ready(const std::string& name, int64_t version) cons
       return Error(Code::kNotFound, cat("Request for unknown model: '", name, "' version ", version, " is not found"));
   }
   Result<std::shared_ptr<LoadedModel>> m = find(name, version);
-  return m.ok() && m.value()->model->ready().ok();
+  if (!m.ok()) return false;
+  const Status s = m.value()->model->ready();
+  if (!s.ok()) INGOT_LOG(kWarning, cat("Model '", m.value()->config.name, "' version ", m.value()->version, " is not ready: ", s.error().message()));
+  return s.ok();
 }
 
 bool ModelRegistry::readiness_takes_time(const std::string& name) const {

@@ -343,6 +343,7 @@ def check_readiness(s, h, g):
         t.join()
     assert not any(answers.get() for _ in asking)
     assert not h.is_model_ready("no_answer") and not h.is_server_ready(), "and a check that is over its time is not waited for"
+    assert "Model 'no_answer' version 1 is not ready: " in s.log()
     g.unload_model("slow_check")
     g.unload_model("no_answer")
 
