@@ -186,7 +186,7 @@ def run_peer(python, script, model, threads, cases, wrap):
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
 
 
-def report(samples, run, records_path):
+def report(samples, run, records_path, note=""):
     """Prints the table of a run and puts its medians into the records, in place of what they hold of the same run."""
     values, ceilings, order = {}, {}, []
     for s in samples:
@@ -207,7 +207,7 @@ def report(samples, run, records_path):
         print(f"| {name} | {system} | {median[key]:.1f} | {len(v)} | {spread:.0%} | {ratio} | {share} |")
         last = next(s for s in reversed(samples) if s["case"] == name and s["system"] == system)
         lines.append({"run": run, "commit": last["commit"], "device": last["device"], "system": system, "case": name, "value": round(median[key], 3), "unit": "tok/s",
-                      "n": len(v), "spread": round(spread, 4), "ceiling": round(ceiling, 2)})
+                      "n": len(v), "spread": round(spread, 4), "ceiling": round(ceiling, 2), **({"note": note} if note else {})})
     if records_path:
         path = Path(records_path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,6 +226,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=0, help="start no further round after this time; 0: no limit")
     parser.add_argument("--wrap", default="", help="command put before each measured process, `taskset -c 0,1` say")
     parser.add_argument("--run", default=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), help="name of the run in the records")
+    parser.add_argument("--note", default="", help="kept in the records: what else the machine did, say")
     parser.add_argument("--records", default=str(ROOT / "bench" / "records" / "compare.jsonl"), help="empty: print only")
     parser.add_argument("--prepare", action="store_true", help="install and make everything, measure nothing")
     o = parser.parse_args()
@@ -269,7 +270,7 @@ def main():
                     out.write(json.dumps({**origin, "run": o.run, "system": system, "case": case_name(suite, form, r), "value": r["value"],
                                           "ceiling": r.get("ceiling", 0)}) + "\n")
     samples = [s for s in map(json.loads, store.read_text().splitlines() if store.exists() else []) if s["run"] == o.run]
-    report(samples, o.run, o.records)
+    report(samples, o.run, o.records, o.note)
     return 0
 
 

@@ -45,7 +45,7 @@ def table(head, rows):
 def source(records, command):
     first = records[0]
     n = sorted({r["n"] for r in records})
-    return f"\n{first['device']}, commit {first['commit']}, {first['run']}; medians of {n[0] if len(n) == 1 else f'{n[0]} to {n[-1]}'}; `{command}`\n"
+    return f"\n{first['device']}, commit {first['commit']}, {first['run']}; medians of {n[0] if len(n) == 1 else f'{n[0]} to {n[-1]}'}; `{command}`{'; ' + first['note'] if first.get('note') else ''}\n"
 
 
 def compare(all_records, prefix, command):
@@ -190,7 +190,7 @@ def cuda(all_records):
 def readme(r):
     text = ""
     for prefix, name in (("1.1b/", "1.1B Llama shape"), ("demo/", "demo model (SmolLM2-135M)")):
-        records = newest([x for x in r.get("compare", []) if "@" not in x["case"]], prefix)
+        records = newest([x for x in r.get("compare", []) if "@" not in x["case"] and not x.get("note")], prefix)  # nothing else ran
         by = {(x["case"], x["system"]): x["value"] for x in records}
         rows = []
         for c in dict.fromkeys(x["case"] for x in records):

@@ -1,4 +1,4 @@
-"""The records of bench/records: JSON lines {run, commit, device, system, case, value, unit, n, spread, ceiling}."""
+"""The records of bench/records: JSON lines {run, commit, device, system, case, value, unit, n, spread, ceiling}, and where something must be told of a run, its note."""
 
 import json
 import subprocess
