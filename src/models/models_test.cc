@@ -103,6 +103,17 @@ TEST(Models, ReadsPublishedSpellings) {
   EXPECT_EQ(gemma.extra["layer_windows"][4], 1024);
   const CheckpointConfig falcon = config(R"({"architectures": ["RWForCausalLM"], "model_type": "RefinedWeb", "hidden_size": 8192, "n_head": 128, "n_head_kv": 8, "n_layer": 60, "parallel_attn": true, "vocab_size": 65024})");
   EXPECT_EQ(falcon.num_key_value_heads, 8);
+  // An absent key is the class's default; null is none.
+  const char* const kDeepSeek = R"({"architectures": ["DeepseekV3ForCausalLM"], "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 48, "vocab_size": 64,
+    "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8, "kv_lora_rank": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 16)";
+  EXPECT_EQ(config(cat(kDeepSeek, "}").c_str()).extra["q_lora_rank"], 1536);
+  EXPECT_EQ(config(cat(kDeepSeek, "}").c_str()).extra["n_shared_experts"], 1);
+  EXPECT_EQ(config(cat(kDeepSeek, R"(, "q_lora_rank": null})").c_str()).extra["q_lora_rank"], 0);
+  const char* const kMistral = R"({"architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_size": 256, "num_attention_heads": 32, "num_hidden_layers": 2, "intermediate_size": 48,
+    "vocab_size": 64, "max_position_embeddings": 64, "original_max_position_embeddings": 32, "rope_scaling": {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16})";
+  EXPECT_EQ(config(cat(kMistral, "}").c_str()).num_key_value_heads, 8);
+  EXPECT_EQ(config(cat(kMistral, R"(, "num_key_value_heads": null})").c_str()).num_key_value_heads, 32);
+  EXPECT_EQ(config(cat(kMistral, "}").c_str()).rotary_scaling["original_max_position_embeddings"], 32);
   EXPECT_EQ(falcon.extra["num_ln_in_parallel_attn"], 2);
   const char* kQwen3 = R"({"architectures": ["Qwen3ForCausalLM"], "hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 64, "torch_dtype": "float64"})";
   EXPECT_EQ(config(kQwen3).head_size, 128);
