@@ -261,6 +261,9 @@ int run_serve(const Args& args) {
   };
   if (given("--response-cache-byte-size") && given("--cache-config"))
     return fail("serve", Error(Code::kUnsupported, "incompatible flags --response-cache-byte-size and --cache-config: want the second alone"));
+  for (size_t i = 0; i < args.size(); ++i)
+    if (args[i] == "--model-config-name=" || (args[i] == "--model-config-name" && i + 1 < args.size() && args[i + 1].empty()))
+      return fail("serve", Error(Code::kInvalidArgument, "empty argument for --model-config-name"));
   std::vector<std::string> rest;
   int code = 0;
   if (!read_flags(table, "serve", in_new_words(args), rest, code)) return code;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "base/json_text.h"
@@ -81,11 +82,15 @@ class ElementWriter {
       case DataType::kInt32: return integer<int32_t>(v);
       case DataType::kInt64: return integer<int64_t>(v);
       case DataType::kFp32:
-        if (!v.is_number()) return wrong(v, "a number");
-        return put(static_cast<float>(v.get<double>()));
-      case DataType::kFp64:
-        if (!v.is_number()) return wrong(v, "a number");
-        return put(v.get<double>());
+      case DataType::kFp64: {
+        double real = 0;
+        if (v.is_number()) real = v.get<double>();
+        else if (v == "NaN") real = std::numeric_limits<double>::quiet_NaN();
+        else if (v == "Infinity") real = std::numeric_limits<double>::infinity();
+        else if (v == "-Infinity") real = -std::numeric_limits<double>::infinity();
+        else return wrong(v, "a number");
+        return type_ == DataType::kFp32 ? put(static_cast<float>(real)) : put(real);
+      }
       case DataType::kBytes: {
         if (!v.is_string()) return wrong(v, "a string");
         const std::string& s = v.get_ref<const std::string&>();
@@ -119,9 +124,14 @@ template <class T>
 void append_numbers(JsonText& j, const Tensor& t) {
   for (size_t i = 0; i + sizeof(T) <= t.data.size(); i += sizeof(T)) {
     const T v = load<T>(t.data.data() + i);
-    if constexpr (std::is_floating_point_v<T>) j.number(v);
-    else if constexpr (sizeof(T) == 1) j.integer(static_cast<int>(v));  // not as characters
-    else j.integer(v);
+    if constexpr (std::is_floating_point_v<T>) {
+      if (std::isfinite(v)) j.number(v);
+      else j.raw(std::isnan(v) ? "NaN" : v < 0 ? "-Infinity" : "Infinity");  // no JSON, but what Triton writes and Python reads
+    } else if constexpr (sizeof(T) == 1) {
+      j.integer(static_cast<int>(v));  // not as characters
+    } else {
+      j.integer(v);
+    }
   }
 }
 

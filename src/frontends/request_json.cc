@@ -9,7 +9,8 @@ Result<Json> parse_request_json(std::string_view text, int max_depth) {
   std::vector<int> members;  // ':' per open bracket
   std::vector<std::string_view> keys;  // of the outermost object, as written
   std::string_view last;
-  size_t begin = 0;
+  std::string spelled;  // the text with its NaN and infinities as strings
+  size_t begin = 0, copied = 0;
   bool in_string = false;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
@@ -35,9 +36,21 @@ Result<Json> parse_request_json(std::string_view text, int max_depth) {
           return Error(Code::kInvalidArgument, cat("input '", last.substr(0, 80), "' already exists in request"));
         keys.push_back(last);
       }
+    } else if (c == 'N' || c == 'I') {
+      for (const std::string_view word : {"NaN", "Infinity", "Inf"}) {
+        if (!text.substr(i).starts_with(word)) continue;
+        const bool negative = c == 'I' && i > copied && text[i - 1] == '-';
+        spelled += text.substr(copied, i - copied - (negative ? 1 : 0));
+        spelled += c == 'N' ? "\"NaN\"" : negative ? "\"-Infinity\"" : "\"Infinity\"";
+        i += word.size() - 1;
+        copied = i + 1;
+        break;
+      }
     }
   }
-  return parse_json(text, "request body", max_depth);
+  if (copied == 0) return parse_json(text, "request body", max_depth);
+  spelled += text.substr(copied);
+  return parse_json(spelled, "request body", max_depth);
 }
 
 }  // namespace ingot::frontends

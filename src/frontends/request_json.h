@@ -1,5 +1,5 @@
 // parse_request_json: JSON from strangers. Bounded depth and bounded members per object (the value keeps members in order, so looking
-// one up is linear), no key twice in the outermost object.
+// one up is linear), no key twice in the outermost object. NaN, Infinity and -Infinity, which Python's json writes, become strings.
 //
 //   Json body = TRY(parse_request_json(request.body, 100));
 //

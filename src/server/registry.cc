@@ -708,8 +708,7 @@ Result<std::shared_ptr<LoadedModel>> ModelRegistry::find(const std::string& name
     return Error(Code::kNotFound, cat("Request for unknown model: '", name, "' has no available versions"));
   }
   auto v = versions.find(version);
-  if (v == versions.end())
-    return Error(Code::kNotFound, cat("Request for unknown model: '", name, "' version ", version, " is not found"));
+  if (v == versions.end()) return Error(Code::kNotFound, cat("Request for unknown model: '", name, "' version ", version, " is not found"));
   if (v->second.state != ModelState::kReady || !v->second.loaded)
     return Error(Code::kUnavailable, cat("Request for unknown model: '", name, "' version ", version, " is not at ready state"));
   return v->second.loaded;
@@ -722,10 +721,9 @@ Result<bool> ModelRegistry::ready(const std::string& name, int64_t version) cons
     if (version != -1 && entries_.at(key)->versions.count(version) == 0)
       return Error(Code::kNotFound, cat("Request for unknown model: '", name, "' version ", version, " is not found"));
   }
-  Result<std::shared_ptr<LoadedModel>> m = find(name, version);
-  if (!m.ok()) return false;
-  const Status s = m.value()->model->ready();
-  if (!s.ok()) INGOT_LOG(kWarning, cat("Model '", m.value()->config.name, "' version ", m.value()->version, " is not ready: ", s.error().message()));
+  const Result<std::shared_ptr<LoadedModel>> m = find(name, version);
+  const Status s = m.ok() ? m.value()->model->ready() : Status(m.error());
+  if (m.ok() && !s.ok()) INGOT_LOG(kWarning, cat("Model '", m.value()->config.name, "' version ", m.value()->version, " is not ready: ", s.error().message()));
   return s.ok();
 }
 
