@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
-use tokenizers::Tokenizer;
+use tokenizers::{NormalizedString, Normalizer, Tokenizer};
 
 use crate::charsmap::Charsmap;
 
@@ -133,6 +133,14 @@ fn byte_map() -> HashMap<char, u8> {
     map
 }
 
+fn empty_when_normalized(tokenizer: &Tokenizer, content: &str) -> Result<bool, String> {
+    let mut text = NormalizedString::from(content);
+    if let Some(normalizer) = tokenizer.get_normalizer() {
+        normalizer.normalize(&mut text).map_err(|e| format!("tokenizer.json: {e}"))?;
+    }
+    Ok(text.get().is_empty())
+}
+
 impl Tok {
     pub fn new(json: &[u8]) -> Result<Tok, String> {
         let (charsmap, json) = Charsmap::split(json)?;
@@ -160,6 +168,9 @@ impl Tok {
             tokens[id as usize] = Token { flags: EXISTS, content, bytes };
         }
         for (id, token) in &added {
+            if token.normalized && empty_when_normalized(&inner, &token.content)? {
+                return Err(format!("tokenizer.json: added token {id}, '{}', is nothing when normalised, so it would be found everywhere", token.content));
+            }
             // What the normaliser makes of an added token is the form that decoders undo.
             let form = inner.id_to_token(*id).unwrap_or_else(|| token.content.clone());
             let bytes = decoder.bytes(&form, &map);

@@ -67,6 +67,11 @@ class Fields {
   std::string_view rest_;
 };
 
+bool only_spaces(std::string_view text) {
+  while (text.starts_with(' ') || text.starts_with(kSpaceMark)) text.remove_prefix(text[0] == ' ' ? 1 : kSpaceMark.size());
+  return text.empty();
+}
+
 Error damaged(std::string_view name, std::string_view where) {
   return Error(Code::kInvalidArgument, cat(name, " is not a sentencepiece model: damaged protobuf in ", where));
 }
@@ -202,7 +207,7 @@ Result<std::string> tokenizer_json(const SentencePieceModel& m, std::vector<Adde
   const bool in_normalised = m.add_dummy_prefix && !m.segments_get_prefix;
   std::string symbols, specials;
   for (AddedToken& a : added) {
-    a.normalized = in_normalised;
+    a.normalized = in_normalised && !(m.remove_extra_whitespaces && only_spaces(a.content));  // those would normalise to nothing
     std::string& list = a.special ? specials : symbols;
     if (!list.empty()) list += '|';
     for (char c : a.content) {

@@ -96,7 +96,7 @@ std::shared_ptr<const Tokenizer> load_raw_sentencepiece(std::string_view name) {
   return Tokenizer::create(*sealed).value();
 }
 
-void expect_reference(const Tokenizer& t, std::string_view name, int tolerance = 0) {
+void expect_reference(const Tokenizer& t, std::string_view name) {
   const std::string file = fixture(cat(name, "/expected.json"));
   const Json expected = parse_json(read_file(file).value(), file).value();
   int sample_seed = 0;
@@ -105,7 +105,6 @@ void expect_reference(const Tokenizer& t, std::string_view name, int tolerance =
     ASSERT_EQ(random_string(sample_seed++), text);
     EXPECT_EQ(t.encode(text, false).value(), sample["ids"].get<std::vector<int32_t>>()) << dump_json(sample["text"]);
   }
-  int differing = 0;
   const auto block = expected["block"].get<int>();
   int seed = 0;
   for (const Json& want : expected["hashes"]) {
@@ -117,8 +116,7 @@ void expect_reference(const Tokenizer& t, std::string_view name, int tolerance =
     }
     char hex[17];
     std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(h));
-    if (hex == want.get<std::string>()) continue;
-    EXPECT_LE(++differing, tolerance) << name << ": strings " << seed - block << " to " << seed - 1;
+    EXPECT_EQ(hex, want.get<std::string>()) << name << ": strings " << seed - block << " to " << seed - 1;
   }
   EXPECT_EQ(seed, 10000);
 }
@@ -130,11 +128,7 @@ TEST(Load, Llama3RanksEqualTiktoken) { expect_reference(*load("tiktoken_llama3")
 TEST(Load, SentencePieceBpeEqualsSentencePiece) { expect_reference(*load_raw_sentencepiece("spm_bpe"), "spm_bpe"); }
 TEST(Load, SentencePieceSymbolsEqualSentencePiece) { expect_reference(*load_raw_sentencepiece("spm_symbols"), "spm_symbols"); }
 TEST(Load, SentencePieceUnigramEqualsSentencePiece) { expect_reference(*load_raw_sentencepiece("spm_unigram"), "spm_unigram"); }
-TEST(Load, SentencePieceRulesEqualSentencePiece) {
-  // The tokenizers library looks its rules up by grapheme cluster, sentencepiece by character: they part where a combining mark stands
-  // behind a character with a rule, in five of these strings.
-  expect_reference(*load_raw_sentencepiece("spm_rules"), "spm_rules", /*tolerance=*/5);
-}
+TEST(Load, SentencePieceRulesEqualSentencePiece) { expect_reference(*load_raw_sentencepiece("spm_rules"), "spm_rules"); }
 
 TEST(Load, SentencePieceDecodesAsSentencePiece) {
   for (const char* name : {"spm_bpe", "spm_symbols"}) {
@@ -368,6 +362,17 @@ TEST(Load, SentencePieceFolderFollowsItsConfiguration) {
 }
 
 // GLM-4's tokenizer.model holds ranks; its own specials follow them, or those that the folder lists.
+TEST(Load, SentencePieceSymbolsOfSpacesAreFoundAsTheyAre) {
+  // Where extra spaces are removed, the normaliser would leave nothing of such a symbol, which is found everywhere.
+  const std::string folder = fresh_folder();
+  auto put = [&](std::string_view name, std::string_view text) { ASSERT_TRUE(write_file(join_path(folder, name), text).ok()); };
+  put("tokenizer.model", read_file(fixture("spm_rules/tokenizer.model")).value());
+  put("tokenizer_config.json", R"({"legacy": false, "add_bos_token": false, "added_tokens_decoder": {"1200": {"content": "  "}}})");
+  auto t = Tokenizer::create(load_tokenizer(folder).value()).value();
+  EXPECT_EQ(t->encode(" ", true).value(), std::vector<int32_t>{});
+  EXPECT_EQ(t->encode("a  ", true).value().back(), 1200);
+}
+
 TEST(Load, Glm4RanksHaveTheirOwnSpecials) {
   const std::string folder = fresh_folder();
   const auto put = [&](const char* name, std::string_view text) { ASSERT_TRUE(write_file(join_path(folder, name), text).ok()); };
@@ -401,6 +406,11 @@ TEST(Load, NamesWhatIsWrong) {
   };
   EXPECT_NE(error("tokenizer.json", "{}").find("tokenizer.json"), std::string::npos);
   EXPECT_NE(error("tokenizer.json", R"({"version":"1.0","model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}})").find("no decoder"),
+            std::string::npos);
+  EXPECT_NE(error("tokenizer.json", R"({"version":"1.0","normalizer":{"type":"Strip","strip_left":true,"strip_right":true},"decoder":{"type":"Fuse"},
+      "model":{"type":"BPE","vocab":{"a":0},"merges":[]},
+      "added_tokens":[{"id":1,"content":" ","special":false,"normalized":true,"single_word":false,"lstrip":false,"rstrip":false}]})")
+                .find("added token 1, ' ', is nothing when normalised"),
             std::string::npos);
   EXPECT_NE(error("tokenizer.model", "not a model").find("damaged protobuf"), std::string::npos);
   EXPECT_NE(error("x.tiktoken", "IQ== 0\nIQ== 1\n").find("line 2: the token occurs twice"), std::string::npos);
