@@ -16,21 +16,11 @@ Status sized(OrderedArgs<T>& a, Launch& l) {
 template <class T>
 Status ordered_as(const LinearCall& c, Launch& l) {
   OrderedArgs<T> a{};
+  set_output(a, c);
   a.w = weight_args(*c.weight, c.data);
   if (c.gated) a.second = weight_args(*c.weight, c.data, c.weight->n / 2);
   a.x = c.x.as<T>();
   a.x_stride = c.x.stride;
-  a.rows = c.rows;
-  a.outputs = static_cast<int>(c.gated ? c.weight->n / 2 : c.weight->n);
-  a.activation = c.activation;
-  a.bias = {c.bias, c.bias_dtype};
-  a.y = c.y.data;
-  a.y_stride = c.y.stride;
-  a.wide = c.y.dtype == DType::kF32;
-  if (c.residual) {
-    a.residual = c.residual->as<T>();
-    a.residual_stride = c.residual->stride;
-  }
   const auto with = [&](auto d) -> Status {
     constexpr DType D = decltype(d)::value;
     return c.gated ? sized<T, D, true>(a, l) : sized<T, D, false>(a, l);

@@ -44,20 +44,13 @@ struct ExpertTile {
 };
 
 template <class T>
-struct OrderedArgs {
+struct OrderedArgs : OutputArgs<T> {
   WeightArgs w, second;  // second: of a gated product, where the other halves begin
   const T* x;
   int64_t x_stride;
-  int rows, outputs, tiles;
+  int tiles;
   int of_block, stages;  // tiles of a block; stages of its ring: 4, 8 or 16
   int scales;            // of a row of weights in a stage: 8, 1, or 0: one for all of it
-  int activation;
-  AnyVector bias;
-  void* y;
-  int64_t y_stride;
-  bool wide;  // y is f32
-  const T* residual;
-  int64_t residual_stride;
   // Of experts: w and second are stacks; whose rows the tiles of y's rows are, and which row of x each of these is; null: x is in their order.
   const ExpertTile* list;
   const int32_t* listed;  // how many

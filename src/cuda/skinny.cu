@@ -9,27 +9,17 @@ namespace {
 template <class T>
 Status skinny_as(const LinearCall& c, Launch& l) {
   SkinnyArgs<T> a{};
+  set_output(a, c);
   a.w = weight_args(*c.weight, c.data);
   a.x = c.x.as<T>();
   a.x_stride = c.x.stride;
-  a.rows = c.rows;
-  a.outputs = static_cast<int>(c.gated ? c.weight->n / 2 : c.weight->n);
   a.per_channel = a.w.group == a.w.k && !a.w.zeros;
   a.groups = a.w.group ? a.w.k / a.w.group : 0;
   a.shift = a.w.group > 0 && (a.w.group & (a.w.group - 1)) == 0 ? std::countr_zero(static_cast<unsigned>(a.w.group)) : -1;
-  a.activation = c.activation;
-  a.bias = {c.bias, c.bias_dtype};
   a.norm = {c.norm, c.norm_dtype};
   a.eps = c.eps;
   a.squares = c.squares;
   a.squares_parts = c.squares_parts;
-  a.y = c.y.data;
-  a.y_stride = c.y.stride;
-  a.wide = c.y.dtype == DType::kF32;
-  if (c.residual) {
-    a.residual = c.residual->as<T>();
-    a.residual_stride = c.residual->stride;
-  }
   if (c.next_norm) {
     a.next_norm = {c.next_norm, c.next_norm_dtype};
     a.scaled = c.scaled.as<T>();

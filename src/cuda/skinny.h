@@ -7,25 +7,19 @@
 namespace ingot::cuda {
 
 template <class T>
-struct SkinnyArgs {
+struct SkinnyArgs : OutputArgs<T> {
   WeightArgs w;
   const T* x;
   int64_t x_stride;
-  int rows, outputs, tiles;
+  int tiles;
   int splits, chunk;  // blocks that share a tile; columns of each, a multiple of a step's
   int stages;         // of a warp's ring: 2 or 4; 0: no ring
   bool per_channel;   // one scale a row of weights: applied at the end
   int groups, shift;  // scales of a row; log2 of a group, or -1
-  int activation;
-  AnyVector bias, norm;
+  AnyVector norm;
   float eps;
   const float* squares;  // [rows, parts]: the norm of x but for 1 / rms is done, its sums of squares are here
   int squares_parts;
-  void* y;
-  int64_t y_stride;
-  bool wide;  // y is f32
-  const T* residual;
-  int64_t residual_stride;
   AnyVector next_norm;  // with next_squares
   T* scaled;
   int64_t scaled_stride;

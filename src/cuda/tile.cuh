@@ -19,15 +19,7 @@ constexpr int kTileRing = 112 << 10;             // shared memory of each
 constexpr int kTileOutPitch = kTileOutputs + 4;  // floats between rows of the results in shared memory
 
 template <class T>
-struct TileArgs {
-  int rows, outputs;  // gated: row n of the weights has its partner at n + outputs
-  int activation;
-  AnyVector bias;
-  void* y;
-  int64_t y_stride;
-  bool wide;  // y is f32
-  const T* residual;
-  int64_t residual_stride;
+struct TileArgs : OutputArgs<T> {
   bool in_order;      // stages are added up from the first to the last
   bool vectors;       // eight results of a row can be written at once
   float* parts;       // [tiles][blocks of a tile][N / 8][kTileThreads][4]
@@ -40,19 +32,9 @@ TileArgs<T> tile_args(const LinearCall& c, Launch& l) {
     return (reinterpret_cast<uintptr_t>(m.data) | static_cast<uintptr_t>(m.stride) * (m.dtype == DType::kF32 ? 4 : 2)) % 16 == 0;
   };
   TileArgs<T> a{};
-  a.rows = c.rows;
-  a.outputs = static_cast<int>(c.gated ? c.weight->n / 2 : c.weight->n);
-  a.activation = c.activation;
-  a.bias = {c.bias, c.bias_dtype};
-  a.y = c.y.data;
-  a.y_stride = c.y.stride;
-  a.wide = c.y.dtype == DType::kF32;
+  set_output(a, c);
   a.in_order = l.deterministic;
   a.vectors = aligned(c.y) && (!c.residual || aligned(*c.residual));
-  if (c.residual) {
-    a.residual = c.residual->as<T>();
-    a.residual_stride = c.residual->stride;
-  }
   a.parts = static_cast<float*>(l.scratch);
   a.arrived = tile_counters(l);
   return a;

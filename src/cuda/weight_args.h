@@ -1,7 +1,7 @@
-// Where a weight's sections lie on the device (raw layout of ingot_weight_desc), as kernels want it.
+// Where a weight's sections lie on the device (raw layout of ingot_weight_desc) and where a product's results go, as kernels want it.
 #pragma once
 
-#include "cuda/cuda.h"
+#include "cuda/linear.h"
 
 namespace ingot::cuda {
 
@@ -36,5 +36,32 @@ struct AnyVector {
     }
   }
 };
+
+template <class T>
+struct OutputArgs {
+  int rows, outputs;  // gated: row n of the weights has its partner at n + outputs
+  int activation;
+  AnyVector bias;
+  void* y;
+  int64_t y_stride;
+  bool wide;  // y is f32
+  const T* residual;
+  int64_t residual_stride;
+};
+
+template <class T>
+void set_output(OutputArgs<T>& a, const LinearCall& c) {
+  a.rows = c.rows;
+  a.outputs = static_cast<int>(c.gated ? c.weight->n / 2 : c.weight->n);
+  a.activation = c.activation;
+  a.bias = {c.bias, c.bias_dtype};
+  a.y = c.y.data;
+  a.y_stride = c.y.stride;
+  a.wide = c.y.dtype == DType::kF32;
+  if (c.residual) {
+    a.residual = c.residual->as<T>();
+    a.residual_stride = c.residual->stride;
+  }
+}
 
 }  // namespace ingot::cuda
