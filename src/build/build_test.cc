@@ -408,6 +408,13 @@ TEST(Build, DividesInputsByASmoother) {
     std::memcpy(&factor, raw.data() + 4 * i, 4);
     EXPECT_EQ(factor, 1 / smoother[i]);
   }
+  Tensors zero;
+  tiny_tensors(zero, false);
+  zero.add(name, DType::kF32, {16}, std::vector<std::byte>(64));
+  const auto divides = b("zero", {.config = tiny_config(false), .tensors = &zero});
+  ASSERT_FALSE(divides.ok());
+  EXPECT_NE(divides.error().message().find("'transformer.layers.0.attention.dense.smoother' holds 0 for input 0, want a finite number that is not 0"), std::string::npos)
+      << divides.error().message();
   t.add_normal("transformer.layers.0.attention.dense.act_scale", {1});
   const auto refused = b("static", {.config = tiny_config(false), .tensors = &t});
   ASSERT_FALSE(refused.ok());

@@ -1,6 +1,7 @@
 #include "build/internal/weight_provider.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <numeric>
@@ -421,7 +422,12 @@ Result<int> insert_input_scales(graph::Graph& g, const WeightProvider& weights) 
     std::vector<float> factors(static_cast<size_t>(type.width));
     std::memcpy(factors.data(), raw.data(), factors.size() * 4);
     if (tensor.ends_with(kSmoother)) {  // inputs are divided by it
-      for (float& f : factors) f = 1 / f;
+      for (size_t k = 0; k < factors.size(); ++k) {
+        const float f = factors[k];
+        factors[k] = 1 / f;
+        if (!std::isfinite(f) || !std::isfinite(factors[k]))
+          return Error(Code::kInvalidArgument, cat("tensor '", tensor, "' holds ", f, " for input ", k, ", want a finite number that is not 0"));
+      }
       scale.parts.clear();
       scale.constant = factors;
     }

@@ -39,9 +39,9 @@ Status validate_scales(const TensorSource& t, const TensorInfo& weight, int64_t 
   const TensorInfo& scale = group ? *group : *channel;
   if (!is_scale_type(scale.dtype)) return wrong(t, scale, cat("has type ", dtype_name(scale.dtype)), "f32, f16 or bf16");
   const int64_t count = scale.shape.elements();
-  if (weight.dtype == DType::kF8E4M3 && count == 1) return {};
+  const bool whole = count == 1 && weight.dtype != DType::kU8;  // one scale of the matrix
   const int64_t groups = rows > 0 ? count / rows : 0;
-  if (groups == 0 || count % rows != 0 || k % groups != 0 || (!group && groups != 1) || (groups != 1 && scale.shape[-1] != groups))
+  if (!whole && (groups == 0 || count % rows != 0 || k % groups != 0 || (!group && groups != 1) || (groups != 1 && scale.shape[-1] != groups)))
     return wrong(t, scale, cat("has shape ", str(scale.shape)),
                  group ? cat("[", rows, ", groups] with groups dividing ", k, " (", weight.name, ")") : cat("[", rows, "] (outputs of ", weight.name, ")"));
   if (const TensorInfo* zero = t.info(layer + ".zero")) {

@@ -140,6 +140,8 @@ TEST(Checkpoint, ValidationNamesTensorFoundWanted) {
   EXPECT_HAS(error({{weight, DType::kI8, {8, 64}}, {scale, DType::kF32, {8, 3}}}), "has shape [8, 3], want [8, groups] with groups dividing 64");
   EXPECT_HAS(error({{weight, DType::kI8, {8, 64}}, {scale, DType::kF32, {2, 8}}}), "has shape [2, 8]");
   EXPECT_HAS(error({{weight, DType::kI8, {8, 64}}, {channel, DType::kF32, {16}}}), "want [8] (outputs of");
+  EXPECT_HAS(error({{weight, DType::kI8, {8, 64}}, {channel, DType::kF32, {1}}}), "(no error)");
+  EXPECT_HAS(error({{weight, DType::kU8, {8, 32}}, {channel, DType::kF32, {1}}}), "has shape [1], want [8]");
   EXPECT_HAS(error({{weight, DType::kI8, {8, 64}}, {channel, DType::kI32, {8}}}), "has type i32, want f32, f16 or bf16");
   EXPECT_HAS(error({{weight, DType::kF8E4M3, {8, 64}}, {channel, DType::kF32, {8}}, {zero, DType::kF32, {8}}}), "belongs to an fp8 weight");
   EXPECT_HAS(error({{weight, DType::kU8, {8, 32}}, {scale, DType::kF32, {8, 2}}, {zero, DType::kF32, {8}}}), "want [8, 2] (the scales)");

@@ -35,6 +35,9 @@ struct Rule {
 // Scales of a stack's rows: [experts, rows], as [experts, rows, 1].
 bool is_stack_of_scales(const TensorInfo& info) { return info.shape.rank() == 2 && info.name.ends_with(".per_channel_scale"); }
 
+// Factors of a product's inputs: [inputs] or [1, inputs].
+bool is_input_scale(std::string_view name) { return name.ends_with(".prequant_scaling_factor") || name.ends_with(".smoother"); }
+
 int64_t vocabulary(const CheckpointConfig& c, int tp) { return (int64_t{c.vocab_size} + tp - 1) / tp * tp; }
 
 bool is_sharded_table(const CheckpointConfig& c, std::string_view name, int dim) {
@@ -53,6 +56,8 @@ Result<Rule> rule_of(const CheckpointConfig& c, const TensorInfo& info, std::str
     r.repeats = std::move(repeats);
   };
   if (info.shape.elements() == 1) return r;  // one scale of a whole tensor
+  const bool in_columns = module == "attention.dense" || module == "mlp.proj" || module == "mlp.shared_expert.proj";
+  if (is_input_scale(info.name) && !in_columns) return r;  // every rank has all inputs
   if (info.name.starts_with("lm_head.") || is_sharded_table(c, info.name, 0)) {
     in_rows({vocabulary(c, tp)}, {1});
   } else if (is_sharded_table(c, info.name, 1)) {
@@ -69,7 +74,7 @@ Result<Rule> rule_of(const CheckpointConfig& c, const TensorInfo& info, std::str
     const int64_t experts = stack ? info.shape[0] : 1, own = rows / experts;
     if (halves) in_rows({own / 2, own / 2}, {1, 1});
     else in_rows({own}, {1});
-  } else if (module == "attention.dense" || module == "mlp.proj" || module == "mlp.shared_expert.proj") {
+  } else if (in_columns) {
     if (kind == "bias") r.bias_of_columns = true;
     else if (kind != "per_channel_scale") r.split = Split::kColumns;
   }
@@ -114,7 +119,7 @@ Result<std::optional<Shard>> shard_of(const CheckpointConfig& c, const TensorInf
   } else if (pp_rank != 0 && !(c.share_embedding_table && info.name == "transformer.vocab_embedding.weight" && pp_rank == m.pp_size - 1)) {
     return std::optional<Shard>();
   }
-  s.full_width = s.columns = info.shape.rank() < 2 || is_stack_of_scales(info) ? 1 : info.shape[-1];
+  s.full_width = s.columns = (info.shape.rank() < 2 && !is_input_scale(info.name)) || is_stack_of_scales(info) ? 1 : info.shape[-1];
   const int64_t rows = s.full_width > 0 ? info.shape.elements() / s.full_width : 0;
   const Rule r = TRY(rule_of(c, info, tail, rows, tp));
   if (r.bias_of_columns && tp_rank != 0) return std::optional<Shard>(std::move(s));  // no rows: zeros

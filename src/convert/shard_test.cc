@@ -126,6 +126,11 @@ TEST(Shard, RanksHoldWhatTheRulesSay) {
   EXPECT_EQ(qkv.rows[2].from, 28);
   EXPECT_EQ(shard("transformer.layers.1.mlp.proj.weight", {16, 24}, 1).column_begin, 6);
   EXPECT_TRUE(shard("transformer.layers.1.attention.dense.bias", {16}, 1).rows.empty());  // zeros beside rank 0's
+  const Shard smoother = shard("transformer.layers.1.mlp.proj.smoother", {24}, 1);  // as the columns of its weight
+  EXPECT_EQ(smoother.shape, (Shape{6}));
+  EXPECT_EQ(smoother.column_begin, 6);
+  EXPECT_EQ(shard("transformer.layers.1.attention.dense.prequant_scaling_factor", {1, 16}, 3).shape, (Shape{1, 4}));
+  EXPECT_EQ(shard("transformer.layers.1.attention.qkv.prequant_scaling_factor", {16}, 3).shape, (Shape{16}));  // all ranks have all inputs
   const Shard head = shard("lm_head.weight", {10, 16}, 3);
   EXPECT_EQ(head.shape, (Shape{3, 16}));
   ASSERT_EQ(head.rows.size(), 1u);
