@@ -11,6 +11,7 @@ import nncf
 import openvino
 import openvino_tokenizers
 from optimum.exporters.openvino import main_export
+from optimum.intel import OVConfig
 from transformers import AutoTokenizer
 
 
@@ -18,7 +19,8 @@ def main():
     source, out, group = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 64
     fp16 = out / "fp16"
     if not (fp16 / "openvino_model.bin").exists():
-        main_export(str(source), output=str(fp16), task="text-generation-with-past")
+        # Without a configuration of weights, models of more than 1e9 parameters come out in int8.
+        main_export(str(source), output=str(fp16), task="text-generation-with-past", ov_config=OVConfig(dtype="fp16"))
         tokenizer = AutoTokenizer.from_pretrained(source)
         for name, part in zip(("openvino_tokenizer", "openvino_detokenizer"), openvino_tokenizers.convert_tokenizer(tokenizer, with_detokenizer=True)):
             openvino.save_model(part, fp16 / f"{name}.xml")
