@@ -40,7 +40,8 @@ class ElementWriter {
   Error wrong(const Json& v, const char* want) const {
     const bool real = type_ == DataType::kFp32 || type_ == DataType::kFp64;
     const char* kind = type_ == DataType::kBytes ? "string" : type_ == DataType::kBool ? "boolean" : real ? "number" : "integer";
-    std::string found = v.is_string() ? std::string("a string") : v.is_object() || v.is_array() ? json_type(v) : dump_json(v);
+    std::string found = v.is_string() ? std::string("a string") : v.is_object() || v.is_array() ? json_type(v)
+                        : v.is_number_float() && !std::isfinite(v.get<double>()) ? std::string("NaN or an infinity") : dump_json(v);
     // The first half is what clients of Triton match.
     return bad(cat("Unable to parse 'data': attempt to access JSON non-", kind, " as ", kind, ": input '", input_, "' has ", found, " at element ", count_ - 1,
                    ", want ", want, " (", server::protocol_name(type_), ")"));
@@ -83,12 +84,8 @@ class ElementWriter {
       case DataType::kInt64: return integer<int64_t>(v);
       case DataType::kFp32:
       case DataType::kFp64: {
-        double real = 0;
-        if (v.is_number()) real = v.get<double>();
-        else if (v == "NaN") real = std::numeric_limits<double>::quiet_NaN();
-        else if (v == "Infinity") real = std::numeric_limits<double>::infinity();
-        else if (v == "-Infinity") real = -std::numeric_limits<double>::infinity();
-        else return wrong(v, "a number");
+        if (!v.is_number()) return wrong(v, "a number");
+        const double real = v.get<double>();
         return type_ == DataType::kFp32 ? put(static_cast<float>(real)) : put(real);
       }
       case DataType::kBytes: {
@@ -411,7 +408,7 @@ Result<InferBody> parse_infer_body(std::shared_ptr<const std::string> body, std:
   if (header_length && (*header_length < 0 || static_cast<uint64_t>(*header_length) > body->size()))
     return bad(cat("inference header size should be in range (0, ", body->size(), "), got: ", *header_length));
   const size_t json_bytes = header_length ? static_cast<size_t>(*header_length) : body->size();
-  const Json json = TRY(parse_request_json(std::string_view(*body).substr(0, json_bytes), limits.json_depth));
+  const Json json = TRY(parse_request_json(std::string_view(*body).substr(0, json_bytes), limits.json_depth, true));
   if (!json.is_object()) return bad(cat("request body: found ", json_type(json), ", want an object"));
   InferBody b;
   if (auto it = json.find("id"); it != json.end()) {
