@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <fstream>
+#include <map>
 #include <random>
 
 #include "base/json_text.h"
@@ -311,6 +312,17 @@ Result<std::vector<server::Quantile>> parse_quantiles(const std::string& text) {
   return out;
 }
 
+// What OpenTelemetry's own software reads from the environment. Text: what is wrong there stops no server.
+struct OtelVariables {
+  std::string bsp_max_queue_size, bsp_schedule_delay, bsp_max_export_batch_size;
+  template <class Self, class V>
+  static void fields(Self& o, V&& v) {
+    v("bsp-max-queue-size", o.bsp_max_queue_size, "Spans that wait at most.");
+    v("bsp-schedule-delay", o.bsp_schedule_delay, "Milliseconds that the first of a batch waits for others.");
+    v("bsp-max-export-batch-size", o.bsp_max_export_batch_size, "Spans of one export at most.");
+  }
+};
+
 }  // namespace
 
 Result<server::CoreOptions> core_options(const ServerOptions& o) {
@@ -355,10 +367,8 @@ Status set_up_traces(server::Server& server, const ServerOptions& o) {
     for (char& c : text) c = static_cast<char>(change(static_cast<unsigned char>(c)));
     return text;
   };
-  std::vector<std::string> items = o.metrics.trace_config;
-  for (const char* key : {"bsp_max_queue_size", "bsp_schedule_delay", "bsp_max_export_batch_size"})  // the flags come later and win
-    if (const char* value = std::getenv(cat("OTEL_", in_case(key, std::toupper)).c_str())) items.insert(items.begin(), cat("opentelemetry,", key, "=", value));
-  for (std::string item : items) {
+  std::map<std::string, int64_t> bsp;  // of the flags
+  for (std::string item : o.metrics.trace_config) {
     if (item.starts_with("opentelemetry,")) {
       auto [key, value] = TRY(key_value(item.substr(14), "--trace-config opentelemetry"));
       if (key == "url") {
@@ -368,12 +378,8 @@ Status set_up_traces(server::Server& server, const ServerOptions& o) {
         std::erase_if(otlp.resource, [&name = name](const auto& r) { return r.first == name; });
         otlp.resource.emplace_back(name, of);
         resource += cat(resource.empty() ? "" : ",", value);
-      } else if (key == "bsp_max_queue_size") {
-        otlp.max_queue = static_cast<size_t>(TRY(number(key, value, 1)));
-      } else if (key == "bsp_schedule_delay") {
-        otlp.delay_ms = TRY(number(key, value, 0));
-      } else if (key == "bsp_max_export_batch_size") {
-        otlp.max_batch = static_cast<size_t>(TRY(number(key, value, 1)));
+      } else if (key == "bsp_max_queue_size" || key == "bsp_schedule_delay" || key == "bsp_max_export_batch_size") {
+        bsp[key] = TRY(number(key, value, key == "bsp_schedule_delay" ? 0 : 1));
       } else {
         return Error(Code::kInvalidArgument, cat("--trace-config opentelemetry: unknown key '", key,
                                                  "', want url, resource, bsp_max_queue_size, bsp_schedule_delay or bsp_max_export_batch_size"));
@@ -406,6 +412,20 @@ Status set_up_traces(server::Server& server, const ServerOptions& o) {
   }
   std::shared_ptr<OtlpExporter> exporter;
   if (t.to_spans()) {
+    OtelVariables variables;
+    OptionTable environment("", "");
+    environment.add(variables);
+    TRY(environment.read_environment("OTEL_"));
+    const auto choose = [&](const char* key, const std::string& variable, int64_t least, int64_t otherwise) -> int64_t {
+      if (auto it = bsp.find(key); it != bsp.end()) return it->second;
+      if (variable.empty()) return otherwise;
+      if (const Result<int64_t> n = number(key, variable, least); n.ok()) return *n;
+      INGOT_LOG(kWarning, cat("OTEL_", in_case(key, std::toupper), ": found '", variable, "', want an integer from ", least, "; ", otherwise, " is used"));
+      return otherwise;
+    };
+    otlp.max_queue = static_cast<size_t>(choose("bsp_max_queue_size", variables.bsp_max_queue_size, 1, static_cast<int64_t>(otlp.max_queue)));
+    otlp.delay_ms = choose("bsp_schedule_delay", variables.bsp_schedule_delay, 0, otlp.delay_ms);
+    otlp.max_batch = static_cast<size_t>(choose("bsp_max_export_batch_size", variables.bsp_max_export_batch_size, 1, static_cast<int64_t>(otlp.max_batch)));
     if (url) t.mode_options.emplace_back("url", otlp.url);
     if (!resource.empty()) t.mode_options.emplace_back("resource", resource);
     t.mode_options.emplace_back("bsp_max_export_batch_size", cat(otlp.max_batch));

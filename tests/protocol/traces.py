@@ -211,7 +211,7 @@ def check_spans(binary):
     header = {"traceparent": "00-0af7651916cd43dd8448eb211c12666c-b7ad6b7169242424-01"}
     above = ("b7ad6b7169242424", "0af7651916cd43dd8448eb211c12666c")
     single = [("InferRequest", None), ("single", "InferRequest"), ("compute", "single")]
-    os.environ.update(OTEL_BSP_MAX_QUEUE_SIZE="1024", OTEL_BSP_SCHEDULE_DELAY="100000")  # a flag goes before
+    os.environ.update(OTEL_BSP_MAX_QUEUE_SIZE="1024", OTEL_BSP_SCHEDULE_DELAY="100000", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="many")  # a flag goes before
     with Collector() as c:
         settings = ["level=timestamps", "rate=2", "count=1", "mode=OpenTelemetry", f"opentelemetry,url={c.url}", "opentelemetry,resource=test.key=test.value",
                     "opentelemetry,resource=service.name=test", "opentelemetry,bsp_schedule_delay=20"]
@@ -249,6 +249,7 @@ def main():
     os.makedirs(work)
     path = Path(work) / "trace.json"
     flags = [word for setting in ("level=TIMESTAMPS", "rate=1", f"triton,file={path}") for word in ("--trace-config", setting)]
+    os.environ.update(OTEL_BSP_MAX_QUEUE_SIZE="none", OTEL_BSP_SCHEDULE_DELAY="")  # nothing to who exports no spans
     with FakeServer(binary, "--allow-grpc", "true", "--grpc-port", "0", *flags) as s:
         with http_client.InferenceServerClient(f"127.0.0.1:{s.http_port}") as h, grpc_client.InferenceServerClient(f"127.0.0.1:{s.grpc_port}") as g:
             check_front_ends(s, h, g, path)
