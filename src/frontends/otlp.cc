@@ -1,12 +1,12 @@
 #include "frontends/otlp.h"
 
 #include <netdb.h>
+#include <poll.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
+#include <cerrno>
 #include <cstring>
 
 #include "base/json_text.h"
@@ -16,11 +16,14 @@
 namespace ingot::frontends {
 namespace {
 
-constexpr timeval kTimeout{5, 0};  // of each step of one export
+using Clock = std::chrono::steady_clock;
+constexpr std::chrono::seconds kExport{5}, kStop{2};  // for one export; for all that still waits when the server ends
+constexpr std::chrono::milliseconds kLook{100};       // so often who waits sees whether the server ends
 
 // One HTTP/1.1 exchange on a connection of its own; the status of the answer.
 class Connection {
  public:
+  explicit Connection(const std::atomic<Clock::time_point>& stop) : stop_(stop) {}
   ~Connection() {
     if (fd_ >= 0) close(fd_);
   }
@@ -28,25 +31,19 @@ class Connection {
     addrinfo hints{}, *found = nullptr;
     hints.ai_socktype = SOCK_STREAM;
     if (int e = getaddrinfo(host.c_str(), port.c_str(), &hints, &found); e != 0) return Error(Code::kUnavailable, gai_strerror(e));
-    int error = 0;
-    for (addrinfo* a = found; a != nullptr && fd_ < 0; a = a->ai_next) {
-      fd_ = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
-      if (fd_ < 0) continue;
-      setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &kTimeout, sizeof kTimeout);
-      setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &kTimeout, sizeof kTimeout);  // of connect() too
-      if (connect(fd_, a->ai_addr, a->ai_addrlen) == 0) break;
-      error = errno;
-      close(fd_);
-      fd_ = -1;
+    Status connected = Error(Code::kUnavailable, "no address");
+    for (addrinfo* a = found; a != nullptr; a = a->ai_next) {
+      connected = connect_to(*a);
+      if (connected.ok()) break;
     }
     freeaddrinfo(found);
-    if (fd_ < 0) return Error(Code::kUnavailable, std::strerror(error));
-    return {};
+    return connected;
   }
   Status send(std::string_view text) {
     while (!text.empty()) {
+      TRY(wait(POLLOUT, "sending"));
       const ssize_t n = ::send(fd_, text.data(), text.size(), MSG_NOSIGNAL);
-      if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
       if (n <= 0) return Error(Code::kUnavailable, cat("sending: ", std::strerror(errno)));
       text.remove_prefix(static_cast<size_t>(n));
     }
@@ -56,8 +53,9 @@ class Connection {
     std::string head;
     char chunk[512];
     while (head.find('\n') == head.npos && head.size() < 4096) {
+      TRY(wait(POLLIN, "waiting for the answer"));
       const ssize_t n = recv(fd_, chunk, sizeof chunk, 0);
-      if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
       if (n < 0) return Error(Code::kUnavailable, cat("waiting for the answer: ", std::strerror(errno)));
       if (n == 0) break;
       head.append(chunk, static_cast<size_t>(n));
@@ -66,6 +64,32 @@ class Connection {
   }
 
  private:
+  Status connect_to(const addrinfo& a) {
+    if (fd_ >= 0) close(fd_);
+    fd_ = socket(a.ai_family, a.ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a.ai_protocol);
+    if (fd_ < 0) return Error(Code::kUnavailable, std::strerror(errno));
+    int error = connect(fd_, a.ai_addr, a.ai_addrlen) == 0 ? 0 : errno;
+    if (error == EINPROGRESS) {
+      TRY(wait(POLLOUT, "connecting"));
+      socklen_t size = sizeof error;
+      if (getsockopt(fd_, SOL_SOCKET, SO_ERROR, &error, &size) != 0) error = errno;
+    }
+    if (error != 0) return Error(Code::kUnavailable, std::strerror(error));
+    return {};
+  }
+  Status wait(short events, const char* what) const {
+    for (;;) {
+      const auto left = std::min(until_, stop_.load()) - Clock::now();
+      if (left <= Clock::duration::zero()) return Error(Code::kUnavailable, cat(what, ": no time is left"));
+      pollfd p{fd_, events, 0};
+      const int n = poll(&p, 1, static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(std::min<Clock::duration>(left, kLook)).count()));
+      if (n > 0) return {};
+      if (n < 0 && errno != EINTR) return Error(Code::kUnavailable, cat(what, ": ", std::strerror(errno)));
+    }
+  }
+
+  const std::atomic<Clock::time_point>& stop_;
+  const Clock::time_point until_ = Clock::now() + kExport;
   int fd_ = -1;
 };
 
@@ -112,6 +136,7 @@ OtlpExporter::~OtlpExporter() {
   {
     std::lock_guard lock(mutex_);
     stop_ = true;
+    stop_at_ = Clock::now() + kStop;
   }
   wake_.notify_all();
   thread_.join();
@@ -141,10 +166,12 @@ void OtlpExporter::run() {
     for (; !queue_.empty() && batch.size() < options_.max_batch; queue_.pop_front()) batch.push_back(std::move(queue_.front()));
     lock.unlock();
     const Status sent = post(body(batch));
-    if (!sent.ok() && !away) INGOT_LOG(kWarning, cat("exporting ", batch.size(), " spans to ", options_.url, ": ", sent.error().message()));
-    away = !sent.ok();
     lock.lock();
-    if (stop_ && away) return;  // the process does not wait for it
+    const bool last = stop_ && !sent.ok();  // the process does not wait for it
+    if (!sent.ok() && (!away || last))
+      INGOT_LOG(kWarning, cat("exporting ", batch.size() + (last ? queue_.size() : 0), " spans to ", options_.url, last ? " at the server's end: " : ": ", sent.error().message()));
+    away = !sent.ok();
+    if (last) return;
   }
 }
 
@@ -169,7 +196,7 @@ std::string OtlpExporter::body(const std::vector<server::Span>& spans) const {
 }
 
 Status OtlpExporter::post(const std::string& body) const {
-  Connection c;
+  Connection c(stop_at_);
   TRY(c.open(host_, port_));
   TRY(c.send(cat("POST ", path_, " HTTP/1.1\r\nHost: ", host_.find(':') == host_.npos ? host_ : cat("[", host_, "]"), ":", port_,
                  "\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: ", body.size(), "\r\n\r\n")));

@@ -6,6 +6,8 @@
 // Thread rule: safe from any thread.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -27,7 +29,7 @@ struct OtlpOptions {
 class OtlpExporter : public server::SpanSink {
  public:
   static Result<std::shared_ptr<OtlpExporter>> start(OtlpOptions options);
-  ~OtlpExporter() override;  // sends what waits
+  ~OtlpExporter() override;  // sends what waits, for 2 seconds at most
   void take(std::vector<server::Span> spans) override;
 
  private:
@@ -43,6 +45,7 @@ class OtlpExporter : public server::SpanSink {
   std::condition_variable wake_;
   std::deque<server::Span> queue_;
   bool stop_ = false;
+  std::atomic<std::chrono::steady_clock::time_point> stop_at_ = std::chrono::steady_clock::time_point::max();
   std::thread thread_;
 };
 

@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -243,6 +244,29 @@ def check_spans(binary):
         c.spans(12)  # the server has ended, so nothing more comes
 
 
+def check_slow_collector(binary):
+    """A collector that never ends its answer keeps no server from its end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip():
+            taken, _ = listener.accept()
+            try:
+                while True:
+                    taken.sendall(b"H")
+                    time.sleep(0.2)
+            except OSError:  # the server has gone
+                taken.close()
+
+        threading.Thread(target=drip, daemon=True).start()
+        settings = ["level=timestamps", "rate=1", "mode=opentelemetry", f"opentelemetry,url=127.0.0.1:{listener.getsockname()[1]}", "opentelemetry,bsp_schedule_delay=0"]
+        with FakeServer(binary, "--allow-grpc", "true", "--grpc-port", "0", *(w for s in settings for w in ("--trace-config", s))) as s:
+            with http_client.InferenceServerClient(f"127.0.0.1:{s.http_port}") as h:
+                for _ in range(3):
+                    h.infer("single", value(http_client, [1]))
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 10, "2 s for spans, and some for the rest"
+
+
 def main():
     binary, work = sys.argv[1:3]
     shutil.rmtree(work, ignore_errors=True)
@@ -257,6 +281,7 @@ def main():
             check_tensors(h, g, path)
             check_counts(h, g, path)
     check_spans(binary)
+    check_slow_collector(binary)
     print("traces: all passed")
 
 
