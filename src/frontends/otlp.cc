@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/json_text.h"
 #include "server/backend.h"
@@ -148,7 +149,11 @@ void OtlpExporter::take(std::vector<server::Span> spans) {
     std::lock_guard lock(mutex_);
     for (server::Span& s : spans) {
       if (queue_.size() < options_.max_queue) queue_.push_back(std::move(s));
-      else ++dropped;
+      else ++dropped_;
+    }
+    if (dropped_ != 0 && Clock::now() >= next_warning_) {
+      dropped = std::exchange(dropped_, 0);
+      next_warning_ = Clock::now() + std::chrono::seconds(1);
     }
   }
   wake_.notify_one();

@@ -44,6 +44,8 @@ class OtlpExporter : public server::SpanSink {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<server::Span> queue_;
+  size_t dropped_ = 0;  // since the last warning
+  std::chrono::steady_clock::time_point next_warning_{};
   bool stop_ = false;
   std::atomic<std::chrono::steady_clock::time_point> stop_at_ = std::chrono::steady_clock::time_point::max();
   std::thread thread_;

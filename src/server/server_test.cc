@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <thread>
 
 #include "base/files.h"
@@ -368,6 +369,28 @@ TEST_F(ServerTest, TracesGoToTheFileAsOneJsonArray) {
   ASSERT_TRUE(server.traces().update("m", {.level = std::vector<std::string>{"OFF"}}).ok());
   EXPECT_EQ(read(path).size(), plain.size() + two / 2);
   for (const char* suffix : {"", ".0", ".1"}) remove((path + suffix).c_str());
+}
+
+TEST(TraceTableTest, SpansKeepLittleOfLongTexts) {
+  struct Sink : SpanSink {
+    void take(std::vector<Span> more) override { std::move(more.begin(), more.end(), std::back_inserter(spans)); }
+    std::vector<Span> spans;
+  };
+  auto sink = std::make_shared<Sink>();
+  TraceTable t;
+  t.set_global({.level = {"TIMESTAMPS"}, .rate = "1", .file = "", .mode = "opentelemetry"}, sink);
+  std::string id = "x";
+  for (int i = 0; i < 1000; ++i) id += "\xC3\xA9";
+  for (size_t state : {512u, 513u}) {
+    std::shared_ptr<Trace> trace = t.sample("m", "00-0af7651916cd43dd8448eb211c12666c-b7ad6b7169242424-01", std::string(state, 'a'));
+    trace->begin("m", 1, id);
+    trace->stamp("REQUEST_START", 1);
+    trace->stamp("REQUEST_END", 2);
+  }
+  ASSERT_EQ(sink->spans.size(), 4u);  // and InferRequest above each
+  for (size_t i : {0u, 2u}) EXPECT_EQ(std::get<std::string>(sink->spans[i].attributes.back().second), id.substr(0, 1023));  // the last character is whole
+  EXPECT_EQ(sink->spans[0].context.state, std::string(512, 'a'));
+  EXPECT_EQ(sink->spans[3].context.state, "");
 }
 
 TEST(TraceTableTest, ModelOverridesAndClears) {

@@ -30,6 +30,8 @@ bool is_hex(std::string_view text) {
 
 bool zeros(std::string_view text) { return text.find_first_not_of('0') == text.npos; }
 
+constexpr size_t kMostStateBytes = 512;  // what everybody has to pass on, W3C says; spans wait by their number, so each is of a bounded size
+
 // The server's own stamps, which begin and end nothing by their names.
 constexpr std::string_view kEventsAlone[] = {"QUEUE_START", "COMPUTE_INPUT_END", "COMPUTE_OUTPUT_START"};
 
@@ -45,6 +47,7 @@ bool SpanContext::valid(std::string_view t) {
 
 SpanContext SpanContext::below(std::string_view traceparent, std::string_view tracestate) {
   if (!valid(traceparent)) return {new_id() + new_id(), new_id(), "", ""};
+  if (tracestate.size() > kMostStateBytes) tracestate = {};
   return {std::string(traceparent.substr(3, 32)), new_id(), std::string(traceparent.substr(36, 16)), std::string(tracestate)};
 }
 

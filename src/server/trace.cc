@@ -16,6 +16,7 @@ namespace ingot::server {
 namespace {
 
 constexpr size_t kMostHeldBytes = 16 << 20;  // of traces that wait for a file of their own
+constexpr size_t kMostAttributeBytes = 1024;
 
 bool has(const std::vector<std::string>& level, std::string_view name) { return std::find(level.begin(), level.end(), name) != level.end(); }
 
@@ -66,6 +67,14 @@ std::string values_of(const Tensor& t) {
     default: break;
   }
   return out;
+}
+
+// What a span keeps of a text of the client's: whole UTF-8 characters.
+std::string attribute_text(std::string_view text) {
+  if (text.size() <= kMostAttributeBytes) return std::string(text);
+  size_t end = kMostAttributeBytes;
+  for (int i = 0; i < 3 && (text[end] & 0xC0) == 0x80; ++i) --end;
+  return std::string(text.substr(0, end));
 }
 
 Status check_number(const char* name, const std::optional<std::optional<std::string>>& value, int64_t least) {
@@ -213,7 +222,7 @@ void Trace::begin(const std::string& model, int64_t version, const std::string& 
                           {"triton.model_version", version},
                           {"triton.trace_id", static_cast<int64_t>(id_)},
                           {"triton.trace_parent_id", static_cast<int64_t>(parent_)}};
-    if (!request_id.empty()) record_.attributes.emplace_back("triton.request_id", request_id);
+    if (!request_id.empty()) record_.attributes.emplace_back("triton.request_id", attribute_text(request_id));
     return;
   }
   JsonText j;
