@@ -1,6 +1,8 @@
 #include "repository/agents.h"
 
+#include <fcntl.h>
 #include <openssl/evp.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -13,8 +15,11 @@ namespace ingot::repository {
 namespace {
 
 Result<std::string> md5_of(const std::string& path) {
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rbe"), std::fclose);
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // of a pipe, it would wait for who writes
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(fd < 0 ? nullptr : ::fdopen(fd, "rb"), std::fclose);
   if (!file) return Error(Code::kNotFound, cat("cannot open ", path));
+  struct stat st {};
+  if (::fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) return Error(Code::kInvalidArgument, cat("cannot read ", path, ": it is not a regular file"));
   const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> hash(EVP_MD_CTX_new(), EVP_MD_CTX_free);
   if (!hash || EVP_DigestInit_ex(hash.get(), EVP_md5(), nullptr) != 1) return Error(Code::kInternal, "this machine's OpenSSL has no MD5");
   std::string chunk(1 << 16, '\0');

@@ -1,6 +1,7 @@
 #include "repository/lifecycle.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 
@@ -130,16 +131,19 @@ TEST_F(RepositoryTest, TheChecksumAgentGuardsFiles) {
   model("good", agent("checksum", "MD5:1/weights", abc), {1});
   model("bad", agent("checksum", "MD5:1/weights", abc), {1});
   model("missing", agent("checksum", "MD5:1/weights", abc), {1});
+  model("pipe", agent("checksum", "MD5:1/weights", abc), {1});
   model("outside", agent("checksum", "MD5:../good/1/weights", abc), {1});
   model("sha", agent("checksum", "SHA1:1/weights", abc), {1});
   model("other", agent("relocate", "k", "v"), {1});
   write("good/1/weights", "abc");
   write("bad/1/weights", "abd");
+  ASSERT_EQ(::mkfifo(join_path(root_, "pipe/1/weights").c_str(), 0600), 0);
   auto r = repository();
   EXPECT_TRUE(r->describe("good", {}).ok());
   const auto error = [&](const std::string& name) { return r->describe(name, {}).error().message(); };
   EXPECT_EQ(error("bad"), cat("Poll failed for model directory 'bad': Mismatched MD5 hash for file 1/weights, expect ", abc, ", got 4911e516e5aa21d327512e0c8b197616"));
   EXPECT_NE(error("missing").find("cannot open "), std::string::npos);
+  EXPECT_NE(error("pipe").find("pipe/1/weights: it is not a regular file"), std::string::npos);
   EXPECT_NE(error("outside").find("names no file in the model's folder"), std::string::npos);
   EXPECT_NE(error("sha").find("Unsupported hash function"), std::string::npos);
   EXPECT_NE(error("other").find("unable to find 'libtritonrepoagent_relocate.so'"), std::string::npos);
