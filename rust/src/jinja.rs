@@ -249,6 +249,14 @@ fn title(v: Value) -> Result<String, Error> {
     Ok(out)
 }
 
+/// No list, mapping or object: minijinja prints and compares what holds them by a recursion without end.
+fn single(v: &Value) -> Result<(), Error> {
+    match v.kind() {
+        k @ (ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Plain) => Err(wrong(format!("a {k} is no text or number"))),
+        _ => Ok(()),
+    }
+}
+
 pub fn add(env: &mut Environment<'static>) {
     env.add_filter("join", join);
     env.add_filter("replace", replace);
@@ -276,6 +284,12 @@ pub fn add(env: &mut Environment<'static>) {
         Ok(plain.split_whitespace().collect::<Vec<_>>().join(" "))
     });
     env.add_test("callable", |v: Value| v.kind() == ValueKind::Plain);
-    env.add_function("joiner", minijinja_contrib::globals::joiner);
-    env.add_function("cycler", |items: Rest<Value>| minijinja_contrib::globals::cycler(items.0));
+    env.add_function("joiner", |between: Option<Value>| -> Result<Value, Error> {
+        between.iter().try_for_each(single)?;
+        Ok(minijinja_contrib::globals::joiner(between))
+    });
+    env.add_function("cycler", |items: Rest<Value>| -> Result<Value, Error> {
+        items.0.iter().try_for_each(single)?;
+        minijinja_contrib::globals::cycler(items.0)
+    });
 }

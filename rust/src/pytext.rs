@@ -122,12 +122,15 @@ pub fn str(v: &Value) -> Result<String, Error> {
     match v.kind() {
         ValueKind::Undefined => Ok(String::new()),
         ValueKind::String => Ok(v.as_str().unwrap_or_default().to_string()),
-        _ => {
-            let mut out = String::new();
-            repr(&mut out, v, 0)?;
-            Ok(out)
-        }
+        _ => repr_of(v),
     }
+}
+
+/// What Python's repr() gives.
+pub fn repr_of(v: &Value) -> Result<String, Error> {
+    let mut out = String::new();
+    repr(&mut out, v, 0)?;
+    Ok(out)
 }
 
 fn integer_of(v: &Value) -> Result<i128, Error> {

@@ -26,8 +26,8 @@ pub struct ChatTemplate {
     env: Environment<'static>,
 }
 
-/// Instructions one rendering may take, about a second: a chat of ten thousand messages needs about a million.
-const FUEL: u64 = 5_000_000;
+/// Instructions one rendering may take: a chat of ten thousand messages needs about a million.
+const FUEL: u64 = 1_250_000;
 
 /// Padding of a text: more is a mistake or an attack.
 pub const MAX_WIDTH: usize = 4096;
@@ -35,9 +35,10 @@ pub const MAX_WIDTH: usize = 4096;
 /// Bytes of a rendered text.
 pub const MAX_OUTPUT: usize = 64 << 20;
 
-/// minijinja parses, compares and frees by recursion: this holds the deepest source that `source::prepare` lets through and the deepest
-/// value that FUEL can build. Only what is used becomes memory.
-const STACK: usize = 512 << 20;
+/// minijinja parses, compares, hashes and frees by recursion: this holds the deepest source that `source::prepare` lets through and the
+/// deepest value that FUEL can build, a level an instruction, at 390 bytes a level of `==`, the most of these. Filters and functions that
+/// take more a level are removed or refuse such values. Only what is used becomes memory.
+const STACK: usize = 768 << 20;
 
 pub fn wrong(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
@@ -334,11 +335,12 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
                 kwargs.assert_all_used()?;
                 return minijinja_contrib::pycompat::unknown_method_callback(state, value, name, &[separator, most]);
             }
-            // Lists and dicts as Python writes them; a field may ask for their parts.
-            "format" if !s.contains('[') => {
-                let list = |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) && !v.is_kwargs();
-                let args: Result<Vec<Value>, Error> = args.iter().map(|v| if list(v) { pytext::str(v).map(Value::from) } else { Ok(v.clone()) }).collect();
-                return minijinja_contrib::pycompat::unknown_method_callback(state, value, name, &args?);
+            // Lists and dicts as Python writes them; a field may ask for their parts. What cannot be written is refused here: minijinja would follow it.
+            "format" => {
+                let whole = |v: &Value| !s.contains('[') && matches!(v.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) && !v.is_kwargs();
+                let texts: Vec<String> = args.iter().map(pytext::str).collect::<Result<_, Error>>()?;
+                let args: Vec<Value> = args.iter().zip(texts).map(|(v, text)| if whole(v) { Value::from(text) } else { v.clone() }).collect();
+                return minijinja_contrib::pycompat::unknown_method_callback(state, value, name, &args);
             }
             "title" => return Ok(Value::from(title(s))),
             "istitle" => return Ok(Value::from(is_title(s))),
@@ -455,8 +457,29 @@ impl ChatTemplate {
             }
             out.write_str(&pytext::str(value)?).map_err(Error::from)
         });
+        // Jinja2 has none of these, and minijinja's write or walk values of any depth.
+        for name in ["zip", "chain", "lines", "split"] {
+            env.remove_filter(name);
+        }
+        for name in ["startingwith", "endingwith"] {
+            env.remove_test(name);
+        }
+        env.remove_global("debug");
         env.add_filter("tojson", tojson);
         env.add_filter("string", |v: Value| pytext::str(&v));
+        env.add_filter("pprint", |v: Value| pytext::repr_of(&v));
+        env.add_filter("safe", |v: Value| pytext::str(&v).map(Value::from_safe_string));
+        env.add_filter("capitalize", |v: Value| -> Result<String, Error> {
+            let text = pytext::str(&v)?;
+            let mut chars = text.chars();
+            Ok(chars.next().map_or(String::new(), |c| c.to_uppercase().collect::<String>() + &chars.as_str().to_lowercase()))
+        });
+        for name in ["escape", "e"] {
+            env.add_filter(name, |state: &State, v: Value| -> Result<Value, Error> {
+                let text = if v.kind() == ValueKind::String { v } else { Value::from(pytext::str(&v)?) };
+                minijinja::filters::escape(state, &text)
+            });
+        }
         // An undefined value is empty.
         for name in ["length", "count"] {
             env.add_filter(name, |v: Value| -> Result<usize, Error> {

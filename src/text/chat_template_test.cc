@@ -89,7 +89,17 @@ TEST(ChatTemplate, RefusesChainsWithoutEnd) {
     for (int i = 0; i < 4000; ++i) text += link;
     EXPECT_EQ(render(text + "1 }}", {}), *link == 'n' ? "True" : "1");
   }
-  EXPECT_EQ(render("{% set ns = namespace(x=[], y=[]) %}{% for i in range(60000) %}{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}{{ ns.x == ns.y }}", {}), "True");
+}
+
+// A value as deep as a rendering can make it is compared, hashed and freed; where it would be written, it is refused.
+TEST(ChatTemplate, HoldsTheDeepestValue) {
+  const auto deep = [](int levels, std::string_view end) {
+    return render(cat("{% set ns = namespace(x=0) %}{% for i in range(", levels / 60, ") %}{% set ns.x = ", std::string(60, '['), "ns.x", std::string(60, ']'), " %}{% endfor %}", end), {});
+  };
+  EXPECT_EQ(deep(1100000, "{{ ns.x == [ns.x] }} {{ ns.x < [ns.x] }} {{ [[ns.x], ns.x]|sort|length }} {{ {ns.x: 1}|length }}"), "False True 2 1");
+  EXPECT_NE(deep(1300000, "{{ 1 }}").find("fuel"), std::string::npos);
+  for (const char* written : {"'a [{}]'.format(ns.x)", "'{a}'.format(a=ns.x)", "ns.x|pprint", "ns.x|tojson", "ns.x|safe", "ns.x|e", "ns.x|capitalize"})
+    EXPECT_NE(deep(1000, cat("{{ ", written, " }}")).find("nested too deep"), std::string::npos) << written;
 }
 
 // A text that doubles in a loop is refused before it fills the memory.
