@@ -41,9 +41,7 @@ impl Arguments {
 }
 
 fn bounded(s: String) -> Result<String, Error> {
-    if s.len() > MAX_OUTPUT {
-        return Err(wrong(format!("a text is longer than {MAX_OUTPUT} bytes")));
-    }
+    pytext::check_length(s.len())?;
     Ok(s)
 }
 
@@ -51,8 +49,9 @@ pub fn concat(parts: Rest<Value>) -> Result<String, Error> {
     let mut out = String::new();
     for part in parts.0.iter() {
         out += &pytext::str(part)?;
+        pytext::check_length(out.len())?;
     }
-    bounded(out)
+    Ok(out)
 }
 
 /// "a.b.0" of a value: attributes and indices.
@@ -94,9 +93,7 @@ fn replace(v: Value, args: Rest<Value>) -> Result<String, Error> {
     let args = Arguments::new(&args, &["old", "new", "count"])?;
     let (text, old, new, count) = (pytext::str(&v)?, args.text(0, "")?, args.text(1, "")?, args.number(2, -1)?);
     let found = text.matches(&old).count().min(usize::try_from(count).unwrap_or(usize::MAX));
-    if text.len() + found.saturating_mul(new.len()) > MAX_OUTPUT {
-        return Err(wrong(format!("a text is longer than {MAX_OUTPUT} bytes")));
-    }
+    pytext::check_length(text.len().saturating_add(found.saturating_mul(new.len())))?;
     Ok(text.replacen(&old, &new, found))
 }
 

@@ -4,6 +4,7 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
 use crate::pyvalue::{Tuple, View};
+use crate::template::{MAX_OUTPUT, MAX_WIDTH};
 
 /// Deeper values are refused: the walk is recursive.
 const MAX_DEPTH: usize = 200;
@@ -14,6 +15,14 @@ fn wrong(message: impl Into<String>) -> Error {
 
 fn too_deep() -> Error {
     Error::new(ErrorKind::InvalidOperation, "a value is nested too deep to be written")
+}
+
+/// Refuses a text of so many bytes while it is made, before it fills the memory.
+pub fn check_length(bytes: usize) -> Result<(), Error> {
+    if bytes > MAX_OUTPUT {
+        return Err(wrong(format!("a text is longer than {MAX_OUTPUT} bytes")));
+    }
+    Ok(())
 }
 
 /// float.__repr__: the shortest digits that read back, with an exponent below 1e-4 and from 1e16.
@@ -71,6 +80,7 @@ fn repr(out: &mut String, v: &Value, depth: usize) -> Result<(), Error> {
     if depth > MAX_DEPTH {
         return Err(too_deep());
     }
+    check_length(out.len())?;
     match v.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::None => out.push_str("None"),
@@ -173,7 +183,6 @@ fn general(f: f64, precision: usize) -> String {
 
 /// `format % args` of Python: flags, width and precision as numbers, the conversions that texts and numbers know, keys of a mapping.
 pub fn percent(format: &str, args: &[Value]) -> Result<String, Error> {
-    const MOST: usize = 4096;  // a wider field is a mistake or an attack
     let mut out = String::new();
     let mapping = args.first().filter(|v| args.len() == 1 && v.kind() == ValueKind::Map);
     let mut named;
@@ -184,6 +193,7 @@ pub fn percent(format: &str, args: &[Value]) -> Result<String, Error> {
             out.push(c);
             continue;
         }
+        check_length(out.len())?;
         named = None;
         if rest.next_if_eq(&'(').is_some() {
             let mapping = mapping.ok_or_else(|| wrong("format requires a mapping"))?;
@@ -221,8 +231,8 @@ pub fn percent(format: &str, args: &[Value]) -> Result<String, Error> {
         };
         let width = digits(&mut rest).unwrap_or(0);
         let precision = if rest.next_if(|c| *c == '.').is_some() { Some(digits(&mut rest).unwrap_or(0)) } else { None };
-        if width > MOST || precision.unwrap_or(0) > MOST {
-            return Err(wrong(format!("a format of {} characters; at most {MOST}", width.max(precision.unwrap_or(0)))));
+        if width > MAX_WIDTH || precision.unwrap_or(0) > MAX_WIDTH {
+            return Err(wrong(format!("a format of {} characters; at most {MAX_WIDTH}", width.max(precision.unwrap_or(0)))));
         }
         let conversion = rest.next().ok_or_else(|| wrong("incomplete format"))?;
         if conversion == '%' {
@@ -282,6 +292,37 @@ pub fn percent(format: &str, args: &[Value]) -> Result<String, Error> {
     Ok(out)
 }
 
+/// Refuses a text for str.format whose fields are too wide, or so many that they could make too long a text of values of `longest` bytes.
+pub fn check_fields(format: &str, longest: usize) -> Result<(), Error> {
+    let (mut fields, mut most) = (0usize, 0);
+    let mut rest = format;
+    while let Some((_, field)) = rest.split_once('{') {
+        if let Some(after) = field.strip_prefix('{') {
+            rest = after;
+            continue;
+        }
+        fields += 1;
+        rest = field;
+        while let Some((_, key)) = rest.find(['[', ':', '}']).filter(|&at| rest[at..].starts_with('[')).map(|at| rest.split_at(at)) {
+            rest = key.split_once(']').map_or("", |(_, behind)| behind);
+        }
+        let Some(at) = rest.find([':', '}']).filter(|&at| rest[at..].starts_with(':')) else { continue };
+        let spec = &rest[at + 1..];
+        let fill = spec.chars().next().map_or(0, char::len_utf8);
+        rest = if spec[fill..].starts_with(['<', '>', '^']) { &spec[fill..] } else { spec };
+        let end = rest.find('}').unwrap_or(rest.len());
+        for number in rest[..end].split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty()) {
+            let number = number.parse::<usize>().unwrap_or(usize::MAX);
+            if number > MAX_WIDTH {
+                return Err(wrong(format!("a format of {number} characters; at most {MAX_WIDTH}")));
+            }
+            most = number.max(most);
+        }
+        rest = &rest[end..];
+    }
+    check_length(fields.saturating_mul(longest + most).saturating_add(format.len()))
+}
+
 pub struct JsonStyle {
     pub indent: Option<String>,
     pub item: String,
@@ -338,6 +379,7 @@ pub fn json(out: &mut String, v: &Value, style: &JsonStyle, depth: usize) -> Res
     if depth > MAX_DEPTH {
         return Err(too_deep());
     }
+    check_length(out.len())?;
     match v.kind() {
         ValueKind::None => out.push_str("null"),
         ValueKind::Bool => out.push_str(if v.is_true() { "true" } else { "false" }),

@@ -58,7 +58,10 @@ fn tojson(v: Value, args: Rest<Value>) -> Result<Value, Error> {
     let sort_keys = sort_keys.or_else(|| rest.get(3).map(|v| v.is_true())).unwrap_or(false);
     let indent = match indent {
         None => None,
-        Some(v) if v.kind() == ValueKind::String => Some(v.as_str().unwrap_or_default().to_string()),
+        Some(v) if v.kind() == ValueKind::String => match v.as_str().unwrap_or_default() {
+            s if s.len() > MAX_WIDTH => return Err(wrong(format!("indent by {} characters; at most {MAX_WIDTH}", s.len()))),
+            s => Some(s.to_string()),
+        },
         Some(v) => {
             let n = i64::try_from(v)?;
             Some(" ".repeat(n.clamp(0, 64) as usize))
@@ -339,6 +342,7 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
             "format" => {
                 let whole = |v: &Value| !s.contains('[') && matches!(v.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) && !v.is_kwargs();
                 let texts: Vec<String> = args.iter().map(pytext::str).collect::<Result<_, Error>>()?;
+                pytext::check_fields(s, texts.iter().map(String::len).max().unwrap_or(0))?;
                 let args: Vec<Value> = args.iter().zip(texts).map(|(v, text)| if whole(v) { Value::from(text) } else { v.clone() }).collect();
                 return minijinja_contrib::pycompat::unknown_method_callback(state, value, name, &args);
             }
@@ -359,6 +363,7 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
                 let size = size.unwrap_or(8).min(MAX_WIDTH);
                 let (mut out, mut column) = (String::new(), 0);
                 for c in s.chars() {
+                    pytext::check_length(out.len())?;
                     if c == '\t' {
                         let n = if size == 0 { 0 } else { size - column % size };
                         out += &" ".repeat(n);

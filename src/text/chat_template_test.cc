@@ -107,7 +107,14 @@ TEST(ChatTemplate, RefusesTextsWithoutEnd) {
   for (const char* longer : {"ns.x ~ ns.x", "[ns.x, ns.x]|join(ns.x)", "ns.x|replace(ns.x, ns.x ~ ns.x)"})
     EXPECT_NE(render(cat("{% set ns = namespace(x='aa') %}{% for i in range(60) %}{% set ns.x = ", longer, " %}{% endfor %}"), {}).find("longer than"), std::string::npos) << longer;
   EXPECT_NE(render("{% set x = 'a' * 1000000 %}{% for i in range(100000) %}{{ x }}{% endfor %}", {}).find("longer than"), std::string::npos);
-  EXPECT_NE(render("{{ 'a\nb'|indent(100000000) }}", {}).find("at most 4096"), std::string::npos);
+  for (const char* wide : {"'a\nb'|indent(100000000)", "'{:>1000000000}'.format('a')", "'{0[a:}]:}>9999}'.format({'a:}': 1})", "'{:.99999f}'.format(1)", "'%5000d'|format(1)"})
+    EXPECT_NE(render(cat("{{ ", wide, " }}"), {}).find("at most 4096"), std::string::npos) << wide;
+  for (const char* expanded : {"('\t' * 10000000).expandtabs(4096)", "('%(a)4096d' * 1000000)|format({'a': 1})", "('{0:4096}' * 100000).format(1)", "('{a}' * 1000000).format(a='b' * 1000)"})
+    EXPECT_NE(render(cat("{{ ", expanded, "|length }}"), {}).find("longer than"), std::string::npos) << expanded;
+  for (const char* written : {"ns.x", "ns.x|tojson"})
+    EXPECT_NE(render(cat("{% set ns = namespace(x=['a' * 1000]) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ", written, " }}"), {}).find("longer than"), std::string::npos)
+        << written;
+  EXPECT_EQ(render("{{ '{{\"n\": 99999}} {:>4} {a[b:99999]}'.format('x', a={'b:99999': 2}) }}", {}), "{\"n\": 99999}    x 2");
 }
 
 TEST(ChatTemplate, SaysWhatTheTemplateRaised) {
