@@ -317,7 +317,7 @@ Result<server::ModelSpec> Repository::describe(const std::string& given, const s
   } else {
     d = TRY(read(given));
   }
-  TRY(run_agents(d.parsed.config, d.directory));
+  if (parameters.agents) TRY(run_agents(d.parsed.config, d.directory));
   if (std::string left = placeholders(d.parsed.unset); !left.empty())
     INGOT_LOG(kWarning, cat("model '", name, "': left at their placeholders, so their defaults count: ", left));
   server::ModelSpec spec{.config = d.parsed.config, .versions = {}, .directory = d.directory, .auto_complete = options_.auto_complete, .name_space = name_space};

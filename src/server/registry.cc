@@ -430,20 +430,20 @@ std::optional<std::string> ModelRegistry::failure_of(const std::string& name) co
   return out.empty() ? std::nullopt : std::optional(std::move(out));
 }
 
-Result<ModelSpec> ModelRegistry::describe_step(ModelSource& source, const std::string& name_space, const std::string& step) const {
+Result<ModelSpec> ModelRegistry::describe_step(ModelSource& source, const std::string& name_space, const std::string& step, const LoadParameters& how) const {
   const std::string near = exact(name_space, step);
-  Result<ModelSpec> member = source.describe(near, {});
+  Result<ModelSpec> member = source.describe(near, how);
   if (member.ok() || name_space.empty()) return member;
   if (const std::string known = step_name(name_space, step); known != near)
-    if (Result<ModelSpec> there = source.describe(known, {}); there.ok()) return there;
-  return source.describe(step, {});
+    if (Result<ModelSpec> there = source.describe(known, how); there.ok()) return there;
+  return source.describe(step, how);
 }
 
 // The ensemble that has `name`, an exact one, as a step on a way of steps from `spec`; "": there is no such circle.
 std::string ModelRegistry::closes_circle(ModelSource& source, const std::string& name, const ModelSpec& spec, std::set<std::string>& seen) const {
   for (const auto& step : spec.config.ensemble_scheduling->step) {
     if (exact(spec.name_space, step.model_name) == name) return spec.config.name;
-    Result<ModelSpec> member = describe_step(source, spec.name_space, step.model_name);
+    Result<ModelSpec> member = describe_step(source, spec.name_space, step.model_name, {.agents = false});
     if (!member.ok()) continue;
     const std::string found = exact(member->name_space, member->config.name);
     if (found == name) return spec.config.name;

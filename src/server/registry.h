@@ -41,9 +41,10 @@ struct ModelSpec {
 };
 
 struct LoadParameters {
-  std::string config_json;                         // "": the repository's own
-  std::vector<std::pair<std::string, std::string>> files;  // "<version>/<path>" -> bytes
-  bool retry_members = true;                       // of an ensemble: try those again whose last load failed
+  std::string config_json{};                         // "": the repository's own
+  std::vector<std::pair<std::string, std::string>> files{};  // "<version>/<path>" -> bytes
+  bool retry_members = true;                         // of an ensemble: try those again whose last load failed
+  bool agents = true;                                // run what checks its files before a load; false: who describes it only looks
 };
 
 // Where models come from: the repository of config.pbtxt files, or a table in tests.
@@ -176,7 +177,7 @@ class ModelRegistry {
   };
   Status load_spec(ModelSpec spec, bool only_if_missing, bool retry_members);
   // Of an ensemble's step: in the ensemble's own namespace first, loaded or not.
-  Result<ModelSpec> describe_step(ModelSource& source, const std::string& name_space, const std::string& step) const;
+  Result<ModelSpec> describe_step(ModelSource& source, const std::string& name_space, const std::string& step, const LoadParameters& how = {}) const;
   std::string closes_circle(ModelSource& source, const std::string& name, const ModelSpec& spec, std::set<std::string>& seen) const;
   Status load_members(const ModelSpec& spec, bool retry_members);
   std::optional<std::string> failure_of(const std::string& name) const;  // why the last load of a model that is not there failed
