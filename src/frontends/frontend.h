@@ -33,6 +33,7 @@ class Frontend {
 
 // The core's options from the flags; an error names the flag.
 Result<server::CoreOptions> core_options(const ServerOptions& options);
+// The server's traces from --trace-config; mode opentelemetry starts its exporter.
 Status set_up_traces(server::Server& server, const ServerOptions& options);
 Result<server::LogOptions> log_options(const ServerOptions& options);
 

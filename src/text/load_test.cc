@@ -361,7 +361,6 @@ TEST(Load, SentencePieceFolderFollowsItsConfiguration) {
   EXPECT_EQ(opened.back(), 1407);
 }
 
-// GLM-4's tokenizer.model holds ranks; its own specials follow them, or those that the folder lists.
 TEST(Load, SentencePieceSymbolsOfSpacesAreFoundAsTheyAre) {
   // Where extra spaces are removed, the normaliser would leave nothing of such a symbol, which is found everywhere.
   const std::string folder = fresh_folder();
@@ -373,6 +372,7 @@ TEST(Load, SentencePieceSymbolsOfSpacesAreFoundAsTheyAre) {
   EXPECT_EQ(t->encode("a  ", true).value().back(), 1200);
 }
 
+// GLM-4's tokenizer.model holds ranks; its own specials follow them, or those that the folder lists.
 TEST(Load, Glm4RanksHaveTheirOwnSpecials) {
   const std::string folder = fresh_folder();
   const auto put = [&](const char* name, std::string_view text) { ASSERT_TRUE(write_file(join_path(folder, name), text).ok()); };
