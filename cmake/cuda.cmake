@@ -32,7 +32,8 @@ if(INGOT_CUDA)
   get_filename_component(cuda_root ${cuda_root}/../.. ABSOLUTE)
   find_library(INGOT_CUBLASLT NAMES cublasLt libcublasLt.so.13 HINTS ${cuda_root} PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib REQUIRED)
   # Host code alone, which nvcc 13.0 cannot parse with the headers of GCC 13.
-  set_source_files_properties(${cuda_folder}/blas.cu ${cuda_folder}/fuse.cu ${cuda_folder}/options.cu PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++;-isystem;${cuda_root}/include")
+  set_source_files_properties(${cuda_folder}/blas.cu ${cuda_folder}/fuse.cu ${cuda_folder}/options.cu
+    ${cuda_folder}/upload.cu PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++;-isystem;${cuda_root}/include")
   add_library(ingot_cuda SHARED ${cuda_sources})
   ingot_cuda_plugin(ingot_cuda)
   set_target_properties(ingot_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static)

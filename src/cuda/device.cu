@@ -5,12 +5,14 @@
 
 #include "cuda/executable.h"
 #include "cuda/options.h"
+#include "cuda/upload.h"
 
 struct ingot_device {
   int index = 0;
   int sm_count = 0;
   bool hopper = false;
   bool deterministic = false;
+  ingot::cuda::Uploader uploader{};
 };
 struct ingot_executable {
   std::unique_ptr<ingot::cuda::Executable> impl;
@@ -88,11 +90,14 @@ int device_open(int index, const char* options_json, ingot_device** out) {
     return report(Error(Code::kUnsupported, cat("cuda: ", p.name, " has compute capability ", p.major, ".", p.minor,
                                                 ", this plugin needs 8.0 or later; use --device cpu")));
   if (Status s = check(cudaSetDevice(index), "select the device"); !s.ok()) return report(s);
-  *out = new ingot_device{index, p.multiProcessorCount, p.major == 9, options->deterministic};
+  *out = new ingot_device{.index = index, .sm_count = p.multiProcessorCount, .hopper = p.major == 9, .deterministic = options->deterministic};
   return INGOT_OK;
 }
 
-void device_close(ingot_device* device) { delete device; }
+void device_close(ingot_device* device) {
+  if (device) cudaSetDevice(device->index);
+  delete device;
+}
 
 int device_alloc(ingot_device* device, size_t bytes, void** out) {
   cudaSetDevice(device->index);
@@ -110,7 +115,7 @@ void device_free(ingot_device* device, void* memory) {
 
 int device_copy(ingot_device* device, void* to, const void* from, size_t bytes) {
   cudaSetDevice(device->index);
-  return report(check(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "copy"));
+  return report(device->uploader.copy(to, from, bytes));
 }
 
 int device_kernels(ingot_device*, const ingot_op_desc* desc, const char** names, int max) {

@@ -261,6 +261,19 @@ Status states(Model& m) {
   return {};
 }
 
+// Weights come in copies too large for one buffer of a device, from memory at any address.
+Status copies(device::Device& device) {
+  std::vector<uint32_t> sent((size_t{37} << 20) / 4 + 3), back(sent.size() + 1, 7);
+  for (size_t i = 0; i < sent.size(); ++i) sent[i] = static_cast<uint32_t>(i * 2654435761u);
+  const size_t bytes = (sent.size() - 1) * 4;
+  device::DeviceMemory memory = TRY(device.alloc(bytes));
+  TRY(device.copy(memory.data(), sent.data() + 1, bytes));
+  TRY(device.copy(back.data() + 1, memory.data(), bytes));
+  expect(std::equal(sent.begin() + 1, sent.end(), back.begin() + 1), "a large copy to the device and back differs");
+  expect(back.front() == 7 && back.back() == 7, "a copy wrote beside its range");
+  return {};
+}
+
 int main_of(int argc, char** argv) {
   const std::string spec = argc > 2 && std::strcmp(argv[1], "--device") == 0 ? argv[2] : "cpu";
   const ingot_device_api* linked[] = {cpu::cpu_device_api()};
@@ -273,6 +286,7 @@ int main_of(int argc, char** argv) {
   Status s = build(**device, m);
   for (auto test : {sampling, decoding, states})
     if (s.ok()) s = test(m);
+  if (s.ok()) s = copies(**device);
   if (!s.ok()) {
     ++failures;
     std::printf("FAILED %s\n", s.error().message().c_str());
