@@ -1,7 +1,7 @@
 #!/bin/bash
 # Everything that needs a GPU, in one command: builds the CUDA plugin, runs op_conformance on it (bf16, f16, f32) and, where their test
 # program is given, the golden models; then times engines of true shapes (synthetic weights) where the ingot program is given. A table
-# comes last; logs and records go to OUT. About 400 s on an H200 with 16 cores, 50 of them the build.
+# comes last; logs and records go to OUT. About 500 s on an H200 with 16 cores, 50 of them the build.
 #
 #   tools/gpu.sh [--ingot PROGRAM] [--golden golden_engine_test] [--built FOLDER] [--out FOLDER] [--quick] [--sanitize]
 #
@@ -132,6 +132,10 @@ if [ -n "$ingot" ]; then
     time_bursts "$engine/yuan2-2b-llama.json" ""
     measure yuan2-2b "" 1 4 8 16 32 64
     measure llama3-8b int8 1 8 64
+    if timeout 200 python3 "$root/tools/gpu_ready.py" "$ingot" "$plugin" --records "$out/cuda.jsonl" > "$out/ready.log" 2>&1; then cat "$out/ready.log" >> "$table"; else
+      failed=1
+      row "real engines served" "FAILED: $(tail -n 1 "$out/ready.log")"
+    fi
   fi
 fi
 cat "$table"
