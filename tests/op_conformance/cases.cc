@@ -98,15 +98,27 @@ void many_rows_cases(std::vector<Chain>& out) {
         out.push_back(std::move(c));
       }
   // Many inputs, of which blocks take shares; outputs that only kernels of any width take.
+  struct Shape {
+    int n, k;
+    bool gated;
+  };
+  const auto fp8_case = [&](int rows, const Shape& s) {
+    Chain c(cat(s.gated ? "gated_linear/" : "linear/", dtype_name(DType::kF8E4M3), "/T", rows, "/", s.n, "x", s.k, "/many"), {rows}, ++seed);
+    c.optional = true;
+    c.nmse_bf16 = 4e-3;
+    Attrs a{};
+    a.activation = INGOT_ACT_SILU;
+    const int x = c.input(s.k), w = c.matrix(DType::kF8E4M3, s.n, s.k, s.k, false);
+    if (s.gated) c.check(c.add(Op::kGatedLinear, a, {x}, {w}));
+    else c.check(c.add(Op::kLinear, {}, {x}, {w, c.vector(s.n, 0.5f)}));
+    out.push_back(std::move(c));
+  };
   for (int rows : {3, 12, 20, 64, 100})
-    for (auto [n, k] : {std::pair{144, 2064}, {150, 336}}) {
-      Chain c(cat("linear/", dtype_name(DType::kF8E4M3), "/T", rows, "/", n, "x", k, "/many"), {rows}, ++seed);
-      c.optional = true;
-      c.nmse_bf16 = 4e-3;
-      const int x = c.input(k), w = c.matrix(DType::kF8E4M3, n, k, k, false);
-      c.check(c.add(Op::kLinear, {}, {x}, {w, c.vector(n, 0.5f)}));
-      out.push_back(std::move(c));
-    }
+    for (const Shape& s : {Shape{144, 2064, false}, {150, 336, false}}) fp8_case(rows, s);
+  // Inputs that even few tiles share out; halves that end within a tile; a device's fill of tiles.
+  for (int rows : {8, 40})
+    for (const Shape& s : {Shape{256, 8208, false}, {880, 144, true}}) fp8_case(rows, s);
+  fp8_case(20, {2 * 14336, 144, true});
   {
     Chain c("linear/f8_e4m3/T520/48x2064/many", {520}, ++seed);
     c.optional = true;
