@@ -54,8 +54,13 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) fp8_kernel(const Fp
   };
 #pragma unroll 1
   for (int i = 0; i < min(kAhead, stage_of.count); ++i) fetch_weights(shared + i * kStage, stage_of(i));
+  float scale[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) scale[i] = a.w.scales[tile_weight_row<Gated>(16 * warp + g + 8 * i, a.outputs)];
+  __shared__ float x_scales[N];
   start_dependents();
   wait_for_predecessor();
+  if (thread < rows) x_scales[thread] = __ldcg(a.x_scales + first_row + thread);
 #pragma unroll 1
   for (int i = 0; i < kAhead; ++i) {
     if (i < stage_of.count) fetch_x(shared + i * kStage, stage_of(i));
@@ -93,11 +98,9 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) fp8_kernel(const Fp
   copies_done();
   __syncthreads();
 
-  if (!add_blocks<N>(a, rows, sum)) return;
-  float scale[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) scale[i] = a.w.scales[tile_weight_row<Gated>(16 * warp + g + 8 * i, a.outputs)];
-  put_tile<N, Gated>(a, first_row, rows, sum, scale, [&](int r) __attribute__((always_inline)) { return __ldcg(a.x_scales + first_row + r); });
+  finish_tile<N>(a, rows, sum, [&](int from, int count, const float (&sums)[N / 2]) __attribute__((always_inline)) {
+    put_tile<N, Gated>(a, first_row + from, count, sums, scale, [&](int r) __attribute__((always_inline)) { return x_scales[from + r]; });
+  });
 }
 
 template <class T, int N, bool Gated>
@@ -106,7 +109,7 @@ Status run(const Fp8Args<T>& a, Launch& l) {
   const auto kernel = fp8_kernel<T, N, Gated>;
   static const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   TRY(check(raised, "shared memory of the fp8 linear kernel"));
-  return launch_tiles<N, Gated>(kernel, a, a.w.k, kBytes, l);
+  return launch_tiles<N, Gated>(kernel, a, a.w.k, kBytes, true, l);
 }
 
 template <class T, bool Gated>

@@ -219,13 +219,14 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) mixed_kernel(const 
   copies_done();
   __syncthreads();
 
-  if (!add_blocks<N>(a, rows, sum)) return;
   float scale[2] = {1, 1};
   if constexpr (kQuantised<D> && S == 0) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) scale[i] = a.w.scales[tile_weight_row<Gated>(my_row + 8 * i, a.outputs)];
   }
-  put_tile<N, Gated>(a, first_row, rows, sum, scale, [](int) { return 1.0f; });
+  finish_tile<N>(a, rows, sum, [&](int from, int count, const float (&sums)[N / 2]) __attribute__((always_inline)) {
+    put_tile<N, Gated>(a, first_row + from, count, sums, scale, [](int) { return 1.0f; });
+  });
 }
 
 template <class T, DType D, int N, bool Gated, Scales G>
@@ -234,7 +235,7 @@ Status run(const MixedArgs<T>& a, Launch& l) {
   const auto kernel = mixed_kernel<T, D, N, Gated, G>;
   static const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   TRY(check(raised, "shared memory of the mixed linear kernel"));
-  return launch_tiles<N, Gated>(kernel, a, a.w.k, kBytes, l);
+  return launch_tiles<N, Gated>(kernel, a, a.w.k, kBytes, false, l);
 }
 
 template <class T, DType D, bool Gated, Scales G>

@@ -1,6 +1,6 @@
 // What the kernels of up to 256 rows share (mixed.cuh, fp8.cuh): a block of two warpgroups computes a tile of y transposed, 128 rows of
-// weights times N rows of x; here is what follows the products. Where the outputs give too few blocks, several share the inputs of a tile;
-// the last of them to finish adds their sums in fixed order.
+// weights times N rows of x; here is what follows the products. Where the outputs give too few blocks, several share the inputs of a tile,
+// and add up their sums in fixed order, each for some of the rows.
 #pragma once
 
 #include <algorithm>
@@ -60,49 +60,83 @@ struct TileStages {
   __device__ __forceinline__ int after(int stage) const { return stage + 1 == begin + count ? begin : stage + 1; }
 };
 
-// Adds up the sums of the blocks that share a tile. False: this is not the last of them.
-template <int N, class T>
-__device__ __forceinline__ bool add_blocks(const TileArgs<T>& a, int rows, float (&sum)[N / 2]) {
-  if (gridDim.z == 1) return true;
-  __shared__ int last;
-  const int thread = threadIdx.x, tile = blockIdx.y * gridDim.x + blockIdx.x;
-  float* parts = a.parts + static_cast<int64_t>(tile) * gridDim.z * (N * kTileOutputs) + 4 * thread;
+// Adds up the sums of the blocks that share a tile, and has the results put: put(from, count, sums) of rows `from` on, count at most N. Each
+// of the blocks takes some rows once all have arrived: one alone would read all that the others left, while they do nothing. One that
+// has waited for long leaves its rows to the last to arrive, so that blocks which find no place beside those that wait get one.
+//
+// Of the tile's counter bits 0 to 7 count arrivals, 8 to 15 those of the blocks that have seen all of them, from 16 on are blocks that wait.
+template <int N, class T, class Put>
+__device__ __forceinline__ void finish_tile(const TileArgs<T>& a, int rows, float (&sum)[N / 2], Put&& put) {
+  if (gridDim.z == 1) return put(0, rows, sum);
+  constexpr int kPatience = 256;  // looks at the counter
+  __shared__ unsigned shares;     // of the rows, that this block takes
+  const int thread = threadIdx.x, tile = blockIdx.y * gridDim.x + blockIdx.x, splits = static_cast<int>(gridDim.z), mine = static_cast<int>(blockIdx.z);
+  const int pieces = (rows + 7) / 8, takers = min(splits, pieces);  // pieces of eight rows
+  float* const parts = a.parts + static_cast<int64_t>(tile) * splits * (N * kTileOutputs) + 4 * thread;
+  unsigned* const counter = a.arrived + tile;
 #pragma unroll
   for (int j = 0; j < N / 8; ++j)
-    if (8 * j < rows)
-      *reinterpret_cast<float4*>(parts + (blockIdx.z * (N / 8) + j) * (kTileThreads * 4)) = float4{sum[4 * j], sum[4 * j + 1], sum[4 * j + 2], sum[4 * j + 3]};
+    if (8 * j < rows) *reinterpret_cast<float4*>(parts + (mine * (N / 8) + j) * (kTileThreads * 4)) = float4{sum[4 * j], sum[4 * j + 1], sum[4 * j + 2], sum[4 * j + 3]};
   __threadfence();
   __syncthreads();
+  unsigned waits = mine < takers && takers > 1 ? 1u << (16 + mine) : 0;  // thread 0
+  bool alone = false;
   if (thread == 0) {
-    last = atomicAdd(a.arrived + tile, 1u) == gridDim.z - 1;
-    if (last) a.arrived[tile] = 0;
+    unsigned seen = atomicAdd(counter, 1u | waits) + (1u | waits);
+    if ((seen & 0xff) == gridDim.z) {
+      shares = (~(seen >> 16) & ((1u << takers) - 1)) | waits >> 16;
+      alone = seen >> 16 == 0;
+    } else {
+      for (int looks = 0; waits && (seen & 0xff) != gridDim.z; ++looks) {
+        const unsigned before = looks < kPatience ? atomicAdd(counter, 0u) : atomicCAS(counter, seen, seen & ~waits);
+        if (looks >= kPatience && before == seen) waits = 0;
+        seen = before;
+      }
+      shares = waits >> 16;
+    }
   }
   __syncthreads();
-  if (!last) return false;
+  const unsigned take = shares;
+  if (!take) return;
   __threadfence();
+  for (int share = 0; share < takers; ++share) {
+    if (!(take >> share & 1)) continue;
+    const int first = pieces * share / takers, count = pieces * (share + 1) / takers - first;
+    constexpr int kReads = std::min(2, N / 8), kBlocks = (N > 64 ? 8 : 16) / kReads;  // so many reads under way
 #pragma unroll
-  for (int i = 0; i < N / 2; ++i) sum[i] = 0;
-  constexpr int kReads = std::min(8, N / 8), kBlocks = (N > 64 ? 8 : 16) / kReads;  // so many reads under way
-  for (unsigned z = 0; z < gridDim.z; z += kBlocks)
+    for (int i = 0; i < N / 2; ++i) sum[i] = 0;
 #pragma unroll
-    for (int first = 0; first < N / 8; first += kReads) {
-      float4 part[kBlocks][kReads];
+    for (int from = 0; from < N / 8; from += kReads) {
+      if (from >= count) break;
+      for (int z = 0; z < splits; z += kBlocks) {
+        float4 part[kBlocks][kReads];
 #pragma unroll
-      for (int b = 0; b < kBlocks; ++b)
+        for (int b = 0; b < kBlocks; ++b)
 #pragma unroll
-        for (int j = 0; j < kReads; ++j) {
-          const bool valid = z + b < gridDim.z && 8 * (first + j) < rows;
-          part[b][j] = valid ? __ldcg(reinterpret_cast<const float4*>(parts + ((z + b) * (N / 8) + first + j) * (kTileThreads * 4))) : float4{0, 0, 0, 0};
-        }
+          for (int j = 0; j < kReads; ++j) {
+            const bool valid = z + b < splits && from + j < count;
+            part[b][j] = valid ? __ldcg(reinterpret_cast<const float4*>(parts + ((z + b) * (N / 8) + first + from + j) * (kTileThreads * 4))) : float4{0, 0, 0, 0};
+          }
 #pragma unroll
-      for (int b = 0; b < kBlocks; ++b)
+        for (int b = 0; b < kBlocks; ++b)
 #pragma unroll
-        for (int j = 0; j < kReads; ++j) {
-          float* to = sum + 4 * (first + j);
-          to[0] += part[b][j].x, to[1] += part[b][j].y, to[2] += part[b][j].z, to[3] += part[b][j].w;
-        }
+          for (int j = 0; j < kReads; ++j) {
+            float* to = sum + 4 * (from + j);
+            to[0] += part[b][j].x, to[1] += part[b][j].y, to[2] += part[b][j].z, to[3] += part[b][j].w;
+          }
+      }
     }
-  return true;
+    put(8 * first, min(8 * count, rows - 8 * first), sum);
+    __syncthreads();
+  }
+  if (thread == 0) {
+    // The last to have seen all arrivals clears the counter.
+    if (waits) {
+      const unsigned before = atomicAdd(counter, 1u << 8);
+      alone = (before >> 8 & 0xff) + 1 == static_cast<unsigned>(__popc(before >> 16));
+    }
+    if (alone) *counter = 0;
+  }
 }
 
 // Results go through shared memory, so that whole lines are written. scale: of the thread's two rows of weights; scale_of(r): of row r of x.
@@ -169,24 +203,26 @@ __device__ __forceinline__ void put_tile(const TileArgs<T>& a, int first_row, in
 }
 
 // Blocks that share the inputs of one tile: more only where all blocks find a place at once, since passing the sums on costs as much as
-// some stages (of 64 inputs). Rows are of a tile.
-inline int tile_splits(int tiles, int stages, int places, int rows, size_t scratch_bytes) {
+// some stages (of 64 inputs). Rows are of a tile. sparing: more blocks than multiprocessors only where each has work for a while, and few
+// share a tile of many rows; the block of the next kernel begins beside one that is alone (measured: it pays for fp8, not for int4).
+inline int tile_splits(int tiles, int stages, int rows, bool sparing, const Launch& l) {
   const size_t part_bytes = static_cast<size_t>(rows) * kTileOutputs * 4;
   int best = 1, least = stages;
-  for (int s = 2; s <= std::min(16, stages / 4) && tiles * s <= places && tiles <= kTileCounters; ++s) {
-    if (static_cast<size_t>(tiles) * static_cast<size_t>(s) * part_bytes > scratch_bytes) break;
+  for (int s = 2; s <= std::min(16, stages / 4) && tiles * s <= kTileBlocks * l.sm_count && tiles <= kTileCounters; ++s) {
+    if (static_cast<size_t>(tiles) * static_cast<size_t>(s) * part_bytes > l.scratch_bytes) break;
+    if (sparing && tiles * s > l.sm_count && (stages < 16 * s || (rows >= 32 && s > 4))) break;
     const int cost = (stages + s - 1) / s + 4 + s * rows / 64;
     if (cost < least) least = cost, best = s;
   }
   return best;
 }
 
-// kernel(args) over the tiles of a product with N rows a tile and `bytes` of shared memory a block.
+// kernel(args) over the tiles of a product with N rows a tile and `bytes` of shared memory a block; sparing: as of tile_splits().
 template <int N, bool Gated, class Args>
-Status launch_tiles(void (*kernel)(const Args), const Args& a, int k, size_t bytes, Launch& l) {
+Status launch_tiles(void (*kernel)(const Args), const Args& a, int k, size_t bytes, bool sparing, Launch& l) {
   const int width = Gated ? kTileOutputs / 2 : kTileOutputs;
   const int blocks = (a.outputs + width - 1) / width, row_blocks = (a.rows + N - 1) / N;
-  const int splits = a.in_order ? 1 : tile_splits(blocks * row_blocks, (k + 63) / 64, kTileBlocks * l.sm_count, N, l.scratch_bytes);
+  const int splits = a.in_order ? 1 : tile_splits(blocks * row_blocks, (k + 63) / 64, N, sparing, l);
   launch_dependent(kernel, dim3(static_cast<unsigned>(row_blocks), static_cast<unsigned>(blocks), static_cast<unsigned>(splits)), kTileThreads, bytes, l, a);
   return launched("linear kernel of tiles");
 }

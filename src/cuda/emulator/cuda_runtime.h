@@ -227,6 +227,11 @@ T atomicAdd(T* p, T x) {
   *p += x;
   return old;
 }
+inline unsigned atomicCAS(unsigned* p, unsigned expected, unsigned x) {
+  const unsigned old = *p;
+  if (old == expected) *p = x;
+  return old;
+}
 inline unsigned atomicInc(unsigned* p, unsigned last) {
   const unsigned old = *p;
   *p = old >= last ? 0 : old + 1;
@@ -250,6 +255,7 @@ inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(
 inline unsigned __vmaxu2(unsigned a, unsigned b) {
   return std::max(a & 0xffffu, b & 0xffffu) | std::max(a >> 16, b >> 16) << 16;
 }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int atomicOr(int* p, int x) {
   const int old = *p;
   *p |= x;
