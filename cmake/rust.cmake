@@ -14,7 +14,7 @@ endif()
 set(INGOT_RUST_CACHE ${rust_cache_default} CACHE PATH "Where built Rust archives are kept")
 
 set(rust_dir ${PROJECT_SOURCE_DIR}/rust)
-file(GLOB rust_sources CONFIGURE_DEPENDS ${rust_dir}/src/*.rs)
+file(GLOB_RECURSE rust_sources CONFIGURE_DEPENDS ${rust_dir}/src/*.rs)
 list(SORT rust_sources)
 list(PREPEND rust_sources ${rust_dir}/Cargo.toml ${rust_dir}/Cargo.lock)
 set(rust_key "${rust_version} ${CMAKE_SYSTEM_PROCESSOR}")
@@ -35,7 +35,7 @@ add_custom_command(
   OUTPUT ${rust_archive}
   COMMAND ${CMAKE_COMMAND} -DCARGO=${CARGO} -DRUST_DIR=${rust_dir} -DTARGET_DIR=${CMAKE_BINARY_DIR}/rust -DCACHED=${rust_cached}
           -DARCHIVE=${rust_archive} -P ${PROJECT_SOURCE_DIR}/cmake/rust_build.cmake
-  COMMENT "Building the Rust archive (tokenizers, minijinja, llguidance)"
+  COMMENT "Building the Rust archive (tokenizers, llguidance, chat templates)"
   USES_TERMINAL VERBATIM)
 add_custom_target(ingot_rust_archive DEPENDS ${rust_archive})
 add_library(ingot_rust STATIC IMPORTED GLOBAL)

@@ -8,17 +8,13 @@
 mod charsmap;
 mod grammar;
 mod jinja;
-mod pytext;
-mod pyvalue;
-mod source;
-mod template;
 mod tokenizer;
 
 use std::borrow::Cow;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 pub use grammar::{Grammar, GrammarFactory};
-pub use template::ChatTemplate;
+pub use jinja::ChatTemplate;
 pub use tokenizer::Tok;
 
 /// A byte array owned by Rust until `ingot_text_bytes_free`.
@@ -165,11 +161,11 @@ pub unsafe extern "C" fn ingot_text_template_free(t: *mut ChatTemplate) {
 /// Pointers are valid for their lengths.
 #[no_mangle]
 pub unsafe extern "C" fn ingot_text_template_render(
-    t: *const ChatTemplate, context: *const u8, n: usize, strftime: template::Strftime, clock: *const std::ffi::c_void, out: *mut Bytes,
+    t: *const ChatTemplate, context: *const u8, n: usize, strftime: jinja::Strftime, clock: *const std::ffi::c_void, out: *mut Bytes,
     error: *mut Bytes,
 ) -> bool {
     guard(error, false, || {
-        let s = (*t).render(raw(context, n), template::Now { strftime, clock })?;
+        let s = (*t).render(raw(context, n), jinja::Now { strftime, clock })?;
         out.write(Bytes::from_vec(s.into_bytes()));
         Ok(true)
     })
