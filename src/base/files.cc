@@ -19,6 +19,35 @@ Error system_error(std::string_view doing, const std::string& path) {
   return Error(code, cat("cannot ", doing, " ", path, ": ", std::strerror(e)));
 }
 
+std::string_view kind_of(mode_t mode) {
+  switch (mode & S_IFMT) {
+    case S_IFDIR: return "a folder";
+    case S_IFIFO: return "a named pipe";
+    case S_IFSOCK: return "a socket";
+    case S_IFCHR: return "a character device";
+    case S_IFBLK: return "a block device";
+  }
+  return "no regular file";
+}
+
+// Never waits: a named pipe in a model's folder would make open() wait for who writes. What a user names below /dev is meant to be read
+// (`<(command)` of a shell is a pipe at /dev/fd/63).
+Result<int> open_to_read(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return errno == ENXIO ? Error(Code::kInvalidArgument, cat("cannot open ", path, ": it is a socket, want a regular file")) : system_error("open", path);
+  struct stat st {};
+  Status wrong;
+  if (::fstat(fd, &st) != 0) wrong = system_error("open", path);
+  else if (!S_ISREG(st.st_mode) && (S_ISDIR(st.st_mode) || !path.starts_with("/dev/")))
+    wrong = Error(Code::kInvalidArgument, cat("cannot open ", path, ": it is ", kind_of(st.st_mode), ", want a regular file"));
+  if (!wrong.ok()) {
+    ::close(fd);
+    return wrong.error();
+  }
+  ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+  return fd;
+}
+
 Status write_all(int fd, const void* data, size_t bytes, const std::string& path) {
   const char* p = static_cast<const char*>(data);
   while (bytes > 0) {
@@ -34,12 +63,11 @@ Status write_all(int fd, const void* data, size_t bytes, const std::string& path
 }  // namespace
 
 Result<MappedFile> MappedFile::open(const std::string& path) {
-  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return system_error("open", path);
+  const int fd = TRY(open_to_read(path));
   struct stat st {};
   if (::fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
     ::close(fd);
-    return Error(Code::kInvalidArgument, cat("cannot open ", path, ": it is not a regular file"));
+    return Error(Code::kInvalidArgument, cat("cannot open ", path, ": it is ", kind_of(st.st_mode), ", want a regular file"));
   }
   MappedFile file;
   file.path_ = path;
@@ -79,8 +107,7 @@ void MappedFile::forget(size_t offset, size_t bytes) const {
 }
 
 Result<std::string> read_file(const std::string& path, size_t max_bytes) {
-  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return system_error("open", path);
+  const int fd = TRY(open_to_read(path));
   std::string out;
   char buffer[1 << 16];
   for (;;) {

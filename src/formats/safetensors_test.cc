@@ -1,5 +1,9 @@
 #include "formats/safetensors.h"
 
+#include <sys/stat.h>
+
+#include <filesystem>
+
 #include "formats/internal/json_scan.h"
 #include "formats/internal/test_files.h"
 
@@ -84,6 +88,14 @@ TEST(Safetensors, BadHeadersNameTensorFoundAndWanted) {
   EXPECT_HAS(message_of(open_safetensors(scratch.write("h.safetensors", huge + "{}"))), "declares a safetensors header of 4611686018427387904");
   EXPECT_HAS(message_of(open_safetensors(scratch.write("e.safetensors", ""))), "has 0 bytes");
   EXPECT_EQ(open_safetensors(scratch.path("none")).error().code(), Code::kNotFound);
+}
+
+TEST(Safetensors, AFileThatIsNoneIsNamed) {
+  Scratch scratch;
+  const std::string path = scratch.write("pipe.safetensors", "");
+  std::filesystem::remove(path);
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  EXPECT_EQ(message_of(open_safetensors(path)), cat("cannot open ", path, ": it is a named pipe, want a regular file"));
 }
 
 TEST(Safetensors, EveryTruncationIsAnError) {

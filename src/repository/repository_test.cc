@@ -144,6 +144,9 @@ TEST_F(RepositoryTest, TheChecksumAgentGuardsFiles) {
   EXPECT_EQ(error("bad"), cat("Poll failed for model directory 'bad': Mismatched MD5 hash for file 1/weights, expect ", abc, ", got 4911e516e5aa21d327512e0c8b197616"));
   EXPECT_NE(error("missing").find("cannot open "), std::string::npos);
   EXPECT_NE(error("pipe").find("pipe/1/weights: it is not a regular file"), std::string::npos);
+  std::filesystem::create_directories(join_path(root_, "piped_config/1"));
+  ASSERT_EQ(::mkfifo(join_path(root_, "piped_config/config.pbtxt").c_str(), 0600), 0);
+  EXPECT_NE(error("piped_config").find("piped_config/config.pbtxt: it is a named pipe, want a regular file"), std::string::npos);
   EXPECT_TRUE(r->describe("bad", {.agents = false}).ok());
   EXPECT_NE(error("outside").find("names no file in the model's folder"), std::string::npos);
   EXPECT_NE(error("sha").find("Unsupported hash function"), std::string::npos);

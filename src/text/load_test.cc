@@ -1,9 +1,11 @@
 // The small vocabularies of tests/fixtures/text against what the reference programs (Hugging Face tokenizers, sentencepiece, tiktoken)
 // encode: 10,000 pseudo-random strings each, stored as hashes. tools/fixtures/text makes them.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <atomic>
 #include <cstdlib>
+#include <filesystem>
 #include <thread>
 
 #include "base/files.h"
@@ -412,6 +414,13 @@ TEST(Load, NamesWhatIsWrong) {
       "added_tokens":[{"id":1,"content":" ","special":false,"normalized":true,"single_word":false,"lstrip":false,"rstrip":false}]})")
                 .find("added token 1, ' ', is nothing when normalised"),
             std::string::npos);
+  const std::string piped = fresh_folder();
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "qwen.tiktoken"}) {
+    const std::string file = join_path(piped, name);
+    ASSERT_EQ(::mkfifo(file.c_str(), 0600), 0);
+    EXPECT_NE(load_tokenizer(piped).error().message().find(cat(file, ": it is a named pipe, want a regular file")), std::string::npos) << name;
+    std::filesystem::remove(file);
+  }
   EXPECT_NE(error("tokenizer.model", "not a model").find("damaged protobuf"), std::string::npos);
   EXPECT_NE(error("x.tiktoken", "IQ== 0\nIQ== 1\n").find("line 2: the token occurs twice"), std::string::npos);
   EXPECT_NE(error("x.tiktoken", "IQ== 0\nIg== 7\n").find("line 2: the rank is 7 where 1 follows"), std::string::npos);

@@ -61,6 +61,11 @@ def make_files(root):
     llama(root, "llama_integers", {}, {"model.norm.weight": "I32"})
     llama(root, "llama_huge", {}, fill=1e20)
     (root / "empty_dir").mkdir()
+    for name in ("pipe.gguf", "pipe.engine", "piped/config.json", "piped_weights/model.safetensors"):
+        (root / name).parent.mkdir(exist_ok=True)
+        os.mkfifo(root / name)
+    write("piped/model.safetensors", struct.pack("<Q", 2) + b"{}")
+    (root / "piped_weights/config.json").write_bytes((root / "llama/config.json").read_bytes())
 
 
 def run(ingot, command, root):
