@@ -4,8 +4,8 @@
 //   TRY(registry.load({.config = config, .versions = {1}}));            // or through the ModelSource: load_by_name("m", {})
 //   std::shared_ptr<LoadedModel> m = TRY(registry.find("m", -1));      // holds the version alive while a request runs
 //
-// A load builds the new version beside the old one and swaps it in when it is ready; requests that run keep the old one until they
-// end. Thread rule: safe from any thread; loads of one name are serialised.
+// A load builds the new versions beside the old ones and swaps them in when all are ready, as Triton does: where one fails, none of them
+// serves, and the old ones stay. Requests that run keep the version they have until they end. Thread rule: safe from any thread; loads of one name are serialised.
 #pragma once
 
 #include <atomic>
@@ -186,7 +186,8 @@ class ModelRegistry {
   void refresh_ensembles_of(const std::string& name);
   std::vector<std::string> ensembles_of(const std::string& name) const;  // loaded ones that have it as a step
   // `instances_only`: of the ready version nothing but the instance groups changes.
-  Status load_version(const ModelSpec& spec, int64_t version, const std::shared_ptr<Entry>& entry, bool instances_only);
+  Result<std::shared_ptr<LoadedModel>> build_version(const ModelSpec& spec, int64_t version, const std::shared_ptr<Entry>& entry, bool instances_only);
+  void install(const std::string& name, const std::shared_ptr<Entry>& entry, std::shared_ptr<LoadedModel> loaded);
   void set_state(const std::string& name, Entry& entry, int64_t version, ModelState state, std::string reason,
                  std::shared_ptr<LoadedModel> loaded = nullptr);
   void retire(const std::string& name, std::shared_ptr<Entry> entry, int64_t version, std::shared_ptr<LoadedModel> loaded,
