@@ -21,6 +21,36 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::seconds kExport{5}, kStop{2};  // for one export; for all that still waits when the server ends
 constexpr std::chrono::milliseconds kLook{100};       // so often who waits sees whether the server ends
 
+}  // namespace
+
+// A look-up of the collector's addresses, which nothing can interrupt: it runs on a thread of its own, and who wants the addresses waits as long as he likes.
+struct OtlpExporter::Lookup {
+  std::mutex mutex;
+  std::condition_variable done;
+  bool finished = false;
+  int error = 0;
+  addrinfo* found = nullptr;
+  ~Lookup() {
+    if (found != nullptr) freeaddrinfo(found);
+  }
+  static std::shared_ptr<Lookup> start(const std::string& host, const std::string& port) {
+    auto lookup = std::make_shared<Lookup>();
+    std::thread([lookup, host, port] {
+      addrinfo hints{}, *found = nullptr;
+      hints.ai_socktype = SOCK_STREAM;
+      const int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
+      std::lock_guard lock(lookup->mutex);
+      lookup->finished = true;
+      lookup->error = error;
+      lookup->found = error == 0 ? found : nullptr;
+      lookup->done.notify_all();
+    }).detach();
+    return lookup;
+  }
+};
+
+namespace {
+
 // One HTTP/1.1 exchange on a connection of its own; the status of the answer.
 class Connection {
  public:
@@ -28,16 +58,13 @@ class Connection {
   ~Connection() {
     if (fd_ >= 0) close(fd_);
   }
-  Status open(const std::string& host, const std::string& port) {
-    addrinfo hints{}, *found = nullptr;
-    hints.ai_socktype = SOCK_STREAM;
-    if (int e = getaddrinfo(host.c_str(), port.c_str(), &hints, &found); e != 0) return Error(Code::kUnavailable, gai_strerror(e));
+  Clock::time_point until() const { return std::min(until_, stop_.load()); }
+  Status open(const addrinfo* found) {
     Status connected = Error(Code::kUnavailable, "no address");
-    for (addrinfo* a = found; a != nullptr; a = a->ai_next) {
+    for (const addrinfo* a = found; a != nullptr; a = a->ai_next) {
       connected = connect_to(*a);
       if (connected.ok()) break;
     }
-    freeaddrinfo(found);
     return connected;
   }
   Status send(std::string_view text) {
@@ -80,7 +107,7 @@ class Connection {
   }
   Status wait(short events, const char* what) const {
     for (;;) {
-      const auto left = std::min(until_, stop_.load()) - Clock::now();
+      const auto left = until() - Clock::now();
       if (left <= Clock::duration::zero()) return Error(Code::kUnavailable, cat(what, ": no time is left"));
       pollfd p{fd_, events, 0};
       const int n = poll(&p, 1, static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(std::min<Clock::duration>(left, kLook)).count()));
@@ -194,15 +221,28 @@ std::string OtlpExporter::body(const std::vector<server::Span>& spans) const {
     for (const auto& [key, value] : s.attributes) attribute(j, key, value);
     j.end().key("events").array();
     for (const auto& [name, ns] : s.events) j.object().key("timeUnixNano").string(unix_ns(ns)).key("name").string(name).end();
-    j.end().key("status").object().end().end();
+    j.end();
+    if (s.dropped_events != 0) j.key("droppedEventsCount").integer(s.dropped_events);
+    j.key("status").object().end().end();
   }
   j.end().end().end().end().end().end();
   return std::move(j.text);
 }
 
-Status OtlpExporter::post(const std::string& body) const {
+Status OtlpExporter::post(const std::string& body) {
   Connection c(stop_at_);
-  TRY(c.open(host_, port_));
+  // One that takes longer than an export is waited for again by the next.
+  if (!lookup_) lookup_ = Lookup::start(host_, port_);
+  {
+    std::unique_lock lock(lookup_->mutex);
+    while (!lookup_->finished) {
+      if (Clock::now() >= c.until()) return Error(Code::kUnavailable, cat("looking up '", host_, "': no time is left"));
+      lookup_->done.wait_until(lock, std::min(c.until(), Clock::now() + kLook));
+    }
+  }
+  const std::shared_ptr<Lookup> lookup = std::exchange(lookup_, nullptr);
+  if (lookup->error != 0) return Error(Code::kUnavailable, cat("looking up '", host_, "': ", gai_strerror(lookup->error)));
+  TRY(c.open(lookup->found));
   TRY(c.send(cat("POST ", path_, " HTTP/1.1\r\nHost: ", host_.find(':') == host_.npos ? host_ : cat("[", host_, "]"), ":", port_,
                  "\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: ", body.size(), "\r\n\r\n")));
   TRY(c.send(body));

@@ -36,7 +36,9 @@ class OtlpExporter : public server::SpanSink {
   OtlpExporter(OtlpOptions options, std::string host, std::string port, std::string path);
   void run();
   std::string body(const std::vector<server::Span>& spans) const;
-  Status post(const std::string& body) const;
+  Status post(const std::string& body);
+
+  struct Lookup;
 
   const OtlpOptions options_;
   const std::string host_, port_, path_;
@@ -44,6 +46,7 @@ class OtlpExporter : public server::SpanSink {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<server::Span> queue_;
+  std::shared_ptr<Lookup> lookup_;  // of the exporting thread: one that is not finished yet
   size_t dropped_ = 0;  // since the last warning
   std::chrono::steady_clock::time_point next_warning_{};
   bool stop_ = false;

@@ -44,10 +44,11 @@ class EchoBackend : public Backend {
  public:
   std::shared_ptr<Echo> last;
   bool fail = false, hold = false;
+  int64_t fail_version = 0;
   Model::Execution mode = Model::Execution::kDirect;
   std::string name() const override { return "echo"; }
-  Result<std::shared_ptr<Model>> load(const ModelLoad&) override {
-    if (fail) return Error(Code::kInternal, "no luck");
+  Result<std::shared_ptr<Model>> load(const ModelLoad& load) override {
+    if (fail || load.version == fail_version) return Error(Code::kInternal, "no luck");
     last = std::make_shared<Echo>();
     last->hold = hold;
     last->mode = mode;
@@ -250,6 +251,33 @@ TEST_F(ServerTest, FailedReloadKeepsTheOldVersionInService) {
   EXPECT_EQ(server.registry().index(false)[1].reason, "Internal: no luck");
 }
 
+// As Triton: a load of several versions is one, all or nothing.
+TEST_F(ServerTest, AFailedVersionTakesTheOthersOfItsLoadWithIt) {
+  backend->fail_version = 3;
+  Status s = server.registry().load({config(), {1, 2, 3}, "", true});
+  ASSERT_FALSE(s.ok());
+  EXPECT_EQ(s.error().message(), "load failed for model 'm': version 3 is at UNAVAILABLE state: Internal: no luck;\n");
+  EXPECT_TRUE(backend->last.use_count() == 1) << "the versions that came up are gone";
+  for (const ModelStatus& m : server.registry().index(false)) {
+    EXPECT_EQ(m.state, ModelState::kUnavailable);
+    EXPECT_EQ(m.reason, m.version == 3 ? "Internal: no luck" : "unloaded");
+  }
+  EXPECT_EQ(refused(request()), "Request for unknown model: 'm' has no available versions");
+  EXPECT_FALSE(server.ready());
+  // Beside versions that serve, the new ones do not come and the old ones stay as they are.
+  ASSERT_TRUE(server.registry().load({config(), {1}, "", true}).ok());
+  const uint64_t before = server.registry().find("m", 1).value()->load_id;
+  ModelConfig changed = config();
+  changed.max_batch_size = 4;
+  ASSERT_FALSE(server.registry().load({changed, {1, 2, 3}, "", true}).ok());
+  EXPECT_EQ(server.registry().find("m", 1).value()->load_id, before);
+  EXPECT_EQ(server.registry().ready_versions("m"), std::vector<int64_t>{1});
+  backend->fail_version = 0;
+  ASSERT_TRUE(server.registry().load({changed, {1, 2, 3}, "", true}).ok());
+  EXPECT_EQ(server.registry().ready_versions("m"), (std::vector<int64_t>{1, 2, 3}));
+  EXPECT_NE(server.registry().find("m", 1).value()->load_id, before);
+}
+
 TEST_F(ServerTest, InstanceQueueIsBoundedAndDrains) {
   backend->mode = Model::Execution::kInstances;
   ModelConfig c = config();
@@ -404,6 +432,34 @@ TEST(TraceTableTest, SpansKeepLittleOfLongTexts) {
   for (size_t i : {0u, 2u}) EXPECT_EQ(std::get<std::string>(sink->spans[i].attributes.back().second), id.substr(0, 1023));  // the last character is whole
   EXPECT_EQ(sink->spans[0].context.state, std::string(512, 'a'));
   EXPECT_EQ(sink->spans[3].context.state, "");
+}
+
+// A stream of many responses has as many stamps: a span keeps the first 128 events, as OpenTelemetry's own software, and counts the others.
+TEST(TraceTableTest, SpansCountEventsBeyondTheirLimit) {
+  struct Sink : SpanSink {
+    void take(std::vector<Span> more) override { std::move(more.begin(), more.end(), std::back_inserter(spans)); }
+    std::vector<Span> spans;
+  };
+  auto sink = std::make_shared<Sink>();
+  TraceTable t;
+  t.set_global({.level = {"TIMESTAMPS"}, .rate = "1", .file = "", .mode = "opentelemetry"}, sink);
+  {
+    std::shared_ptr<Trace> trace = t.sample("m");
+    trace->begin("m", 1, "");
+    trace->stamp("REQUEST_START", 1);
+    for (uint64_t i = 0; i < 100000; ++i) {
+      trace->stamp("INFER_RESPONSE_COMPLETE", 2 + i);
+      trace->stamp("CUSTOM", 2 + i);
+    }
+    trace->stamp("REQUEST_END", 200000);
+  }
+  ASSERT_EQ(sink->spans.size(), 2u);
+  const Span &model = sink->spans[0], &root = sink->spans[1];
+  EXPECT_EQ(model.events.size(), 128u);
+  EXPECT_EQ(model.events.size() + model.dropped_events, 100002u);
+  EXPECT_EQ(model.end_ns, 200000u) << "the server's own stamps have a place however many there are";
+  EXPECT_EQ(root.events.size(), 128u);
+  EXPECT_EQ(root.dropped_events, 100000u - 128);
 }
 
 TEST(TraceTableTest, ModelOverridesAndClears) {

@@ -32,6 +32,9 @@ bool zeros(std::string_view text) { return text.find_first_not_of('0') == text.n
 
 constexpr size_t kMostStateBytes = 512;  // what everybody has to pass on, W3C says; spans wait by their number, so each is of a bounded size
 
+// Of one request: the server's own stamps come last and always have a place.
+constexpr size_t kMostStamps = 1024, kCoreStamps = 16;
+
 // The server's own stamps, which begin and end nothing by their names.
 constexpr std::string_view kEventsAlone[] = {"QUEUE_START", "COMPUTE_INPUT_END", "COMPUTE_OUTPUT_START"};
 
@@ -61,6 +64,17 @@ std::string SpanContext::json() const {
   return std::move(j.text);
 }
 
+void Span::event(std::string_view event, uint64_t ns) {
+  if (events.size() < kMostEvents) events.emplace_back(event, ns);
+  else ++dropped_events;
+}
+
+void SpanRecord::stamp(std::string_view stamp, uint64_t ns) {
+  const bool core = stamp.starts_with("REQUEST_") || stamp.starts_with("COMPUTE_") || stamp == "QUEUE_START";
+  if (stamps.size() < kMostStamps + (core ? kCoreStamps : 0)) stamps.emplace_back(stamp, ns);
+  else ++dropped;
+}
+
 std::vector<Span> SpanRecord::finish() {
   std::vector<Span> done, open;
   if (name.empty()) return done;
@@ -74,12 +88,12 @@ std::vector<Span> SpanRecord::finish() {
     const bool alone = std::find(std::begin(kEventsAlone), std::end(kEventsAlone), stamp) != std::end(kEventsAlone);
     const bool starts = !alone && stamp.ends_with("_START"), ends = !alone && stamp.ends_with("_END");
     if (open.empty() && !done.empty()) break;  // after its end
-    if (open.empty()) open.push_back({context, name, ns, 0, {}, std::move(attributes)});
+    if (open.empty()) open.push_back({context, name, ns, 0, {}, std::move(attributes), dropped});
     if (starts && stamp != "REQUEST_START") {
       const std::string inner = stamp == "COMPUTE_START" ? "compute" : stamp.substr(0, stamp.size() - 6);
       open.push_back({open.back().context.child(), inner, ns});
     }
-    open.back().events.emplace_back(stamp, ns);
+    open.back().event(stamp, ns);
     const std::string_view closes = ends ? std::string_view(stamp).substr(0, stamp.size() - 4) : "";
     if (closes == "COMPUTE" || closes == "REQUEST") {  // and what was left open in it
       const std::string_view outer = closes == "COMPUTE" ? std::string_view("compute") : std::string_view(name);

@@ -1,7 +1,7 @@
 // Spans of OpenTelemetry from the stamps of traced requests: InferRequest above one span for each model, each above its compute span.
 //
 //   SpanContext root = SpanContext::below(request.traceparent, request.tracestate);
-//   SpanRecord record(root.child());  record.begin("m", 1, id, parent, "request");  record.stamp("REQUEST_START", ns); ...
+//   SpanRecord record(root.child());  record.stamp("REQUEST_START", ns); ...
 //   std::vector<Span> spans = record.finish();
 //
 // Thread rule: values; a SpanSink is safe from any thread.
@@ -29,11 +29,15 @@ struct SpanContext {
 };
 
 struct Span {
+  static constexpr size_t kMostEvents = 128;  // OpenTelemetry's own limit; what comes after them is counted
   SpanContext context;
   std::string name;
   uint64_t start_ns = 0, end_ns = 0;  // of the steady clock
   std::vector<std::pair<std::string, uint64_t>> events{};
   std::vector<std::pair<std::string, std::variant<int64_t, std::string>>> attributes{};
+  uint64_t dropped_events = 0;
+
+  void event(std::string_view event, uint64_t ns);
 };
 
 class SpanSink {
@@ -48,7 +52,9 @@ struct SpanRecord {
   std::vector<std::pair<std::string, std::variant<int64_t, std::string>>> attributes{};
   std::string name{};  // the model's; "": never begun
   std::vector<std::pair<std::string, uint64_t>> stamps{};
+  uint64_t dropped = 0;  // stamps beyond those that are kept
 
+  void stamp(std::string_view stamp, uint64_t ns);
   // The model's span, its compute span, and one for each pair NAME_START, NAME_END that the model itself reported.
   std::vector<Span> finish();
 };

@@ -239,8 +239,8 @@ void Trace::stamp(std::string_view activity, uint64_t ns) {
     // The front ends' stamps are the whole request's; of the requests made for it nobody waits for the responses.
     const bool front = activity == "INFER_RESPONSE_COMPLETE" || activity.starts_with("HTTP_") || activity.starts_with("GRPC_");
     std::lock_guard lock(group_->mutex);
-    if (!front) record_.stamps.emplace_back(activity, ns);
-    else if (parent_ == 0) group_->root.events.emplace_back(activity, ns);
+    if (!front) record_.stamp(activity, ns);
+    else if (parent_ == 0) group_->root.event(activity, ns);
     return;
   }
   JsonText j;
