@@ -323,6 +323,102 @@ struct OtelVariables {
   }
 };
 
+// What --trace-config says.
+struct TraceFlags {
+  server::TraceSettings settings;
+  OtlpOptions otlp;
+  bool has_level = false, has_url = false;
+  std::string resources;               // as they were given, for clients
+  std::map<std::string, int64_t> bsp;  // of the batch span processor
+};
+
+Result<int64_t> trace_number(const std::string& what, const std::string& value, int64_t least) {
+  int64_t n = 0;
+  auto r = std::from_chars(value.data(), value.data() + value.size(), n);
+  if (r.ec != std::errc() || r.ptr != value.data() + value.size() || n < least || n > 0xffffffff)
+    return Error(Code::kInvalidArgument, cat("--trace-config ", what, ": found '", value, "', want an integer from ", least));
+  return n;
+}
+
+std::string in_case(std::string text, int (*change)(int)) {
+  for (char& c : text) c = static_cast<char>(change(static_cast<unsigned char>(c)));
+  return text;
+}
+
+// opentelemetry,KEY=VALUE
+Status read_otel_flag(const std::string& item, TraceFlags& flags) {
+  auto [key, value] = TRY(key_value(item, "--trace-config opentelemetry"));
+  if (key == "url") {
+    flags.otlp.url = value;
+    flags.has_url = true;
+  } else if (key == "resource") {
+    auto [name, of] = TRY(key_value(value, "--trace-config opentelemetry,resource"));
+    std::erase_if(flags.otlp.resource, [&name = name](const auto& r) { return r.first == name; });
+    flags.otlp.resource.emplace_back(name, of);
+    flags.resources += cat(flags.resources.empty() ? "" : ",", value);
+  } else if (key == "bsp_max_queue_size" || key == "bsp_schedule_delay" || key == "bsp_max_export_batch_size") {
+    flags.bsp[key] = TRY(trace_number(key, value, key == "bsp_schedule_delay" ? 0 : 1));
+  } else {
+    return Error(Code::kInvalidArgument,
+                 cat("--trace-config opentelemetry: unknown key '", key, "', want url, resource, bsp_max_queue_size, bsp_schedule_delay or bsp_max_export_batch_size"));
+  }
+  return {};
+}
+
+// [triton,]KEY=VALUE
+Status read_trace_flag(const std::string& item, TraceFlags& flags) {
+  server::TraceSettings& t = flags.settings;
+  auto [key, value] = TRY(key_value(item, "--trace-config"));
+  if (key == "level") {
+    value = in_case(value, std::toupper);
+    if (value == "TRUE" || value == "ON" || value == "MIN" || value == "MAX") value = "TIMESTAMPS";
+    if (value == "FALSE") value = "OFF";
+    if (value != "OFF" && value != "TIMESTAMPS" && value != "TENSORS")
+      return Error(Code::kInvalidArgument, cat("--trace-config level: found '", value, "', want OFF, TIMESTAMPS or TENSORS"));
+    if (!std::exchange(flags.has_level, true)) t.level.clear();
+    t.level.push_back(value);
+  } else if (key == "rate" || key == "count" || key == "log-frequency") {
+    (void)TRY(trace_number(key, value, key == "count" ? -1 : 0));
+    (key == "rate" ? t.rate : key == "count" ? t.count : t.log_frequency) = value;
+  } else if (key == "file") {
+    t.file = value;
+  } else if (key == "mode") {
+    value = in_case(value, std::tolower);
+    if (value != "triton" && value != "opentelemetry")
+      return Error(Code::kInvalidArgument, cat("--trace-config mode: found '", value, "', want triton or opentelemetry"));
+    t.mode = value;
+  } else {
+    return Error(Code::kInvalidArgument, cat("--trace-config: unknown key '", key, "'"));
+  }
+  return {};
+}
+
+// What the flags leave open comes from the environment, and all of it is shown to clients.
+Status read_otel_environment(TraceFlags& flags) {
+  OtelVariables variables;
+  OptionTable environment("", "");
+  environment.add(variables);
+  TRY(environment.read_environment("OTEL_"));
+  const auto choose = [&](const char* key, const std::string& variable, int64_t least, int64_t otherwise) -> int64_t {
+    if (auto it = flags.bsp.find(key); it != flags.bsp.end()) return it->second;
+    if (variable.empty()) return otherwise;
+    if (const Result<int64_t> n = trace_number(key, variable, least); n.ok()) return *n;
+    INGOT_LOG(kWarning, cat("OTEL_", in_case(key, std::toupper), ": found '", variable, "', want an integer from ", least, "; ", otherwise, " is used"));
+    return otherwise;
+  };
+  OtlpOptions& otlp = flags.otlp;
+  otlp.max_queue = static_cast<size_t>(choose("bsp_max_queue_size", variables.bsp_max_queue_size, 1, static_cast<int64_t>(otlp.max_queue)));
+  otlp.delay_ms = choose("bsp_schedule_delay", variables.bsp_schedule_delay, 0, otlp.delay_ms);
+  otlp.max_batch = static_cast<size_t>(choose("bsp_max_export_batch_size", variables.bsp_max_export_batch_size, 1, static_cast<int64_t>(otlp.max_batch)));
+  auto& shown = flags.settings.mode_options;
+  if (flags.has_url) shown.emplace_back("url", otlp.url);
+  if (!flags.resources.empty()) shown.emplace_back("resource", flags.resources);
+  shown.emplace_back("bsp_max_export_batch_size", cat(otlp.max_batch));
+  shown.emplace_back("bsp_schedule_delay", cat(otlp.delay_ms));
+  shown.emplace_back("bsp_max_queue_size", cat(otlp.max_queue));
+  return {};
+}
+
 }  // namespace
 
 Result<server::CoreOptions> core_options(const ServerOptions& o) {
@@ -352,88 +448,17 @@ Result<server::CoreOptions> core_options(const ServerOptions& o) {
 }
 
 Status set_up_traces(server::Server& server, const ServerOptions& o) {
-  server::TraceSettings t;
-  OtlpOptions otlp;
-  bool first_level = true, url = false;
-  std::string resource;
-  const auto number = [](const std::string& what, const std::string& value, int64_t least) -> Result<int64_t> {
-    int64_t n = 0;
-    auto r = std::from_chars(value.data(), value.data() + value.size(), n);
-    if (r.ec != std::errc() || r.ptr != value.data() + value.size() || n < least || n > 0xffffffff)
-      return Error(Code::kInvalidArgument, cat("--trace-config ", what, ": found '", value, "', want an integer from ", least));
-    return n;
-  };
-  const auto in_case = [](std::string text, int (*change)(int)) {
-    for (char& c : text) c = static_cast<char>(change(static_cast<unsigned char>(c)));
-    return text;
-  };
-  std::map<std::string, int64_t> bsp;  // of the flags
-  for (std::string item : o.metrics.trace_config) {
-    if (item.starts_with("opentelemetry,")) {
-      auto [key, value] = TRY(key_value(item.substr(14), "--trace-config opentelemetry"));
-      if (key == "url") {
-        otlp.url = value, url = true;
-      } else if (key == "resource") {
-        auto [name, of] = TRY(key_value(value, "--trace-config opentelemetry,resource"));
-        std::erase_if(otlp.resource, [&name = name](const auto& r) { return r.first == name; });
-        otlp.resource.emplace_back(name, of);
-        resource += cat(resource.empty() ? "" : ",", value);
-      } else if (key == "bsp_max_queue_size" || key == "bsp_schedule_delay" || key == "bsp_max_export_batch_size") {
-        bsp[key] = TRY(number(key, value, key == "bsp_schedule_delay" ? 0 : 1));
-      } else {
-        return Error(Code::kInvalidArgument, cat("--trace-config opentelemetry: unknown key '", key,
-                                                 "', want url, resource, bsp_max_queue_size, bsp_schedule_delay or bsp_max_export_batch_size"));
-      }
-      continue;
-    }
-    if (item.starts_with("triton,")) item = item.substr(7);
-    auto [key, value] = TRY(key_value(item, "--trace-config"));
-    if (key == "level") {
-      value = in_case(value, std::toupper);
-      if (value == "TRUE" || value == "ON" || value == "MIN" || value == "MAX") value = "TIMESTAMPS";
-      if (value == "FALSE") value = "OFF";
-      if (value != "OFF" && value != "TIMESTAMPS" && value != "TENSORS")
-        return Error(Code::kInvalidArgument, cat("--trace-config level: found '", value, "', want OFF, TIMESTAMPS or TENSORS"));
-      if (std::exchange(first_level, false)) t.level.clear();
-      t.level.push_back(value);
-    } else if (key == "rate" || key == "count" || key == "log-frequency") {
-      (void)TRY(number(key, value, key == "count" ? -1 : 0));
-      (key == "rate" ? t.rate : key == "count" ? t.count : t.log_frequency) = value;
-    } else if (key == "file") {
-      t.file = value;
-    } else if (key == "mode") {
-      value = in_case(value, std::tolower);
-      if (value != "triton" && value != "opentelemetry")
-        return Error(Code::kInvalidArgument, cat("--trace-config mode: found '", value, "', want triton or opentelemetry"));
-      t.mode = value;
-    } else {
-      return Error(Code::kInvalidArgument, cat("--trace-config: unknown key '", key, "'"));
-    }
+  TraceFlags flags;
+  for (const std::string& item : o.metrics.trace_config) {
+    if (item.starts_with("opentelemetry,")) TRY(read_otel_flag(item.substr(14), flags));
+    else TRY(read_trace_flag(item.starts_with("triton,") ? item.substr(7) : item, flags));
   }
   std::shared_ptr<OtlpExporter> exporter;
-  if (t.to_spans()) {
-    OtelVariables variables;
-    OptionTable environment("", "");
-    environment.add(variables);
-    TRY(environment.read_environment("OTEL_"));
-    const auto choose = [&](const char* key, const std::string& variable, int64_t least, int64_t otherwise) -> int64_t {
-      if (auto it = bsp.find(key); it != bsp.end()) return it->second;
-      if (variable.empty()) return otherwise;
-      if (const Result<int64_t> n = number(key, variable, least); n.ok()) return *n;
-      INGOT_LOG(kWarning, cat("OTEL_", in_case(key, std::toupper), ": found '", variable, "', want an integer from ", least, "; ", otherwise, " is used"));
-      return otherwise;
-    };
-    otlp.max_queue = static_cast<size_t>(choose("bsp_max_queue_size", variables.bsp_max_queue_size, 1, static_cast<int64_t>(otlp.max_queue)));
-    otlp.delay_ms = choose("bsp_schedule_delay", variables.bsp_schedule_delay, 0, otlp.delay_ms);
-    otlp.max_batch = static_cast<size_t>(choose("bsp_max_export_batch_size", variables.bsp_max_export_batch_size, 1, static_cast<int64_t>(otlp.max_batch)));
-    if (url) t.mode_options.emplace_back("url", otlp.url);
-    if (!resource.empty()) t.mode_options.emplace_back("resource", resource);
-    t.mode_options.emplace_back("bsp_max_export_batch_size", cat(otlp.max_batch));
-    t.mode_options.emplace_back("bsp_schedule_delay", cat(otlp.delay_ms));
-    t.mode_options.emplace_back("bsp_max_queue_size", cat(otlp.max_queue));
-    exporter = TRY(OtlpExporter::start(std::move(otlp)));
+  if (flags.settings.to_spans()) {
+    TRY(read_otel_environment(flags));
+    exporter = TRY(OtlpExporter::start(std::move(flags.otlp)));
   }
-  server.traces().set_global(std::move(t), std::move(exporter));
+  server.traces().set_global(std::move(flags.settings), std::move(exporter));
   return {};
 }
 
