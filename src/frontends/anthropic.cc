@@ -1,7 +1,6 @@
 // Anthropic's /v1/messages: blocks -> chat messages, text events -> message events.
 #include "base/json_text.h"
 #include "frontends/message_routes.h"
-#include "frontends/text_stream.h"
 #include "server/llm_names.h"
 
 namespace ingot::frontends {
@@ -256,12 +255,6 @@ TextResult<TextRequest> parse_anthropic(const Json& body) {
   return out;
 }
 
-void handle_messages(ApiContext& api, ExchangePtr e, const Json& body) {
-  TextResult<TextRequest> parsed = parse_anthropic(body);
-  if (auto* error = std::get_if<TextError>(&parsed)) return e->respond(anthropic_error(*error));
-  TextRequest request = std::get<TextRequest>(std::move(parsed));
-  auto format = std::make_unique<MessagesFormat>(request);
-  run_text(api, e, std::move(request), std::move(format));
-}
+std::unique_ptr<TextFormat> messages_format(const TextRequest& request) { return std::make_unique<MessagesFormat>(request); }
 
 }  // namespace ingot::frontends

@@ -375,16 +375,20 @@ void handle_openai(ApiContext& api, ExchangePtr e, const Segments& p) {
   if (control) return model_control(api, e, p[2], p[3] == "load");
   const bool anthropic = route == "messages";
   Result<Json> body = parse_request_json(e->request().body, 100);
-  if (!body.ok()) return e->respond(anthropic ? anthropic_error(text_error(body.error())) : openai_error(text_error(body.error())));
-  if (route == "responses") return handle_responses(api, e, *body);
-  if (anthropic) return handle_messages(api, e, *body);
+  const auto refuse = anthropic ? anthropic_error : openai_error;
+  if (!body.ok()) return e->respond(refuse(text_error(body.error())));
   TextResult<TextRequest> parsed = chat                    ? parse_chat(*body)
+                                   : route == "responses"  ? parse_responses(*body)
+                                   : anthropic             ? parse_anthropic(*body)
                                    : route == "embeddings" ? parse_embedding(*body)
                                                            : parse_completion(*body);
-  if (auto* error = std::get_if<TextError>(&parsed)) return e->respond(openai_error(*error));
+  if (auto* error = std::get_if<TextError>(&parsed)) return e->respond(refuse(*error));
   TextRequest request = std::get<TextRequest>(std::move(parsed));
   if (route == "embeddings") return embeddings(api, e, request);
-  auto format = std::make_unique<ChatFormat>(request, chat, request.prompts.size() * static_cast<size_t>(request.n));
+  std::unique_ptr<TextFormat> format =
+      route == "responses" ? responses_format(request)
+      : anthropic          ? messages_format(request)
+                           : std::make_unique<ChatFormat>(request, chat, request.prompts.size() * static_cast<size_t>(request.n));
   run_text(api, e, std::move(request), std::move(format));
 }
 

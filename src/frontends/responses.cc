@@ -1,7 +1,6 @@
 // OpenAI's /v1/responses: input items -> chat messages, text events -> response events.
 #include "base/json_text.h"
 #include "frontends/message_routes.h"
-#include "frontends/text_stream.h"
 #include "server/llm_names.h"
 
 namespace ingot::frontends {
@@ -264,12 +263,6 @@ TextResult<TextRequest> parse_responses(const Json& body) {
   return out;
 }
 
-void handle_responses(ApiContext& api, ExchangePtr e, const Json& body) {
-  TextResult<TextRequest> parsed = parse_responses(body);
-  if (auto* error = std::get_if<TextError>(&parsed)) return e->respond(openai_error(*error));
-  TextRequest request = std::get<TextRequest>(std::move(parsed));
-  auto format = std::make_unique<ResponsesFormat>(request);
-  run_text(api, e, std::move(request), std::move(format));
-}
+std::unique_ptr<TextFormat> responses_format(const TextRequest& request) { return std::make_unique<ResponsesFormat>(request); }
 
 }  // namespace ingot::frontends
