@@ -161,6 +161,7 @@ TRITONSERVER_Error* TRITONBACKEND_ModelRepository(TRITONBACKEND_Model* model, TR
 
 TRITONSERVER_Error* TRITONBACKEND_ModelConfig(TRITONBACKEND_Model* model, const uint32_t config_version, TRITONSERVER_Message** model_config) {
   if (TRITONSERVER_Error* error = only_version_1(config_version)) return error;
+  std::lock_guard lock(model->mutex);
   *model_config = new TRITONSERVER_Message{server::to_json(model->config)};
   return nullptr;
 }

@@ -36,15 +36,15 @@ const server::InstanceGroup* group_of(const server::ModelConfig& config, const s
 }  // namespace
 
 Answer::~Answer() {
-  if (!model) return;
+  if (!instance) return;
   if (counts && !reported.load() && ended.load()) {
     const uint64_t now = server::steady_ns();
-    server::ModelStats* stats = model->stats();
+    server::ModelStats* stats = instance->stats();
     if (stats && failed.load()) stats->failure(server::FailureReason::kBackend, sink->times(), now);
     else if (stats) stats->success(sink->times(), batch_size, now);
   }
   sink.reset();
-  model->ended();
+  instance->ended();
 }
 
 Result<std::shared_ptr<CustomBackend>> CustomBackend::open(const std::string& path, const std::string& name, const std::string& directory,
@@ -132,116 +132,101 @@ void DeviceThread::run(const std::function<void()>& f) {
   changed_.wait(lock, [&] { return task_ == nullptr; });
 }
 
-Result<std::shared_ptr<server::Model>> CustomModel::load(std::shared_ptr<CustomBackend> backend, const server::ModelLoad& load) {
-  std::shared_ptr<CustomModel> m(new CustomModel(std::move(backend)));
-  TRY(m->initialize(load));
-  load.config = m->handle_->config;
-  return std::shared_ptr<server::Model>(m);
-}
-
-Status CustomModel::initialize(const server::ModelLoad& load) {
-  const BackendEntries& e = backend_->entries();
-  const std::vector<server::InstanceInfo> wanted = TRY(backend_->instances(load));
-  handle_ = std::make_unique<TRITONBACKEND_Model>();
-  handle_->owner = this;
-  handle_->backend = &backend_->handle();
-  handle_->name = load.config.name;
-  handle_->directory = load.directory;
-  handle_->version = static_cast<uint64_t>(load.version);
-  handle_->config = load.config;
-  handle_->auto_complete = load.auto_complete;
-  handle_->server.server = &load.server;
-  report_execution_ = load.report_execution ? load.report_execution : [](uint64_t, const server::CallTimes&) {};
-  model_began_ = true;
-  if (e.model_initialize) {
-    handle_->initializing = true;
-    TRITONSERVER_Error* error = e.model_initialize(handle_.get());
-    handle_->initializing = false;
+Result<std::shared_ptr<LiveModel>> LiveModel::create(std::shared_ptr<CustomBackend> backend, const server::ModelLoad& load) {
+  std::shared_ptr<LiveModel> m(new LiveModel(std::move(backend)));
+  TRITONBACKEND_Model& h = *m->handle_;
+  h.owner = m.get();
+  h.backend = &m->backend_->handle();
+  h.name = load.config.name;
+  h.directory = load.directory;
+  h.version = static_cast<uint64_t>(load.version);
+  h.config = load.config;
+  h.auto_complete = load.auto_complete;
+  h.server.server = &load.server;
+  m->report_execution_ = load.report_execution ? load.report_execution : [](uint64_t, const server::CallTimes&) {};
+  m->began_ = true;
+  if (const auto entry = m->backend_->entries().model_initialize) {
+    h.initializing = true;
+    TRITONSERVER_Error* error = entry(&h);
+    h.initializing = false;
     if (error) return take_error(error);
   }
-  strategy_ = TRY(CustomStrategy::find(*handle_, load.version_directory));
-  for (const server::InstanceInfo& info : wanted) {
-    auto i = std::make_unique<TRITONBACKEND_ModelInstance>();
-    i->model = handle_.get();
-    i->info = info;
-    i->host_policy = host_policy(info);
-    if (const server::InstanceGroup* g = group_of(handle_->config, info.name))
-      for (const auto& d : g->secondary_devices) i->secondary.push_back(d.device_id);
-    if (!info.passive) active_.push_back(i.get());
-    instances_.push_back(std::move(i));
-  }
-  TRY(initialize_instances());
-  if (active_.empty()) return Error(Code::kInvalidArgument, cat("model '", handle_->name, "' has passive instances only, want one that executes"));
-  if (backend_->handle().policy == TRITONBACKEND_EXECUTION_DEVICE_BLOCKING && !handle_->config.sequence_batching)
-    for (const TRITONBACKEND_ModelInstance* i : active_)
-      if (i->info.kind == server::InstanceGroup::Kind::kGpu && !devices_[i->info.device_id])
-        devices_[i->info.device_id] = std::make_unique<DeviceThread>();
-  return {};
+  m->strategy_ = TRY(CustomStrategy::find(h, load.version_directory));
+  return m;
 }
 
-Status CustomModel::initialize_instances() {
-  const auto entry = backend_->entries().instance_initialize;
-  for (const auto& i : instances_) began_instances_.push_back(i.get());
-  if (!entry) return {};
-  if (!backend_->handle().attributes.parallel_loading) {
-    began_instances_.clear();
-    for (const auto& i : instances_) {
-      began_instances_.push_back(i.get());
-      if (TRITONSERVER_Error* error = entry(i.get())) return take_error(error);
-    }
-    return {};
-  }
-  std::vector<TRITONSERVER_Error*> errors(instances_.size());
-  std::vector<std::thread> threads;
-  for (size_t i = 0; i < instances_.size(); ++i) threads.emplace_back([&, i] { errors[i] = entry(instances_[i].get()); });
-  for (std::thread& t : threads) t.join();
-  Status out;
-  for (TRITONSERVER_Error* error : errors) {
-    if (!error) continue;
-    Error e = take_error(error);
-    if (out.ok()) out = std::move(e);
-  }
-  return out;
-}
-
-CustomModel::~CustomModel() {
-  {
-    std::unique_lock lock(mutex_);
-    if (!idle_.wait_for(lock, kReleaseWait, [&] { return answers_ == 0; })) {
-      INGOT_LOG(kError, cat("backend '", backend_->name(), "' holds ", answers_, " requests, responses or factories of model '", handle_->name,
-                            "' ", kReleaseWait.count(), " s after the last answer: the model is left in memory, not finalized"));
-      // What the library may still touch must stay: the objects and the library itself.
-      for (auto& i : instances_) (void)i.release();
-      (void)handle_.release();
-      new std::shared_ptr<CustomBackend>(backend_);
-      return;
-    }
+LiveModel::~LiveModel() {
+  if (left_) {  // what the library may still touch must stay: the objects and the library itself
+    (void)strategy_.release();
+    (void)handle_.release();
+    new std::shared_ptr<CustomBackend>(backend_);
+    return;
   }
   strategy_.reset();
   devices_.clear();
-  const BackendEntries& e = backend_->entries();
-  for (TRITONBACKEND_ModelInstance* i : began_instances_)
-    if (e.instance_finalize) log_finalize("model instance", i->info.name, e.instance_finalize(i));
-  if (model_began_ && e.model_finalize) log_finalize("model", handle_->name, e.model_finalize(handle_.get()));
+  if (const auto entry = backend_->entries().model_finalize; began_ && entry) log_finalize("model", handle_->name, entry(handle_.get()));
 }
 
-void CustomModel::began() {
+DeviceThread* LiveModel::device(const server::InstanceInfo& info) {
+  if (backend_->handle().policy != TRITONBACKEND_EXECUTION_DEVICE_BLOCKING || handle_->config.sequence_batching ||
+      info.kind != server::InstanceGroup::Kind::kGpu || info.passive)
+    return nullptr;
+  auto& d = devices_[info.device_id];
+  if (!d) d = std::make_unique<DeviceThread>();
+  return d.get();
+}
+
+void LiveModel::set_groups(const std::vector<server::InstanceGroup>& groups) {
+  std::lock_guard lock(handle_->mutex);
+  handle_->config.instance_group = groups;
+}
+
+LiveInstance::LiveInstance(std::shared_ptr<LiveModel> model, const server::InstanceInfo& info) : model_(std::move(model)), device_(model_->device(info)) {
+  handle_->model = &model_->handle();
+  handle_->info = info;
+  handle_->host_policy = host_policy(info);
+  if (const server::InstanceGroup* g = group_of(handle_->model->config, info.name))
+    for (const auto& d : g->secondary_devices) handle_->secondary.push_back(d.device_id);
+}
+
+Status LiveInstance::initialize() {
+  began_initialize_ = true;
+  if (const auto entry = model_->backend().entries().instance_initialize)
+    if (TRITONSERVER_Error* error = entry(handle_.get())) return take_error(error);
+  return {};
+}
+
+LiveInstance::~LiveInstance() {
+  {
+    std::unique_lock lock(mutex_);
+    if (!idle_.wait_for(lock, kReleaseWait, [&] { return answers_ == 0; })) {
+      INGOT_LOG(kError, cat("backend '", model_->backend().name(), "' holds ", answers_, " requests, responses or factories of model '", handle_->model->name,
+                            "' ", kReleaseWait.count(), " s after the last answer: the model is left in memory, not finalized"));
+      model_->leave();
+      (void)handle_.release();
+      return;
+    }
+  }
+  if (const auto entry = model_->backend().entries().instance_finalize; began_initialize_ && entry)
+    log_finalize("model instance", handle_->info.name, entry(handle_.get()));
+}
+
+void LiveInstance::began() {
   std::lock_guard lock(mutex_);
   ++answers_;
 }
 
-void CustomModel::ended() {
+void LiveInstance::ended() {
   std::lock_guard lock(mutex_);
   if (--answers_ == 0) idle_.notify_all();
 }
 
-void CustomModel::execute(int instance, std::span<server::Invocation> batch) {
-  TRITONBACKEND_ModelInstance* i = active_[static_cast<size_t>(instance)];
-  if (!devices_.empty() && i->info.kind == server::InstanceGroup::Kind::kGpu) devices_[i->info.device_id]->run([&] { run(i, batch); });
-  else run(i, batch);
+void LiveInstance::execute(std::span<server::Invocation> batch) {
+  if (device_) device_->run([&] { run(batch); });
+  else run(batch);
 }
 
-void CustomModel::run(TRITONBACKEND_ModelInstance* instance, std::span<server::Invocation> batch) {
+void LiveInstance::run(std::span<server::Invocation> batch) {
   std::vector<TRITONBACKEND_Request*> requests;
   requests.reserve(batch.size());
   for (const server::Invocation& i : batch) {
@@ -249,7 +234,7 @@ void CustomModel::run(TRITONBACKEND_ModelInstance* instance, std::span<server::I
     // A warm-up and the filling of an empty sequence slot come from nobody: their sinks know no start.
     requests.push_back(make_request(this, i, i.sink->times().request_start != 0).release());
   }
-  TRITONSERVER_Error* error = backend_->entries().execute(instance, requests.data(), static_cast<uint32_t>(requests.size()));
+  TRITONSERVER_Error* error = model_->backend().entries().execute(handle_.get(), requests.data(), static_cast<uint32_t>(requests.size()));
   if (!error) return;  // the backend owns the requests, maybe not any more
   const Error e = take_error(error);
   for (TRITONBACKEND_Request* r : requests) {
@@ -260,10 +245,72 @@ void CustomModel::run(TRITONBACKEND_ModelInstance* instance, std::span<server::I
   }
 }
 
+Result<std::shared_ptr<server::Model>> CustomModel::load(std::shared_ptr<CustomBackend> backend, const server::ModelLoad& load) {
+  const std::vector<server::InstanceInfo> wanted = TRY(backend->instances(load));
+  std::shared_ptr<CustomModel> m(new CustomModel(TRY(LiveModel::create(std::move(backend), load))));
+  TRY(m->take_instances(wanted, {}));
+  load.config = m->live_->handle().config;
+  return std::shared_ptr<server::Model>(m);
+}
+
+Result<std::shared_ptr<server::Model>> CustomModel::with_instances(const server::ModelLoad& load) {
+  const std::vector<server::InstanceInfo> wanted = TRY(live_->backend().instances(load));
+  std::shared_ptr<CustomModel> m(new CustomModel(live_));
+  const std::vector<server::InstanceGroup> before = live_->handle().config.instance_group;
+  live_->set_groups(load.config.instance_group);  // new instances may ask
+  if (Status s = m->take_instances(wanted, instances_); !s.ok()) {
+    live_->set_groups(before);
+    return s.error();
+  }
+  return std::shared_ptr<server::Model>(m);
+}
+
+Status CustomModel::take_instances(const std::vector<server::InstanceInfo>& wanted, std::vector<std::shared_ptr<LiveInstance>> shared) {
+  const auto same_place = [](const server::InstanceInfo& a, const server::InstanceInfo& b) {
+    return a.kind == b.kind && a.device_id == b.device_id && a.passive == b.passive && a.host_policy == b.host_policy && a.profile == b.profile;
+  };
+  instances_.resize(wanted.size());
+  for (const bool same_name : {true, false}) {
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      if (instances_[i]) continue;
+      const auto it = std::find_if(shared.begin(), shared.end(), [&](const auto& s) { return same_place(s->info(), wanted[i]) && (!same_name || s->info().name == wanted[i].name); });
+      if (it == shared.end()) continue;
+      taken_over_.insert(it->get());
+      instances_[i] = std::move(*it);
+      shared.erase(it);
+    }
+  }
+  std::vector<LiveInstance*> fresh;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    if (!instances_[i]) {
+      instances_[i] = std::make_shared<LiveInstance>(live_, wanted[i]);
+      fresh.push_back(instances_[i].get());
+    }
+    if (!wanted[i].passive) active_.push_back(instances_[i].get());
+  }
+  TRY(initialize(fresh));
+  if (active_.empty()) return Error(Code::kInvalidArgument, cat("model '", live_->handle().name, "' has passive instances only, want one that executes"));
+  return {};
+}
+
+Status CustomModel::initialize(const std::vector<LiveInstance*>& fresh) {
+  if (!live_->backend().handle().attributes.parallel_loading) {
+    for (LiveInstance* i : fresh) TRY(i->initialize());
+    return {};
+  }
+  std::vector<Status> results(fresh.size());
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < fresh.size(); ++i) threads.emplace_back([&, i] { results[i] = fresh[i]->initialize(); });
+  for (std::thread& t : threads) t.join();
+  for (const Status& s : results) TRY(Status(s));
+  return {};
+}
+
 Status CustomModel::ready() const {
-  if (!backend_->entries().ready) return {};
-  for (TRITONBACKEND_ModelInstance* i : active_)
-    if (TRITONSERVER_Error* error = backend_->entries().ready(i)) return take_error(error);
+  const auto entry = live_->backend().entries().ready;
+  if (!entry) return {};
+  for (LiveInstance* i : active_)
+    if (TRITONSERVER_Error* error = entry(&i->handle())) return take_error(error);
   return {};
 }
 
@@ -273,23 +320,23 @@ std::vector<server::MemoryUse> CustomModel::memory_use() const {
     std::lock_guard lock(mutex);
     for (const auto& [place, bytes] : report.bytes) sum.bytes[place] += bytes;
   };
-  add(handle_->mutex, handle_->memory);
-  for (const auto& i : instances_) add(i->mutex, i->memory);
+  add(live_->handle().mutex, live_->handle().memory);
+  for (const auto& i : instances_) add(i->handle().mutex, i->handle().memory);
   std::vector<server::MemoryUse> out;
   for (const auto& [place, bytes] : sum.bytes) out.push_back({place.first, place.second, bytes});
   return out;
 }
 
-std::unique_ptr<TRITONBACKEND_Request> make_request(CustomModel* model, const server::Invocation& invocation, bool counts) {
+std::unique_ptr<TRITONBACKEND_Request> make_request(LiveInstance* instance, const server::Invocation& invocation, bool counts) {
   auto r = std::make_unique<TRITONBACKEND_Request>();
   r->answer = std::make_shared<Answer>();
-  r->answer->model = model;
+  r->answer->instance = instance;
   r->answer->sink = invocation.sink;
   r->answer->counts = counts;
-  r->answer->decoupled = model->config().is_decoupled();
-  model->began();
+  r->answer->decoupled = instance->config().is_decoupled();
+  instance->began();
   r->request = invocation.request;
-  const server::ModelConfig& config = model->config();
+  const server::ModelConfig& config = instance->config();
   if (config.max_batch_size > 0 && !r->request->inputs.empty() && !r->request->inputs[0].shape.empty())
     r->answer->batch_size = static_cast<uint64_t>(r->request->inputs[0].shape[0]);
   r->inputs.reserve(r->request->inputs.size());

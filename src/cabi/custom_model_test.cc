@@ -173,6 +173,30 @@ TEST_F(CustomModelTest, CallsAnotherModelOfTheServer) {
   EXPECT_EQ(failure("lost"), "Request for unknown model: 'nobody' is not found");
 }
 
+// As Triton: a change of instance_group alone adds and ends instances of the running model.
+TEST_F(CustomModelTest, AnUpdateOfInstancesKeepsThoseThatBothHave) {
+  ModelConfig c = config("grows", "identity");
+  const auto load = [&](int count) {
+    c.instance_group = {{.kind = InstanceGroup::Kind::kCpu, .count = count}};
+    return server_.registry().load({.config = c, .versions = {1}, .directory = "", .files = 1});
+  };
+  ASSERT_TRUE(load(2).ok());
+  EXPECT_EQ(infer(request("grows", {1, 2}))->all.size(), 1u);
+  const auto before = server_.registry().find("grows", 1).value();
+  ASSERT_TRUE(load(3).ok());
+  const auto after = server_.registry().find("grows", 1).value();
+  ASSERT_NE(before, after);
+  EXPECT_EQ(after->stats, before->stats) << "it is the same model";
+  EXPECT_EQ(after->model->instances(), 3);
+  EXPECT_FALSE(after->model->is_new(0));
+  EXPECT_FALSE(after->model->is_new(1));
+  EXPECT_TRUE(after->model->is_new(2));
+  EXPECT_EQ(infer(request("grows", {3, 4}))->all.size(), 1u);
+  ASSERT_TRUE(load(1).ok());
+  EXPECT_FALSE(server_.registry().find("grows", 1).value()->model->is_new(0));
+  EXPECT_EQ(infer(request("grows", {5, 6}))->all.size(), 1u);
+}
+
 TEST_F(CustomModelTest, ALibraryBesideItsModelIsClosedWithIt) {
   char folder[] = "/tmp/ingot-cabi-XXXXXX";
   ASSERT_NE(::mkdtemp(folder), nullptr);

@@ -252,13 +252,13 @@ TRITONSERVER_Error* TRITONBACKEND_StateNew(
     TRITONBACKEND_State** state, TRITONBACKEND_Request* request, const char* name, const TRITONSERVER_DataType datatype, const int64_t* shape,
     const uint32_t dims_count) {
   *state = nullptr;
-  const CustomModel* model = request->answer->model;
-  const auto& sequence = model ? model->config().sequence_batching : std::nullopt;
+  const LiveInstance* instance = request->answer->instance;
+  const auto& sequence = instance ? instance->config().sequence_batching : std::nullopt;
   if (!sequence || sequence->state.empty())
     return give_error(Code::kInvalidArgument, cat("unable to add state '", name, "'. State configuration is missing for model '",
-                                                  model ? model->config().name : std::string(), "'."));
+                                                  instance ? instance->config().name : std::string(), "'."));
   const bool known = std::any_of(sequence->state.begin(), sequence->state.end(), [&](const auto& s) { return s.output_name == name; });
-  if (!known) return give_error(Code::kInvalidArgument, cat("state '", name, "' is not a valid state name of model '", model->config().name, "'"));
+  if (!known) return give_error(Code::kInvalidArgument, cat("state '", name, "' is not a valid state name of model '", instance->config().name, "'"));
   TRITONBACKEND_State& s = request->states.emplace_back();
   s.answer = request->answer;
   s.tensor.name = name;
@@ -333,7 +333,7 @@ TRITONSERVER_Error* TRITONBACKEND_ResponseOutput(
     TRITONBACKEND_Response* response, TRITONBACKEND_Output** output, const char* name, const TRITONSERVER_DataType datatype, const int64_t* shape,
     const uint32_t dims_count) {
   *output = nullptr;
-  const server::ModelConfig& config = response->answer->model->config();
+  const server::ModelConfig& config = response->answer->instance->config();
   if (!config.find_output(name))
     return give_error(Code::kInvalidArgument, cat("unexpected inference output '", name, "' for model '", config.name, "'"));
   TRITONBACKEND_Output& o = response->outputs.emplace_back();

@@ -22,7 +22,8 @@
 
 namespace ingot::cabi {
 
-class CustomModel;
+class LiveModel;
+class LiveInstance;
 
 TRITONSERVER_Error* give_error(Code code, std::string message);
 TRITONSERVER_Error* give_error(const Error& error);
@@ -52,7 +53,7 @@ Buffer new_buffer(size_t size);
 
 // One request's way back, shared by its request object, its factories and its responses.
 struct Answer {
-  CustomModel* model = nullptr;
+  LiveInstance* instance = nullptr;     // null: it answers nothing
   std::shared_ptr<server::ResponseSink> sink;
   uint64_t batch_size = 1;
   bool counts = false;                  // success or failure is for us to count
@@ -110,7 +111,7 @@ struct TRITONBACKEND_Backend {
 };
 
 struct TRITONBACKEND_Model {
-  ingot::cabi::CustomModel* owner = nullptr;
+  ingot::cabi::LiveModel* owner = nullptr;
   TRITONBACKEND_Backend* backend = nullptr;
   std::string name, directory;
   uint64_t version = 1;
@@ -119,7 +120,7 @@ struct TRITONBACKEND_Model {
   bool initializing = false;
   TRITONSERVER_Server server{};
   void* state = nullptr;
-  mutable std::mutex mutex;  // guards memory
+  mutable std::mutex mutex;  // guards memory, and the instance groups of config
   ingot::cabi::MemoryReport memory;
 };
 
