@@ -177,8 +177,11 @@ TEST_F(CustomModelTest, CallsAnotherModelOfTheServer) {
 TEST_F(CustomModelTest, AnUpdateOfInstancesKeepsThoseThatBothHave) {
   ModelConfig c = config("grows", "identity");
   const auto load = [&](int count) {
-    c.instance_group = {{.kind = InstanceGroup::Kind::kCpu, .count = count}};
-    return server_.registry().load({.config = c, .versions = {1}, .directory = "", .files = 1});
+    InstanceGroup group;
+    group.kind = InstanceGroup::Kind::kCpu;
+    group.count = count;
+    c.instance_group = {group};
+    return server_.registry().load({.config = c, .versions = {1}, .directory = "", .auto_complete = true, .files = 1});
   };
   ASSERT_TRUE(load(2).ok());
   EXPECT_EQ(infer(request("grows", {1, 2}))->all.size(), 1u);
