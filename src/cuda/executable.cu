@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 
 #include "cuda/attention.h"
@@ -24,6 +22,13 @@ bool short_contexts(const ingot_bindings& b) {
 }
 
 size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+// An op's name in times.
+std::string name_of(const ingot_op_desc& d) {
+  std::string name = op::op_info(static_cast<op::Op>(d.op)).name;
+  if (d.weights > 0 && d.weight[0].n > 0) name += cat(" ", d.weight[0].n, " x ", d.weight[0].k);
+  return name;
+}
 
 __global__ void resolve_tokens_kernel(int32_t* tokens, const int32_t* previous_ids, int n) {
   start_dependents();
@@ -232,10 +237,7 @@ Status Executable::allocate(const ingot_program& p) {
   TRY(array(&counts_, R * static_cast<size_t>(vocab_), "sampling"));
   TRY(array(&keys_, 2 * R, "sampling"));
   if (keys_) TRY(check(cudaMemset(keys_, 0, R * sizeof *keys_), "clear sampling keys"));
-  times_ = std::getenv("INGOT_CUDA_TIMES") != nullptr;
-  if (times_)
-    for (Replay& r : replays_)
-      for (cudaEvent_t* e : {&r.begin, &r.end}) TRY(check(cudaEventCreate(e), "create event"));
+  TRY(times_.create());
   scratch_bytes_ = kScratchBytes;
   return device_alloc(&scratch_, scratch_bytes_, "scratch");
 }
@@ -248,12 +250,6 @@ Executable::~Executable() {
     for (cudaEvent_t e : {f.begin, f.uploaded, f.computed, f.end})
       if (e) cudaEventDestroy(e);
   }
-  for (Replay& r : replays_)
-    for (cudaEvent_t e : {r.begin, r.end})
-      if (e) cudaEventDestroy(e);
-  if (gaps_ > 0)
-    std::fprintf(stderr, "cuda: %lld decode steps of %.3f ms, idle between them %.2f us, %.2f %%\n", static_cast<long long>(replayed_),
-                 busy_ms_ / static_cast<double>(replayed_), 1e3 * idle_ms_ / static_cast<double>(gaps_), 100 * idle_ms_ / (idle_ms_ + busy_ms_));
   for (void* p : pinned_) cudaFreeHost(p);
   for (void* p : owned_) cudaFree(p);
   if (embedding_rows_) cudaFree(embedding_rows_);
@@ -546,7 +542,10 @@ Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step, bo
       TRY(rope_table(rope.desc.attrs, rope.weight[0], matrix(rope.in[1], f).as<int32_t>(), matrix(rope.in[2], f).as<int32_t>(), l.rows, tables_[t], l));
     }
     const bool few = !deterministic_ && l.rows <= kSkinnyRows && l.logits <= kSkinnyRows;
-    for (const Action& action : few ? fused_.few : fused_.many) TRY(act(action, f, l));
+    for (const Action& action : few ? fused_.few : fused_.many) {
+      TRY(act(action, f, l));
+      if (times_.ops()) TRY(times_.mark(next_ticket_, name_of(steps_[static_cast<size_t>(action.step)].desc), stream_));
+    }
   }
   if (b.sampling && b.logits > 0) {
     SampleArgs a{};
@@ -563,6 +562,7 @@ Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step, bo
     a.top_logprobs = top_logprobs_;
     a.vocab = vocab_;
     TRY(launch_sample(a, b.logits, stream_));
+    if (times_.ops()) TRY(times_.mark(next_ticket_, "sampling", stream_));
   }
   return {};
 }
@@ -666,7 +666,7 @@ Status Executable::run(const ingot_bindings& b, uint64_t* ticket) {
   const uint64_t key = static_cast<uint64_t>(b.slices) << 32 | static_cast<uint64_t>(b.logits) << 2 | (short_contexts(b) ? 2 : 0) | (b.sampling ? 1 : 0);
   bool one_each = T > 0 && T == S;
   for (size_t s = 0; s < S; ++s) one_each &= b.slice_begin[s + 1] - b.slice_begin[s] == 1;
-  const bool may_capture = one_each && !f.dumped && !rows_given;
+  const bool may_capture = one_each && !f.dumped && !rows_given && !times_.ops();
   auto graph = may_capture ? f.graphs.find(key) : f.graphs.end();
   if (graph == f.graphs.end() && may_capture && ++f.seen[key] == 3) {
     TRY(check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "begin capture"));
@@ -681,13 +681,11 @@ Status Executable::run(const ingot_bindings& b, uint64_t* ticket) {
     TRY(check(made, "instantiate graph"));
     graph = f.graphs.emplace(key, exec).first;
   }
-  Replay& replay = replays_[next_ticket_ % std::size(replays_)];
-  replay.done = times_ && graph != f.graphs.end();
-  if (replay.done) TRY(check(cudaEventRecord(replay.begin, stream_), "record event"));
+  TRY(times_.begin(next_ticket_, graph != f.graphs.end(), b.tokens_count, b.slices, b.logits, stream_));
   if (graph != f.graphs.end()) TRY(check(cudaGraphLaunch(graph->second, stream_), "launch graph"));
   else if (T > 0) TRY(enqueue(f, b, dump_step, false));
 
-  if (replay.done) TRY(check(cudaEventRecord(replay.end, stream_), "record event"));
+  TRY(times_.end(next_ticket_, stream_));
   const size_t parity = static_cast<size_t>(&f - flights_);
   f.sampled = b.sampling && R;
   f.logits = b.logits;
@@ -722,23 +720,6 @@ Status Executable::run(const ingot_bindings& b, uint64_t* ticket) {
   return {};
 }
 
-// A step of a batch that its predecessor had too follows at once: what lies between the two graphs is the copies of ids and inputs.
-Status Executable::add_times(uint64_t ticket) {
-  const Replay &now = replays_[ticket % std::size(replays_)], &before = replays_[(ticket - 1) % std::size(replays_)];
-  if (!now.done) return {};
-  float ms = 0;
-  TRY(check(cudaEventElapsedTime(&ms, now.begin, now.end), "time a step"));
-  busy_ms_ += ms;
-  ++replayed_;
-  if (!before.done) return {};
-  TRY(check(cudaEventElapsedTime(&ms, before.end, now.begin), "time a gap"));
-  if (ms < 1.0f) {  // longer ones wait for requests
-    idle_ms_ += ms;
-    ++gaps_;
-  }
-  return {};
-}
-
 Status Executable::wait(uint64_t ticket, ingot_results* out) {
   Flight& f = flights_[ticket % kFlights];
   if (!f.busy || f.ticket != ticket) return Error(Code::kInvalidArgument, cat("cuda: ticket ", ticket, " is not in flight"));
@@ -746,7 +727,7 @@ Status Executable::wait(uint64_t ticket, ingot_results* out) {
   TRY(check(cudaEventSynchronize(f.end), "a step"));
   float ms = 0;
   TRY(check(cudaEventElapsedTime(&ms, f.begin, f.end), "time a step"));
-  if (times_) TRY(add_times(ticket));
+  TRY(times_.done(ticket));
   *out = {};
   out->struct_bytes = sizeof(ingot_results);
   if (f.sampled) {

@@ -12,6 +12,7 @@
 #include "cuda/cuda.h"
 #include "cuda/fuse.h"
 #include "cuda/sample.h"
+#include "cuda/times.h"
 
 namespace ingot::cuda {
 
@@ -95,16 +96,7 @@ class Executable {
   Flight flights_[kFlights];
   uint64_t next_ticket_ = 1;
 
-  // With INGOT_CUDA_TIMES in the environment: when graphs of decode steps begin and end, and at last a line about the gaps.
-  struct Replay {
-    cudaEvent_t begin = nullptr, end = nullptr;
-    bool done = false;
-  };
-  Status add_times(uint64_t ticket);
-  bool times_ = false;
-  Replay replays_[4];  // by ticket; a step's predecessor stays while two are in flight
-  int64_t replayed_ = 0, gaps_ = 0;
-  double busy_ms_ = 0, idle_ms_ = 0;
+  Times times_;
 };
 
 }  // namespace ingot::cuda
