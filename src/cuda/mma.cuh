@@ -84,6 +84,13 @@ __device__ __forceinline__ uint4 load_streaming(const void* p) {
   return v;
 }
 
+// The same of what the kernel may write itself, elsewhere.
+__device__ __forceinline__ uint4 load_once(const void* p) {
+  uint4 v;
+  asm volatile("ld.global.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  return v;
+}
+
 // Asks for `bytes` from `p` on, multiples of 16 both, into L2.
 __device__ __forceinline__ void prefetch_to_l2(const void* p, int bytes) {
 #if __CUDA_ARCH__ >= 900

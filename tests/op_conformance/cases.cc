@@ -436,6 +436,23 @@ void attention_cases(std::vector<Chain>& out) {
       c.check(c.add(Op::kAttention, a, in));
       out.push_back(std::move(c));
     }
+  // Answers of many sequences at once: more (sequence, head) pairs than a GPU takes at a time, and few for its emulation.
+  for (auto [sequences, heads, kv_heads, d, window] : {std::tuple{6, 3, 3, 64, 0}, {6, 6, 3, 128, 9}, {24, 24, 24, 64, 0}, {24, 46, 23, 128, 9}})
+    for (auto [kv, nmse] : {std::pair{DType::kBf16, 3e-5}, {DType::kF16, 1e-6}}) {
+      std::vector<int> lengths;
+      for (int i = 0; i < sequences; ++i) lengths.push_back(4 + i * 7 % (sequences < 24 ? 17 : 37));
+      Chain c(cat("attention/", sequences < 24 ? "" : "long/", "answers/heads ", heads, " of ", d, "/window", window, "/kv ", dtype_name(kv)), lengths, ++seed);
+      Attrs a{};
+      a.heads = heads;
+      a.kv_heads = kv_heads;
+      a.head_dim = d;
+      a.window = window;
+      a.scale = 2.0 / std::sqrt(d);
+      c.kv_dtype = static_cast<int>(kv);
+      c.nmse = c.nmse_int8 = nmse;
+      c.check(c.add(Op::kAttention, a, {c.input(heads * d), c.input(kv_heads * d), c.input(kv_heads * d)}));
+      out.push_back(std::move(c));
+    }
   for (auto [heads, d, window] : {std::tuple{8, 64, 0}, {3, 128, 60}})  // 8-bit caches: heads as tensor cores take them, contexts that are cut
     for (auto [kv, nmse] : {std::pair{DType::kI8, 2e-4}, {DType::kF8E4M3, 4e-3}}) {
       Chain c(cat("attention/heads ", heads, " of ", d, "/window", window, "/kv ", dtype_name(kv)), {3, 140, 9}, ++seed);

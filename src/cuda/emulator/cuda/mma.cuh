@@ -69,6 +69,7 @@ inline void copies_done() {}
 
 inline void prefetch_to_l2(const void*, int) {}
 inline uint4 load_streaming(const void* p) { return *static_cast<const uint4*>(p); }
+inline uint4 load_once(const void* p) { return *static_cast<const uint4*>(p); }
 
 template <class T>
 uint32_t pack2(float low, float high) {
