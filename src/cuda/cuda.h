@@ -93,6 +93,7 @@ struct Launch {
   bool fp8 = false;        // of fp8
   bool deterministic = false;  // a row's results do not depend on the rows beside it
   unsigned* arrived = nullptr;  // kArrivedCounters or more, zero between kernels: how many blocks of a shared result are done
+  bool paired = false;  // the action before did the shift and the concat that follow
 };
 
 struct StepArgs {
@@ -123,6 +124,9 @@ Status rms_norm(const Matrix& x, const void* weight, DType weight_dtype, const M
 
 // y = x of the row before beside x, and the state of the launch, as shift and concat do.
 Status shift_concat(const Matrix& x, const Matrix& y, int rows, Launch& l);
+// h = rms_norm(x), y = shift_concat(h), of a step whose sequences have one row each; 16-bit types, rows of up to so many columns and of whole eights.
+constexpr int kNormShiftColumns = 8192;
+Status norm_shift_concat(const Matrix& x, const void* weight, DType weight_dtype, const Matrix& h, const Matrix& y, int rows, float eps, Launch& l);
 
 // First row that accepts, or the row of that name.
 const Kernel* find_kernel(const ingot_op_desc& desc, const char* name);

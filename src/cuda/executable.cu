@@ -319,6 +319,12 @@ Status Executable::act(const Action& action, const Flight& f, Launch& l) {
   switch (action.kind) {
     case Action::kStep: return this->step(action.step, f, l);
     case Action::kNorm:
+      if (action.concat >= 0 && l.decode) {
+        const Matrix x = matrix(step.out[1], f), h = matrix(step.out[0], f), pairs = matrix(steps_[static_cast<size_t>(action.concat)].out[0], f);
+        enter(action.shift, l);
+        l.paired = true;
+        return norm_shift_concat(x, step.weight[0], static_cast<DType>(step.desc.weight[0].dtype), h, pairs, rows_of(step.out[0], l), static_cast<float>(step.desc.attrs.eps), l);
+      }
       return rms_norm(matrix(step.out[1], f), step.weight[0], static_cast<DType>(step.desc.weight[0].dtype), matrix(step.out[0], f),
                       rows_of(step.out[0], l), static_cast<float>(step.desc.attrs.eps), action.only_rounded, l);
     case Action::kLinear: {
@@ -361,10 +367,19 @@ Status Executable::act(const Action& action, const Flight& f, Launch& l) {
           c.norm_dtype = static_cast<DType>(norm.desc.weight[0].dtype);
         }
       }
+      if (action.concat >= 0 && l.decode && skinny_halves(c, l)) {
+        enter(action.shift, l);
+        l.paired = true;
+        const Matrix pairs = matrix(steps_[static_cast<size_t>(action.concat)].out[0], f);
+        c.y = {static_cast<char*>(pairs.data) + 2 * c.y.width, c.y.width, pairs.stride, pairs.dtype};
+        c.state = static_cast<float*>(l.state);
+        c.slots = l.in.state_slot;
+      }
       if (Status status = linear(c, l); !status.ok()) return status.error().in(cat("step ", action.step, " (linear)"));
       return {};
     }
     case Action::kShiftConcat: {
+      if (std::exchange(l.paired, false)) return {};
       enter(action.shift, l);
       return shift_concat(matrix(step.in[1], f), matrix(step.out[0], f), rows_of(step.out[0], l), l);
     }

@@ -56,6 +56,7 @@ class Fuser {
       a.halves = a.add >= 0 && halved[static_cast<size_t>(a.add)];
       out_.few.push_back(a);
     }
+    for (size_t i = 1; i < out_.few.size(); ++i) shifted_with(out_.few[i - 1], out_.few[i]);
     for (size_t i = 0; i + 1 < out_.many.size(); ++i) out_.many[i].only_rounded = roundable(out_.many[i], out_.many[i + 1]);
     place();
     return std::move(out_);
@@ -162,6 +163,29 @@ class Fuser {
     after[i].kind = Action::kShiftConcat;
     after[i].shift = j;
     gone[static_cast<size_t>(j)] = 1;
+  }
+
+  // The same with what makes its input.
+  void shifted_with(Action& made, const Action& pair) {
+    if (pair.kind != Action::kShiftConcat || (made.kind != Action::kNorm && made.kind != Action::kLinear)) return;
+    const ingot_step &from = steps_[static_cast<size_t>(made.step)], &to = steps_[static_cast<size_t>(pair.step)];
+    if (!half_type(from.desc.out_dtype[0]) || !same(from.out[0], to.in[1]) || to.out[0].buffer < INGOT_BUF_FIRST_FREE) return;
+    if (made.kind == Action::kLinear) {
+      LinearCall c;
+      c.weight = &from.desc.weight[0];
+      c.data = from.weight[0];
+      c.x.dtype = static_cast<DType>(from.desc.in_dtype[0]);
+      c.x.stride = from.in[0].stride;
+      c.rows = 1;
+      if (op_of(from) != Op::kLinear || made.add >= 0 || readers_[static_cast<size_t>(from.out[0].buffer)].size() != 2 || from.desc.out_dtype[0] != from.desc.in_dtype[0] || from.in[0].offset % 8 != 0 || !skinny_accepts(c)) return;
+    } else {
+      for (const ingot_operand* o : {&from.out[0], &from.out[1], &to.out[0]})
+        if (o->offset % 8 != 0 || o->stride % 8 != 0) return;
+      if (from.out[0].width % 8 != 0 || from.out[0].width > kNormShiftColumns) return;
+    }
+    made.concat = pair.step;
+    made.shift = pair.shift;
+    birth_[static_cast<size_t>(to.out[0].buffer)] = std::min(birth_[static_cast<size_t>(to.out[0].buffer)], made.step);
   }
 
   // A norm over whole rows that only products read, each of which can do it itself.

@@ -4,7 +4,7 @@
 //   for (const Action& a : few_rows ? f.few : f.many) ...
 //
 // The fusions: RoPE of q and k with attention; a product with the residual addition after it; a shift with the concat of its result and
-// its input; for few rows, an RMS norm with the products that read it, and, where a product comes before it too, in two halves.
+// its input, and for answers these two with the norm or the product before them; for few rows, an RMS norm with the products that read it, and, where a product comes before it too, in two halves.
 // Pure functions over the step list.
 #pragma once
 
@@ -26,7 +26,8 @@ struct Action {
   int rope_q = -1, rope_k = -1;  // kAttention
   int table = -1;                // rope table of both
   bool only_rounded = false;     // kLinear, kNorm: alone the fp8 product after it reads the result
-  int shift = -1;                // kShiftConcat
+  int shift = -1;                // kShiftConcat, and with `concat`
+  int concat = -1;               // kLinear, kNorm: the concat after it, which steps whose sequences have one row each do inside, with its shift
 };
 
 struct Fused {

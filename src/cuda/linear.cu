@@ -310,7 +310,7 @@ Status few(const LinearCall& c, Launch& l) {
       return {};
     }
   }
-  if (c.norm || c.next_norm || c.squares) return Error(Code::kInternal, "cuda: a norm was folded into a product that does not take it");
+  if (c.norm || c.next_norm || c.squares || c.state) return Error(Code::kInternal, "cuda: a norm or a shift was folded into a product that does not take it");
   const DType wtype = static_cast<DType>(c.weight->dtype);
   const int step = step_of(wtype);
   const bool vector = c.weight->k % step == 0 && c.weight->group % step == 0 && aligned16(c.x, sizeof(A));

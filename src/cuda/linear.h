@@ -35,6 +35,10 @@ struct LinearCall {
   float* next_squares = nullptr;
   const float* squares = nullptr;
   int squares_parts = 0;
+  // Of steps whose sequences have one row each, where skinny_halves(): y is the second half of rows of 2 n, the first takes what is in the
+  // state, and the state the result, as a shift and a concat after it would have it.
+  float* state = nullptr;  // [slots, n]
+  const int32_t* slots = nullptr;
   bool only_rounded = false;  // what follows takes the result as RoundedRows: where these are made, y may be left unwritten
 };
 
@@ -58,6 +62,8 @@ void add_bias(const Matrix& y, int rows, const void* bias, DType bias_dtype, Lau
 
 bool skinny_accepts(const LinearCall& c);
 bool skinny_takes_norm(int rows, int64_t k);
+// Tiles of eight rows, where they leave the busiest block with less to read.
+bool skinny_halves(const LinearCall& c, const Launch& l);
 inline bool skinny_passes_norm(DType activation) { return activation == DType::kBf16; }
 __host__ __device__ inline int squares_parts(int64_t n) { return static_cast<int>((n + 7) / 8); }
 Status skinny(const LinearCall& c, Launch& l);

@@ -1,6 +1,7 @@
 // Ops that follow the sequence: embedding, shift, segment_begin, last_token.
 #include "cuda/cuda.h"
 #include "cuda/math.cuh"
+#include "cuda/weight_args.h"
 #include "cuda/mma.cuh"
 
 namespace ingot::cuda {
@@ -115,6 +116,53 @@ __global__ void shift_concat_kernel(const A* x, int64_t x_stride, A* y, int64_t 
   if (store) *carried = to_float(mine);
 }
 
+// The same after an RMS norm, of sequences of one row each.
+constexpr int kNormThreads = 256, kNormPieces = kNormShiftColumns / (8 * kNormThreads);
+template <class A>
+__global__ void __launch_bounds__(kNormThreads) norm_shift_concat_kernel(const A* x, int64_t x_stride, AnyVector weight, A* h, int64_t h_stride, A* y, int64_t y_stride,
+                                                                         const int32_t* state_slot, float* state, int width, float eps) {
+  __shared__ float shared[33];
+  const int row = blockIdx.x;
+  float weights[kNormPieces][8];
+#pragma unroll
+  for (int p = 0; p < kNormPieces; ++p)
+    if (const int i = 8 * (p * kNormThreads + threadIdx.x); i < width)
+#pragma unroll
+      for (int j = 0; j < 8; ++j) weights[p][j] = weight(i + j);
+  start_dependents();
+  wait_for_predecessor();
+  uint4 held[kNormPieces];
+  float squares = 0;
+#pragma unroll
+  for (int p = 0; p < kNormPieces; ++p) {
+    const int i = 8 * (p * kNormThreads + threadIdx.x);
+    if (i >= width) break;
+    held[p] = *reinterpret_cast<const uint4*>(x + row * x_stride + i);
+    const A* v = reinterpret_cast<const A*>(&held[p]);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) squares = fmaf(to_float(v[j]), to_float(v[j]), squares);
+  }
+  const float inverse = rsqrtf(block_sum(squares, shared) / static_cast<float>(width) + eps);
+#pragma unroll
+  for (int p = 0; p < kNormPieces; ++p) {
+    const int i = 8 * (p * kNormThreads + threadIdx.x);
+    if (i >= width) break;
+    const A* v = reinterpret_cast<const A*>(&held[p]);
+    float4* const carried = reinterpret_cast<float4*>(state + static_cast<int64_t>(state_slot[row]) * width + i);
+    const float4 low = carried[0], high = carried[1];
+    uint4 now;
+    A* n = reinterpret_cast<A*>(&now);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) n[j] = from_float<A>(to_float(v[j]) * inverse * weights[p][j]);
+    *reinterpret_cast<uint4*>(h + row * h_stride + i) = now;
+    A* to = y + row * y_stride + i;
+    *reinterpret_cast<uint4*>(to) = uint4{pack2<A>(low.x, low.y), pack2<A>(low.z, low.w), pack2<A>(high.x, high.y), pack2<A>(high.z, high.w)};
+    *reinterpret_cast<uint4*>(to + width) = now;
+    carried[0] = float4{to_float(n[0]), to_float(n[1]), to_float(n[2]), to_float(n[3])};
+    carried[1] = float4{to_float(n[4]), to_float(n[5]), to_float(n[6]), to_float(n[7])};
+  }
+}
+
 Status launch_shift(const StepArgs& s, Launch& l) {
   return dispatch(s.out[0].dtype, [&](auto* tag) -> Status {
     using A = Pointee<decltype(tag)>;
@@ -194,6 +242,16 @@ Status shift_concat(const Matrix& x, const Matrix& y, int rows, Launch& l) {
     if (!l.decode) launch(shift_store_kernel<A>, l.slices, 128, l.stream, x.as<A>(), x.stride, l.in.slice_begin, l.in.state_slot, state, x.width);
     return launched("shift kernel");
   });
+}
+
+Status norm_shift_concat(const Matrix& x, const void* weight, DType weight_dtype, const Matrix& h, const Matrix& y, int rows, float eps, Launch& l) {
+  const auto run = [&](auto* tag) {
+    using A = Pointee<decltype(tag)>;
+    launch_dependent(norm_shift_concat_kernel<A>, rows, kNormThreads, 0, l, x.as<A>(), x.stride, AnyVector{weight, weight_dtype}, h.as<A>(), h.stride, y.as<A>(), y.stride,
+                     l.in.state_slot, static_cast<float*>(l.state), x.width, eps);
+    return launched("norm and shift kernel");
+  };
+  return x.dtype == DType::kF16 ? run(static_cast<__half*>(nullptr)) : run(static_cast<__nv_bfloat16*>(nullptr));
 }
 
 namespace {

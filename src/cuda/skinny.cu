@@ -26,6 +26,10 @@ Status skinny_as(const LinearCall& c, Launch& l) {
     a.scaled_stride = c.scaled.stride;
     a.next_squares = c.next_squares;
   }
+  if (c.state) {
+    a.state = c.state;
+    a.slots = c.slots;
+  }
   switch (static_cast<DType>(c.weight->dtype)) {
     case DType::kI8: return skinny_of<T, DType::kI8>(a, c, l);
     case DType::kU4: return skinny_of<T, DType::kU4>(a, c, l);
@@ -44,6 +48,11 @@ bool skinny_accepts(const LinearCall& c) {
   const int step = w == DType::kU4 ? 32 : w == x ? 8 : 16;
   if (k % step != 0 || (w != x && (group <= 0 || group % step != 0))) return false;
   return (reinterpret_cast<uintptr_t>(c.x.data) | reinterpret_cast<uintptr_t>(c.data) | static_cast<uintptr_t>(c.x.stride) * 2) % 16 == 0;
+}
+
+bool skinny_halves(const LinearCall& c, const Launch& l) {
+  const auto most_rows = [&](int64_t tile) { return ((c.weight->n + tile - 1) / tile + 2 * l.sm_count - 1) / (2 * l.sm_count) * tile; };
+  return !c.gated && !l.quantised && c.rows <= kSkinnyRows / 2 && c.weight->k % 64 == 0 && 10 * most_rows(8) <= 9 * most_rows(16);
 }
 
 bool skinny_takes_norm(int rows, int64_t k) { return rows <= kSkinnyRows && rows * (k + 160) * 2 + 2 * k <= 112 << 10; }

@@ -349,6 +349,10 @@ __global__ void __launch_bounds__(kWarps * 32, 2) skinny_kernel(const SkinnyArgs
           v = to_float(rounded);
           a.scaled[r * a.scaled_stride + n] = from_float<T>(v * a.next_norm(n));
           square = v * v;
+        } else if (Half && a.state) {
+          float& carried = a.state[static_cast<int64_t>(a.slots[r]) * a.outputs + n];
+          static_cast<T*>(a.y)[r * a.y_stride + n - a.outputs] = from_float<T>(carried);
+          carried = to_float(rounded);
         }
       }
     }
@@ -583,9 +587,7 @@ Status skinny_of(SkinnyArgs<T>& a, const LinearCall& c, Launch& l) {
     constexpr int P = decltype(parts)::value, N = decltype(passes)::value;
     constexpr bool kRing = decltype(ring)::value;
     if constexpr (!kRing) {
-      // Tiles of eight rows where they leave the busiest block with less to read.
-      const auto most_rows = [&](int tile) { return ((a.outputs + tile - 1) / tile + 2 * l.sm_count - 1) / (2 * l.sm_count) * tile; };
-      if (!c.gated && c.rows <= kSkinnyRows / 2 && a.w.k % 64 == 0 && 10 * most_rows(8) <= 9 * most_rows(16)) return run<T, D, false, P, N, kRing, true>(a, c, l);
+      if (skinny_halves(c, l)) return run<T, D, false, P, N, kRing, true>(a, c, l);
     }
     return c.gated ? run<T, D, true, P, N, kRing, false>(a, c, l) : run<T, D, false, P, N, kRing, false>(a, c, l);
   };

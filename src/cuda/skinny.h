@@ -26,6 +26,8 @@ struct SkinnyArgs : OutputArgs<T> {
   float* next_squares;  // [rows, squares_parts(outputs)]
   float* partial;       // [tiles, splits, 128]
   unsigned* arrived;    // [tiles], zero between launches
+  float* state;         // LinearCall's
+  const int32_t* slots;
 };
 
 // Weights of type D.
