@@ -59,7 +59,8 @@ void generate(const Weight& w, std::span<std::byte> raw) {
     for (size_t i = 0; i < count; ++i) std::memcpy(raw.data() + at + i * 4, &value, 4);
     std::memset(raw.data() + at + count * 4, 0, section - count * 4);
   };
-  constant(sizes.values, sizes.scales, static_cast<float>(w.generator->std / code_std(dtype)));
+  const float scale = static_cast<float>(w.generator->std / code_std(dtype));
+  constant(sizes.values, sizes.scales, dtype == DType::kU4 ? f16_to_float(float_to_f16(scale)) : scale);  // 4-bit scales are f16 in files
   if (w.desc.has_zero) constant(sizes.values + sizes.scales, sizes.zeros, dtype == DType::kU4 ? 7.5f : 0.f);
 }
 

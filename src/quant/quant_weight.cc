@@ -94,9 +94,15 @@ Fit fit(const float* w, const float* q, int64_t n) {
   return y > 0 ? Fit{x / y, z - x * x / y} : Fit{0, z};
 }
 
+// The scale of a 4-bit group as published files hold it, f16, where its exponent allows that: kernels then read half the bytes of scales.
+float held(float scale) {
+  const float magnitude = std::fabs(scale);
+  return magnitude >= 0x1p-14f && magnitude <= 65504 ? f16_to_float(float_to_f16(scale)) : scale;
+}
+
 Group int4_group(const float* w, int64_t n, const Range& r, int search, float* q, float* trial) {
   const float peak = -r.low >= r.high ? r.low : r.high;
-  float best = peak / -8;
+  float best = held(peak / -8);
   if (!(std::fabs(best) > 0)) {
     std::fill_n(q, n, 0.0f);
     return {0, 8};
@@ -114,13 +120,13 @@ Group int4_group(const float* w, int64_t n, const Range& r, int search, float* q
     std::copy_n(trial, n, q);
   }
   // Squares of tiny or huge weights leave the range of f32: then the plain scale stands.
-  if (std::isfinite(chosen.scale) && std::fabs(chosen.scale) > 0 && std::isfinite(chosen.error)) best = chosen.scale;
+  if (std::isfinite(chosen.scale) && std::fabs(chosen.scale) > 0 && std::isfinite(chosen.error)) best = held(chosen.scale);
   else round_group(w, n, 0, best, -8, 7, q);
   return {best, 8};
 }
 
 Group int4_zero_group(const float* w, int64_t n, const Range& r, float* q) {
-  const float scale = r.high / 15 - r.low / 15;  // not (high - low) / 15, which may overflow
+  const float scale = held(r.high / 15 - r.low / 15);  // not (high - low) / 15, which may overflow
   if (!(scale > 0) || !std::isfinite(r.low / scale) || !std::isfinite(r.high - r.low)) {
     std::fill_n(q, n, 0.0f);
     return {0, 0};
