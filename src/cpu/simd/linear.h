@@ -28,6 +28,7 @@ struct Block {
   const int32_t* start = nullptr;
   const float* scale = nullptr;
   const float* scaled_sum = nullptr;
+  bool float_sums = false;  // int32 sums begin at kFloatBits more
 };
 
 using Micro = void (*)(const Panels&, const uint8_t* panel, const Block&, float* out);
@@ -90,14 +91,28 @@ struct Rows {
   int64_t padded_k = 0, group = 0, groups = 1;
   char* data = nullptr;
   int centre = 0;
+  bool float_sums = false;
   int32_t* start = nullptr;
   float* scale = nullptr;
   float* scaled_sum = nullptr;
   Block block(int first) const {
-    if (activations != Activations::kInt8) return {data + first * padded_k * element_bytes(activations), nullptr, nullptr, nullptr};
-    return {data + first * padded_k, start + first * groups, scale + first * groups, scaled_sum + first * groups};
+    if (activations != Activations::kInt8) return {data + first * padded_k * element_bytes(activations)};
+    return {data + first * padded_k, start + first * groups, scale + first * groups, scaled_sum + first * groups, float_sums};
   }
 };
+
+// Where sums of 4-bit weights are below 2^22, they begin at the bits of 1.5 * 2^23, so that the bits of a sum are those of the f32 number
+// 1.5 * 2^23 + sum: then fma(that, scale, -1.5 * 2^23 * scale) is sum * scale, rounded once, without a conversion (an eighth of a product of
+// groups of 32). Exact for scales of at most 22 bits of mantissa, hence half_scales; the portable fma rounds twice.
+constexpr int32_t kFloatBits = 0x4b400000;
+constexpr float kFloatStart = 12582912.f;
+inline bool has_float_sums(const Panels& p) {
+#if defined(INGOT_SIMD_AVX512) || defined(INGOT_SIMD_AVX2)
+  return p.format == Format::kI4 && p.half_scales && p.group <= 4096;  // 8 * 127 * 4096 < 2^22
+#else
+  return false && p.half_scales;
+#endif
+}
 
 inline size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 
@@ -114,6 +129,7 @@ inline Rows place_rows(const Panels& p, const MicroSet& set, int rows, char* mem
   r.activations = set.activations;
   r.largest_block = set.largest_block;
   r.centre = set.centre;
+  r.float_sums = has_float_sums(p);
   r.groups = scale_groups(set, p.padded_k, p.groups);
   r.group = set.scale_inputs ? set.scale_inputs : p.group;
   r.terms = terms_of(set.activations, p.padded_k, r.groups);
@@ -130,35 +146,93 @@ inline Rows place_rows(const Panels& p, const MicroSet& set, int rows, char* mem
   return r;
 }
 
+#if defined(INGOT_SIMD_AVX512)
+// Element i: the greatest lane of x[i], the sum of the lanes of x[i].
+inline __m128 largest_of_each(const F (&x)[4]) {
+  __m256 h[4];
+  INGOT_UNROLL for (int i = 0; i < 4; ++i) h[i] = _mm256_max_ps(half_of(x[i], false), half_of(x[i], true));
+  const __m256 a = _mm256_max_ps(_mm256_unpacklo_ps(h[0], h[1]), _mm256_unpackhi_ps(h[0], h[1]));
+  const __m256 b = _mm256_max_ps(_mm256_unpacklo_ps(h[2], h[3]), _mm256_unpackhi_ps(h[2], h[3]));
+  const __m256 c = _mm256_max_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+  return _mm_max_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1));
+}
+inline __m128i sum_of_each(const I (&x)[4]) {
+  __m256i h[4];
+  INGOT_UNROLL for (int i = 0; i < 4; ++i)
+    h[i] = _mm256_add_epi32(_mm256_castps_si256(half_of(as_f(x[i]), false)), _mm256_castps_si256(half_of(as_f(x[i]), true)));
+  const __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(h[0], h[1]), _mm256_unpackhi_epi32(h[0], h[1]));
+  const __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(h[2], h[3]), _mm256_unpackhi_epi32(h[2], h[3]));
+  const __m256i c = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+  return _mm_add_epi32(_mm256_castsi256_si128(c), _mm256_extracti128_si256(c, 1));
+}
+#endif
+
+constexpr float kLeastScaled = 1e-35f;  // a group of smaller magnitudes counts as zero: 127 divided by them may be no number
+
 // One row's int8 codes, group by group: put(term, input, codes, how many fours of them), fold(term, group, scale, sum of codes). The scale
 // of a group is its largest magnitude / 127, that of a second term 1 / 254 of it; inputs past k count as zero.
 template <class Put, class Fold>
 void quantise_row(const float* x, int k, int group, int groups, int terms, Put put, Fold fold) {
-  for (int g = 0; g < groups; ++g) {
+  int g = 0;
+#if defined(INGOT_SIMD_AVX512)
+  // Up to four whole groups at once: what is done once a group costs as much as what is done for its inputs, and is done here for four.
+  if (terms == 1 && group % 16 == 0) {
+    const __m128 steps = _mm_set1_ps(127.f);
+    for (int n = 4; g < groups && (g + 1) * group <= k; g += n) {
+      while (g + n > groups || (g + n) * group > k) --n;
+      F top[4] = {zero(), zero(), zero(), zero()};
+      for (int j = 0; j < n; ++j) {
+        const float* from = x + (g + j) * group;
+        F most = abs(load(from));
+        for (int i = 16; i < group; i += 16) most = max(most, abs(load(from + i)));
+        top[j] = most;
+      }
+      const __m128 amax = largest_of_each(top);
+      alignas(16) float scale[4], inverse[4];
+      alignas(16) int32_t sums[4];
+      _mm_store_ps(scale, _mm_div_ps(amax, steps));
+      _mm_store_ps(inverse, _mm_and_ps(_mm_cmpgt_ps(amax, _mm_set1_ps(kLeastScaled)), _mm_div_ps(steps, amax)));
+      I total[4] = {set1i(0), set1i(0), set1i(0), set1i(0)};
+      for (int j = 0; j < n; ++j) {
+        const F by = set1(inverse[j]);
+        for (int i = (g + j) * group; i < (g + j + 1) * group; i += 16) {
+          const __m512i q = _mm512_cvtps_epi32((load(x + i) * by).v);
+          total[j].v = _mm512_add_epi32(total[j].v, q);
+          alignas(16) int8_t codes[16];
+          _mm_store_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtsepi32_epi8(q));
+          put(0, i, codes, 4);
+        }
+      }
+      _mm_store_si128(reinterpret_cast<__m128i*>(sums), sum_of_each(total));
+      for (int j = 0; j < n; ++j) fold(0, g + j, scale[j], sums[j]);
+    }
+  }
+#endif
+  for (; g < groups; ++g) {
     const int begin = g * group, end = begin + group, real = end < k ? end : k;
     F top = zero();
     int i = begin;
     for (; i + 16 <= real; i += 16) top = max(top, abs(load(x + i)));
     if (i < real) top = max(top, abs(load_n(x + i, real - i)));
     const float amax = largest(top), scale = amax / 127.f;
-    const F inverse = set1(amax > 0 ? 127.f / amax : 0.f);
+    const F inverse = set1(amax > kLeastScaled ? 127.f / amax : 0.f);
     F total = zero(), low_total = zero();
-    for (i = begin; i < end; i += 16) {
-      const F v = (i + 16 <= real ? load(x + i) : load_n(x + i, real - i)) * inverse;
+    const auto codes_of = [&](int at, F v, int fours) {
       const F q = max(min(round(v), set1(127.f)), set1(-127.f));
-      const int fours = end - i < 16 ? (end - i) / 4 : 4;
       total = total + q;
       alignas(16) int8_t codes[16];
       store_i8(codes, q);
-      put(0, i, codes, fours);
-      if (terms == 1) continue;
+      put(0, at, codes, fours);
+      if (terms == 1) return;
       const F low = max(min(round((v - q) * set1(kLowSteps)), set1(127.f)), set1(-127.f));
       low_total = low_total + low;
       store_i8(codes, low);
-      put(1, i, codes, fours);
-    }
-    fold(0, g, scale, sum(total));  // integral and below 2^24: exact
-    if (terms == 2) fold(1, g, scale / kLowSteps, sum(low_total));
+      put(1, at, codes, fours);
+    };
+    for (i = begin; i + 16 <= real; i += 16) codes_of(i, load(x + i) * inverse, 4);
+    for (; i < end; i += 16) codes_of(i, load_n(x + i, real - i) * inverse, end - i < 16 ? (end - i) / 4 : 4);
+    fold(0, g, scale, static_cast<int32_t>(sum(total)));  // integral and below 2^24: exact
+    if (terms == 2) fold(1, g, scale / kLowSteps, static_cast<int32_t>(sum(low_total)));
   }
 }
 
@@ -196,7 +270,7 @@ void multiply(const Panels& p, const uint8_t* panel, const Rows& rows, const Mic
 struct GroupScales {
   F scale[2], add[2];
 };
-inline const uint8_t* read_scales(const Panels& p, const uint8_t* w, float centre, GroupScales& s) {
+[[gnu::always_inline]] inline const uint8_t* read_scales(const Panels& p, const uint8_t* w, float centre, GroupScales& s) {
   if (p.half_scales) {
     const uint16_t* h = reinterpret_cast<const uint16_t*>(w);
     s.scale[0] = load_f16(h);

@@ -1,5 +1,5 @@
 // Micro kernels for i8 and u4 weights with int8 activations: unsigned codes times signed codes, the centre of the weights corrected in
-// the start value of the int32 sums; then for each group y = fma(sum, weight_scale * row_scale, y) [and fma(offset, row_sum, y)].
+// the start value of the int32 sums; then for each group y = fma(sum * weight_scale, row_scale, y) [and fma(offset, row_sum, y)].
 // Where activations have scales of their own within a group of weights: fine_of.
 #include <utility>
 
@@ -53,17 +53,20 @@ inline I codes(const int8_t* x) {
   return set1i(four);
 }
 
-// The sums of one group of inputs of M rows into the f32 results.
-template <int M, bool kOffset>
-inline void fold(const I (&d)[M][2], const GroupScales& s, const float* scale, const float* scaled_sum, F (&y)[M][2]) {
-  INGOT_UNROLL for (int r = 0; r < M; ++r) {
-    const F rs = set1(scale[r]);
-    INGOT_UNROLL for (int j = 0; j < 2; ++j) {
-      y[r][j] = fma(to_f(d[r][j]), s.scale[j] * rs, y[r][j]);
-      if (kOffset) y[r][j] = fma(s.add[j], set1(scaled_sum[r]), y[r][j]);
-    }
+// How the sum of one group of inputs goes into the f32 result; kFloat: its bits are already those of a f32 number (Block::float_sums).
+template <bool kOffset, bool kFloat>
+struct Fold {
+  explicit Fold(const GroupScales& of) : s(of) {
+    if (kFloat) INGOT_UNROLL for (int j = 0; j < 2; ++j) back[j] = s.scale[j] * set1(-kFloatStart);
   }
-}
+  F operator()(I d, int j, float scale, float scaled_sum, F y) const {
+    const F scaled = kFloat ? fma(as_f(d), s.scale[j], back[j]) : to_f(d) * s.scale[j];
+    y = fma(scaled, set1(scale), y);
+    return kOffset ? fma(s.add[j], set1(scaled_sum), y) : y;
+  }
+  const GroupScales& s;
+  F back[2];
+};
 
 template <int M>
 inline void start_sums(I (&d)[M][2], const int32_t* start) {
@@ -132,7 +135,7 @@ inline void all_but_last(const uint8_t*& w, const int8_t*& x, int inputs, I (&d)
 
 enum class Source { kI8, kI4 };
 
-template <int M, Source S, bool kOffset>
+template <int M, Source S, bool kOffset, bool kFloat>
 void micro_of(const Panels& p, const uint8_t* w, const Block& b, float* out) {
   constexpr int kCentre = S == Source::kI8 ? 128 : 8;
   const int8_t* x = static_cast<const int8_t*>(b.data);
@@ -148,17 +151,11 @@ void micro_of(const Panels& p, const uint8_t* w, const Block& b, float* out) {
     start_sums<M>(d, b.start + g * M);
     if constexpr (S == Source::kI8) lines8<M, false>(w, x, p.group, d);
     else lines4<M>(w, x, p.group, d);
-    if constexpr (kMemory) {
-      INGOT_UNROLL for (int r = 0; r < M; ++r) {
-        const F rs = set1(b.scale[g * M + r]);
-        INGOT_UNROLL for (int j = 0; j < 2; ++j) {
-          F t = fma(to_f(d[r][j]), s.scale[j] * rs, load(kept + 32 * r + 16 * j));
-          if (kOffset) t = fma(s.add[j], set1(b.scaled_sum[g * M + r]), t);
-          store(kept + 32 * r + 16 * j, t);
-        }
-      }
-    } else {
-      fold<M, kOffset>(d, s, b.scale + g * M, b.scaled_sum + g * M, y);
+    const Fold<kOffset, kFloat> fold(s);
+    INGOT_UNROLL for (int r = 0; r < M; ++r) INGOT_UNROLL for (int j = 0; j < 2; ++j) {
+      float* at = kept + 32 * r + 16 * j;
+      if constexpr (kMemory) store(at, fold(d[r][j], j, b.scale[g * M + r], b.scaled_sum[g * M + r], load(at)));
+      else y[r][j] = fold(d[r][j], j, b.scale[g * M + r], b.scaled_sum[g * M + r], y[r][j]);
     }
   }
   if (kMemory) {
@@ -173,12 +170,14 @@ void micro_of(const Panels& p, const uint8_t* w, const Block& b, float* out) {
 
 template <int M, Source S>
 void micro(const Panels& p, const uint8_t* w, const Block& b, float* out) {
-  if (p.offsets == OffsetKind::kNone) micro_of<M, S, false>(p, w, b, out);
-  else micro_of<M, S, true>(p, w, b, out);
+  const bool offset = p.offsets != OffsetKind::kNone;
+  constexpr bool kFour = S == Source::kI4;
+  if (kFour && b.float_sums) (offset ? micro_of<M, S, true, kFour> : micro_of<M, S, false, kFour>)(p, w, b, out);
+  else (offset ? micro_of<M, S, true, false> : micro_of<M, S, false, false>)(p, w, b, out);
 }
 
 // Nibbles as bytes, scales in front of each group as before.
-template <int M, bool kOffset>
+template <int M, bool kOffset, bool kFloat>
 void unpacked_of(const Panels& p, const uint8_t* w, const Block& b, float* __restrict out) {
   const int8_t* x = static_cast<const int8_t*>(b.data);
   INGOT_UNROLL for (int r = 0; r < 2 * M; ++r) store(out + 16 * r, zero());
@@ -188,14 +187,12 @@ void unpacked_of(const Panels& p, const uint8_t* w, const Block& b, float* __res
     I d[M][2], last[2];
     start_sums<M>(d, b.start + g * M);
     all_but_last<M, true>(w, x, p.group, d, last);
+    const Fold<kOffset, kFloat> fold(s);
     INGOT_UNROLL for (int r = 0; r < M; ++r) {
       row_dots<true>(x + 4 * r, last, d[r]);
-      const F rs = set1(b.scale[g * M + r]);
       INGOT_UNROLL for (int j = 0; j < 2; ++j) {
         float* at = out + 32 * r + 16 * j;
-        F t = fma(to_f(d[r][j]), s.scale[j] * rs, load(at));
-        if (kOffset) t = fma(s.add[j], set1(b.scaled_sum[g * M + r]), t);
-        store(at, t);
+        store(at, fold(d[r][j], j, b.scale[g * M + r], b.scaled_sum[g * M + r], load(at)));
       }
     }
     x += 4 * M;
@@ -204,8 +201,9 @@ void unpacked_of(const Panels& p, const uint8_t* w, const Block& b, float* __res
 
 template <int M>
 void unpacked(const Panels& p, const uint8_t* w, const Block& b, float* out) {
-  if (p.offsets == OffsetKind::kNone) unpacked_of<M, false>(p, w, b, out);
-  else unpacked_of<M, true>(p, w, b, out);
+  const bool offset = p.offsets != OffsetKind::kNone;
+  if (b.float_sums) (offset ? unpacked_of<M, true, true> : unpacked_of<M, false, true>)(p, w, b, out);
+  else (offset ? unpacked_of<M, true, false> : unpacked_of<M, false, false>)(p, w, b, out);
 }
 
 // One weight scale for many activation scales: y = weight_scale * sum over these of (scale * int32 sum) [+ offset * row sum].

@@ -46,26 +46,27 @@ void pack_bf16(const Rows& rows, const Home& h, const float* x, int k) {
 }
 
 void quantise(const Rows& rows, const Home& h, const float* x, int k) {
-  const int m = h.size;
+  const int64_t m = h.size;
   int8_t* out = reinterpret_cast<int8_t*>(rows.data) + h.first * rows.padded_k + 4 * h.at;
+  int32_t* start = rows.start + h.first * rows.groups + h.at;
+  float* scales = rows.scale + h.first * rows.groups + h.at;
+  float* scaled_sum = rows.scaled_sum + h.first * rows.groups + h.at;
+  const int64_t centre = rows.centre, first = rows.float_sums ? kFloatBits : 0;
+  // Captured as values: what `put` stores could be any of them otherwise.
   quantise_row(
       x, k, static_cast<int>(rows.group), static_cast<int>(rows.groups), rows.terms,
-      [&](int term, int i, const int8_t* codes, int fours) {
-        if (m == 1) {
-          std::memcpy(out + i, codes, static_cast<size_t>(fours) * 4);
-          return;
-        }
+      [=](int term, int i, const int8_t* codes, int fours) {
+        int8_t* at = out + i * m + 4 * term;
         if (fours == 4) {
-          INGOT_UNROLL for (int j = 0; j < 4; ++j) std::memcpy(out + static_cast<int64_t>(i + 4 * j) * m + 4 * term, codes + 4 * j, 4);
+          INGOT_UNROLL for (int j = 0; j < 4; ++j, at += 4 * m) std::memcpy(at, codes + 4 * j, 4);
           return;
         }
-        for (int j = 0; j < fours; ++j) std::memcpy(out + static_cast<int64_t>(i + 4 * j) * m + 4 * term, codes + 4 * j, 4);
+        for (int j = 0; j < fours; ++j, at += 4 * m) std::memcpy(at, codes + 4 * j, 4);
       },
-      [&](int term, int g, float scale, float sum_codes) {
-        const int64_t at = h.first * rows.groups + g * m + h.at + term;
-        rows.start[at] = -rows.centre * static_cast<int32_t>(sum_codes);
-        rows.scale[at] = scale;
-        rows.scaled_sum[at] = scale * sum_codes;
+      [=](int term, int g, float scale, int32_t sum_codes) {
+        start[g * m + term] = static_cast<int32_t>(first - centre * sum_codes);
+        scales[g * m + term] = scale;
+        scaled_sum[g * m + term] = scale * static_cast<float>(sum_codes);
       });
 }
 

@@ -70,20 +70,26 @@ void pack_tile_row(const TileRowsLayout& l, const Panels& p, int64_t row, const 
   const int64_t block = row / kTileRows, r = row % kTileRows;
   const int chunk = chunk_of(p.group), centre = p.format == Format::kI8 ? 128 : 8;
   int8_t* out = l.codes + block * l.k * kTileRows + r * chunk;
-  const auto fold = [&](int term, int g, float scale, float sum_codes) {
-    const int64_t at = (block * l.groups + g) * kTileRows + r + term;
-    l.centred_sum[at] = centre * static_cast<int32_t>(sum_codes);
-    l.scale[at] = scale;
-    l.scaled_sum[at] = scale * sum_codes;
+  const int64_t first = block * l.groups * kTileRows + r;
+  int32_t* const centred_sum = l.centred_sum + first;
+  float* const scales = l.scale + first;
+  float* const scaled_sum = l.scaled_sum + first;
+  // Captured as values: what is stored could be any of them otherwise.
+  const auto fold = [=](int term, int g, float scale, int32_t sum_codes) {
+    const int64_t at = static_cast<int64_t>(g) * kTileRows + term;
+    centred_sum[at] = static_cast<int32_t>(static_cast<int64_t>(centre) * sum_codes);
+    scales[at] = scale;
+    scaled_sum[at] = scale * static_cast<float>(sum_codes);
   };
   if (!x) {
     for (int i = 0; i < p.padded_k; i += chunk) std::memset(out + static_cast<int64_t>(i) * kTileRows, 0, static_cast<size_t>(chunk));
-    for (int g = 0; g < p.groups; ++g) fold(0, g, 0.f, 0.f);
+    for (int g = 0; g < p.groups; ++g) fold(0, g, 0.f, 0);
     return;
   }
   quantise_row(x, p.k, p.group, p.groups, l.terms,
-               [&](int term, int i, const int8_t* codes, int fours) {
-                 int8_t* at = out + static_cast<int64_t>(i / chunk) * chunk * kTileRows + i % chunk + term * chunk;
+               [out, chunk](int term, int i, const int8_t* codes, int fours) {
+                 const int in_chunk = i & (chunk - 1);
+                 int8_t* at = out + static_cast<int64_t>(i - in_chunk) * kTileRows + in_chunk + term * chunk;
                  if (fours == 4) std::memcpy(at, codes, 16);  // a copy of constant size is one instruction
                  else std::memcpy(at, codes, static_cast<size_t>(fours) * 4);
                },
@@ -217,7 +223,7 @@ inline void fold(const int32_t* sums, const Slice& s, const float* scale, const 
     INGOT_UNROLL for (int g = 0; g < N; ++g) {
       const F rs = set1(scale[g * kTileRows]);
       INGOT_UNROLL for (int j = 0; j < 2; ++j) {
-        t[j] = fma(to_f(loadi(sums + g * 1024 + j * 256)), by[g][j] * rs, t[j]);
+        t[j] = fma(to_f(loadi(sums + g * 1024 + j * 256)) * by[g][j], rs, t[j]);
         if (kOffset) t[j] = fma(add[g][j], set1(scaled_sum[g * kTileRows]), t[j]);
       }
     }
@@ -300,7 +306,7 @@ inline void fold_unsigned(const int32_t* sums, int row, int tile, const GroupSca
     const F rs = set1(scale[r]);
     const I centre = set1i(centred_sum[r]);
     INGOT_UNROLL for (int j = 0; j < 2; ++j) {
-      F t = fma(to_f(loadi(sums + j * tile) - centre), s.scale[j] * rs, load(y + 16 * j));
+      F t = fma(to_f(loadi(sums + j * tile) - centre) * s.scale[j], rs, load(y + 16 * j));
       if (kOffset) t = fma(s.add[j], set1(scaled_sum[r]), t);
       store(y + 16 * j, t);
     }

@@ -195,10 +195,13 @@ void mlp(const Call& c, Thread& t) {
   float* result = reinterpret_cast<float*>(c.scratch + at.result);
   char* own = c.scratch + at.own + (at.total - at.own) / static_cast<size_t>(t.size) * static_cast<size_t>(t.rank);
   const int f = fc.n, e_width = proj.n;
+  // The same rows meet fc and gate.
+  const bool float_sums = has_float_sums(fc) && has_float_sums(gate);
   const auto pack = [&](const Panels& p, auto source) {
     t.each(pairs, [&](Range mine) {
       segments.each(p, c.scratch + at.rows, [&](int, int first, int n, char* memory) {
-        const Rows rows = place_rows(p, set, n, memory);
+        Rows rows = place_rows(p, set, n, memory);
+        if (&p != &proj) rows.float_sums = float_sums;
         for (int64_t i = mine.begin > first ? mine.begin : first; i < first + n && i < mine.end; ++i)
           pack_row(rows, static_cast<int>(i) - first, source(i), p.k);
       });
@@ -208,7 +211,8 @@ void mlp(const Call& c, Thread& t) {
   const auto each_item = [&](const Panels& p, auto fn) {
     t.each(static_cast<int64_t>(a.experts) * p.panels, [&](Range items) {
       segments.each(p, c.scratch + at.rows, [&](int expert, int first, int n, char* memory) {
-        const Rows rows = place_rows(p, set, n, memory);
+        Rows rows = place_rows(p, set, n, memory);
+        if (&p != &proj) rows.float_sums = float_sums;
         const int64_t before = static_cast<int64_t>(expert) * p.panels;
         for (int64_t i = items.begin > before ? items.begin : before; i < before + p.panels && i < items.end; ++i) fn(expert, first, rows, i - before);
       });
