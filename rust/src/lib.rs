@@ -9,6 +9,7 @@ mod charsmap;
 mod grammar;
 mod jinja;
 mod tokenizer;
+mod unigram;
 
 use std::borrow::Cow;
 use std::panic::{catch_unwind, AssertUnwindSafe};

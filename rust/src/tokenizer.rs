@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
-use tokenizers::{NormalizedString, Normalizer, Tokenizer};
+use tokenizers::{NormalizedString, Normalizer, OffsetType, PreTokenizer, Tokenizer};
 
 use crate::charsmap::Charsmap;
+use crate::unigram::{self, Unigram};
 
 pub const EXISTS: u32 = 1;
 pub const ADDED: u32 = 2;
@@ -24,6 +25,7 @@ pub struct Tok {
     /// The decoder drops one space at the start of a text (sentencepiece's dummy prefix).
     strip_leading_space: bool,
     charsmap: Option<Charsmap>,
+    unigram: Option<Unigram>,
 }
 
 /// No published vocabulary comes near; keeps a hostile id from asking for memory.
@@ -143,7 +145,8 @@ fn empty_when_normalized(tokenizer: &Tokenizer, content: &str) -> Result<bool, S
 
 impl Tok {
     pub fn new(json: &[u8]) -> Result<Tok, String> {
-        let (charsmap, json) = Charsmap::split(json)?;
+        let (source, json) = unigram::split(json)?;
+        let (charsmap, json) = Charsmap::split(&json)?;
         let mut inner = Tokenizer::from_bytes(&json).map_err(|e| format!("tokenizer.json: {e}"))?;
         // Truncation and padding are the caller's business, never the vocabulary's.
         inner.with_truncation(None).map_err(|e| e.to_string())?;
@@ -177,13 +180,29 @@ impl Tok {
             let flags = EXISTS | ADDED | if token.special { SPECIAL } else { 0 };
             tokens[*id as usize] = Token { flags, content: token.content.clone(), bytes };
         }
-        Ok(Tok { inner: Arc::new(inner), tokens, strip_leading_space: decoder.strip_leading_space, charsmap })
+        let unigram = source.map(|source| Unigram::new(&inner, &source)).transpose()?;
+        Ok(Tok { inner: Arc::new(inner), tokens, strip_leading_space: decoder.strip_leading_space, charsmap, unigram })
     }
 
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, String> {
         let normalized = self.charsmap.as_ref().map(|c| c.normalize(text));
-        let e = self.inner.encode_fast(normalized.as_deref().unwrap_or(text), add_special).map_err(|e| format!("tokenizer: {e}"))?;
-        Ok(e.get_ids().to_vec())
+        let text = normalized.as_deref().unwrap_or(text);
+        let e = match &self.unigram {
+            None => self.inner.encode_fast(text, add_special),
+            Some(model) => self.encode_with(model, text, add_special),
+        };
+        Ok(e.map_err(|e| format!("tokenizer: {e}"))?.get_ids().to_vec())
+    }
+
+    /// What the library's encode_fast does, with another model.
+    fn encode_with(&self, model: &Unigram, text: &str, add_special: bool) -> tokenizers::Result<tokenizers::Encoding> {
+        let mut parts = self.inner.get_added_vocabulary().extract_and_normalize(self.inner.get_normalizer(), text);
+        if let Some(p) = self.inner.get_pre_tokenizer() {
+            p.pre_tokenize(&mut parts)?;
+        }
+        parts.tokenize(|part| model.tokenize(part.get()).map_err(Into::into))?;
+        let encoding = parts.into_encoding(None, 0, OffsetType::None)?;
+        self.inner.post_process(encoding, None, add_special)
     }
 
     /// u32 count, u32 strip_leading_space, then per id: u32 flags, u32 content length, u32 byte length, content, bytes (little endian).

@@ -161,6 +161,7 @@ Result<std::string> tokenizer_json(const SentencePieceModel& m, std::vector<Adde
     bottom = std::min(bottom, m.pieces[i].score);
     model.tokens.push_back(m.pieces[i].text);
     model.scores.push_back(m.pieces[i].score);
+    if (m.unigram && m.pieces[i].type != Type::kNormal) model.unused.push_back(static_cast<int32_t>(i));
     ids.emplace(m.pieces[i].text, static_cast<int32_t>(i));
   }
   if (m.byte_fallback) {
@@ -216,6 +217,8 @@ Result<std::string> tokenizer_json(const SentencePieceModel& m, std::vector<Adde
     }
   }
 
+  if (m.unigram)
+    for (size_t i = m.pieces.size(); i < model.tokens.size(); ++i) model.unused.push_back(static_cast<int32_t>(i));
   if (!m.unigram) {
     std::vector<double> rank(model.tokens.size(), -1);
     for (size_t i = 0; i < m.pieces.size(); ++i)

@@ -127,6 +127,7 @@ TEST(Load, TokenizerJsonEqualsTokenizers) { expect_reference(*load("bpe"), "bpe"
 TEST(Load, VocabAndMergesEqualTokenizers) { expect_reference(*load("bpe_slow"), "bpe"); }
 TEST(Load, QwenRanksEqualTiktoken) { expect_reference(*load("tiktoken_qwen"), "tiktoken_qwen"); }
 TEST(Load, Llama3RanksEqualTiktoken) { expect_reference(*load("tiktoken_llama3"), "tiktoken_llama3"); }
+TEST(Load, UnigramTiesFallAsInSentencePiece) { expect_reference(*load_raw_sentencepiece("spm_ties"), "spm_ties"); }
 TEST(Load, SentencePieceBpeEqualsSentencePiece) { expect_reference(*load_raw_sentencepiece("spm_bpe"), "spm_bpe"); }
 TEST(Load, SentencePieceSymbolsEqualSentencePiece) { expect_reference(*load_raw_sentencepiece("spm_symbols"), "spm_symbols"); }
 TEST(Load, SentencePieceUnigramEqualsSentencePiece) { expect_reference(*load_raw_sentencepiece("spm_unigram"), "spm_unigram"); }

@@ -28,6 +28,8 @@ std::string tokenizer_json(const VocabularyModel& model, const Pipeline& p) {
   std::string out;
   out.reserve(model.tokens.size() * 24 + model.merges.size() * 24);
   out += R"({"version":"1.0",)";
+  if (model.kind == VocabularyModel::Kind::kUnigram)  // no part of the format: rust/src/unigram.rs reads it
+    out += cat(R"("sentencepiece":{"unused":)", dump_json(Json(model.unused)), R"(,"unknown":)", model.unk >= 0 ? cat(model.unk) : "null", "},");
   if (!p.charsmap.empty()) {  // no part of the format: rust/src/charsmap.rs reads it
     Json keep = Json::array();
     for (const AddedToken& a : p.added) keep.push_back(a.content);

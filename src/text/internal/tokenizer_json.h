@@ -23,6 +23,7 @@ struct VocabularyModel {
   Kind kind = Kind::kBpe;
   std::vector<std::string> tokens;  // by id; of equal texts the first id counts
   std::vector<float> scores;        // kUnigram
+  std::vector<int32_t> unused{};    // kUnigram: pieces that texts are not cut into (control pieces, bytes)
   std::vector<std::pair<int32_t, int32_t>> merges;  // kBpe: ids of the two parts, the most eager first
   int32_t unk = -1;
   bool byte_fallback = false, ignore_merges = false;
