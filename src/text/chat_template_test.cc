@@ -133,6 +133,40 @@ TEST(ChatTemplate, EndsWhateverATemplateDoes) {
   EXPECT_EQ(render("{{ '{{\"n\": 99999}} {:>4} {a[b:99999]}'.format('x', a={'b:99999': 2}) }}", {}), "{\"n\": 99999}    x 2");
 }
 
+// Work that grows with the length of names and with how many a call passes.
+TEST(ChatTemplate, ChargesForLongNames) {
+  const std::string name(800000, 'x');
+  for (const std::string& body : {cat("{{ ", name, " }}"), cat("{{ i.", name, " }}"), cat("{% set ", name, " = 1 %}"), cat("{% macro ", name, "() %}{% endmacro %}"),
+                                  cat("{{ dict(", name, "=1)|length }}")}) {
+    const std::string out = render(cat("{% for i in [{}] * 100000 %}", body, "{% endfor %}"), {});
+    EXPECT_EQ(out, "error: chat template: line 1: the template takes more than 20000000 steps") << body.substr(0, 20);
+  }
+  const ChatRequest request{.extra = {{"key", std::string(1000000, 'k')}, {"d", {{"a", 1}}}}};
+  EXPECT_EQ(render("{% for i in range(100000) %}{{ d[key] }}{% endfor %}", request), "error: chat template: line 1: the template takes more than 20000000 steps");
+  Json many = Json::object();
+  for (int i = 0; i < 20000; ++i) many[cat("p", i)] = i;
+  EXPECT_EQ(render("{{ ('{p19999}' * 100000).format(**d) }}", {.extra = {{"d", many}}}), "error: chat template: line 1: the template takes more than 20000000 steps");
+}
+
+// As Jinja2 renders them: what `safe` and `escape` give escapes what is added to it, undefined values in formats and dicts, floats to their last bit.
+TEST(ChatTemplate, EqualsJinjaInRareForms) {
+  const ChatRequest request{.extra = {{"s", "<b> & 'c'"}, {"d", {{"a", "<"}}}, {"f", 237964627.09189138}, {"g", 3.899367208872129e-09}}};
+  for (const auto& [source, want] : {
+           std::pair{"{{ \"'\"|safe + s + '<'|safe }}", "'&lt;b&gt; &amp; &#39;c&#39;<"},
+           {"{{ '<x>' + d|tojson|safe }}", "&lt;x&gt;{\"a\": \"<\"}"},
+           {"{{ '<x>' ~ d|tojson|safe ~ s }}", "<x>{\"a\": \"<\"}<b> & 'c'"},
+           {"{{ s|e|e }}|{{ s|forceescape|forceescape }}", "&lt;b&gt; &amp; &#39;c&#39;|&amp;lt;b&amp;gt; &amp;amp; &amp;#39;c&amp;#39;"},
+           {"{{ (s|safe)[1:] + '<' }} {{ s|safe|upper + '<' }} {{ (s|safe).split()[0] + '<' }}", "b> & 'c'&lt; <B> & 'C'&lt; <b>&lt;"},
+           {"{{ ('%s<%d'|safe) % (s, 2) }} {{ ('{}'|safe).format('<') }} {{ (','|e).join(['<', '>'|safe]) }}", "&lt;b&gt; &amp; &#39;c&#39;<2 &lt; &lt;,>"},
+           {"{{ s|safe|replace('b', '<') + '<' }} {{ ['a'|safe, 'b'] }} {{ s|e is escaped }} {{ ('<'|safe) * 2 + '<' }}", "<<> & 'c'< [Markup('a'), 'b'] True <<&lt;"},
+           {"{{ '%s' % x }}|{{ 'a' % x }}|{{ x in d }}|{{ d.get(x) }}|{{ (1, 2) in d }}", "|a|False|None|False"},
+           {"{% generation %}{% set y = 1 %}{{ y }}{% endgeneration %}[{{ y }}]", "1[]"},
+           {"{{ ['\u3000\u200d\U000e0020é\U0001f642'] }}", "['\\u3000\\u200d\\U000e0020\u00e9\U0001f642']"},
+           {"{{ f }} {{ g|tojson }}", "237964627.09189138 3.899367208872129e-09"}})
+    EXPECT_EQ(render(source, request), want) << source;
+  EXPECT_NE(render("{% for i in [1] %}{% generation %}{% break %}{% endgeneration %}{% endfor %}", {}).find("'break' outside loop"), std::string::npos);
+}
+
 // What Jinja2's macros have beside their parameters, methods behind attributes, and the names that its sandbox refuses.
 TEST(ChatTemplate, TakesJinjasMacrosAndMethods) {
   EXPECT_EQ(render("{% macro m(a, b=2) %}{{ a }}{{ b }}{{ varargs }}{{ kwargs }}{% endmacro %}{{ m(1) }} {{ m(1, 3, 4, 5) }} {{ m(1, c=6) }} {{ m(*[7, 8], **{'d': 9}) }}", {}),

@@ -25,10 +25,8 @@ pub enum StmtKind {
     Do(Expr),
     Break,
     Continue,
-    /// `block`: a scope of its own.
+    /// `block`, and `generation` of Transformers, which marks its text for training alone: a scope of their own.
     Scope(Block),
-    /// The `generation` block of Transformers marks its text for training and changes nothing.
-    Generation(Block),
 }
 
 pub struct For {

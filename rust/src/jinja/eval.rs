@@ -26,19 +26,24 @@ impl Scope {
         Rc::new(Scope { names: RefCell::default(), parent })
     }
 
-    pub fn set(&self, name: &Text, value: Value) {
+    pub fn set(&self, name: &Text, value: Value) -> Result<()> {
+        charge_bytes(name.len())?;
         self.names.borrow_mut().insert(name.clone(), value);
+        Ok(())
     }
 
-    fn get(&self, name: &str) -> Option<Value> {
+    fn get(&self, name: &str) -> Result<Option<Value>> {
         let mut scope = Some(self);
-        while let Some(s) = scope {
-            if let Some(v) = s.names.borrow().get(name) {
-                return Some(v.clone());
-            }
+        let mut bytes = 0;
+        let mut found = None;
+        while let (Some(s), None) = (scope, &found) {
+            // Each scope hashes the name anew.
+            bytes += name.len() + 16;
+            found = s.names.borrow().get(name).cloned();
             scope = s.parent.as_deref();
         }
-        None
+        charge_bytes(bytes)?;
+        Ok(found)
     }
 }
 
@@ -197,7 +202,7 @@ impl Interpreter {
             }
             StmtKind::Macro(def) => {
                 let made = self.make_macro(def, scope)?;
-                scope.set(&def.name, made);
+                scope.set(&def.name, made)?;
             }
             StmtKind::Call(call, def) => {
                 let caller = self.make_macro(def, scope)?;
@@ -229,7 +234,6 @@ impl Interpreter {
             StmtKind::Break => return Ok(Flow::Break),
             StmtKind::Continue => return Ok(Flow::Continue),
             StmtKind::Scope(body) => return self.block(body, &Scope::new(Some(scope.clone())), out),
-            StmtKind::Generation(body) => return self.block(body, scope, out),
         }
         Ok(Flow::On)
     }
@@ -247,8 +251,8 @@ impl Interpreter {
 
     fn assign(&self, target: &Target, value: Value, scope: &Rc<Scope>) -> Result<()> {
         match target {
-            Target::Name(name) => scope.set(name, value),
-            Target::Attribute(name, attribute) => match scope.get(name) {
+            Target::Name(name) => scope.set(name, value)?,
+            Target::Attribute(name, attribute) => match scope.get(name)? {
                 Some(Value::Namespace(ns)) => {
                     check_held(&value)?;
                     charge_bytes(attribute.len())?;
@@ -301,7 +305,7 @@ impl Interpreter {
             state.at.set(i);
             let inner = Scope::new(Some(scope.clone()));
             self.assign(&f.target, v.clone(), &inner)?;
-            inner.set(&name, Value::Loop(state.clone()));
+            inner.set(&name, Value::Loop(state.clone()))?;
             match self.block(&f.body, &inner, out)? {
                 Flow::On => reached_end = true,
                 Flow::Break => break,
@@ -318,7 +322,7 @@ impl Interpreter {
         charge(1)?;
         self.line.set(e.line);
         match &e.kind {
-            ExprKind::Name(name) => Ok(self.lookup(name, scope)),
+            ExprKind::Name(name) => self.lookup(name, scope),
             ExprKind::Str(s) => Ok(Value::Str(s.clone())),
             ExprKind::Int(i) => Ok(Value::Int(*i)),
             ExprKind::Float(f) => Ok(Value::Float(*f)),
@@ -418,14 +422,14 @@ impl Interpreter {
         }
     }
 
-    fn lookup(&self, name: &Text, scope: &Rc<Scope>) -> Value {
-        if let Some(v) = scope.get(name) {
-            return v;
+    fn lookup(&self, name: &Text, scope: &Rc<Scope>) -> Result<Value> {
+        if let Some(v) = scope.get(name)? {
+            return Ok(v);
         }
-        match ["range", "dict", "namespace", "cycler", "joiner", "raise_exception", "strftime_now"].iter().find(|f| **f == &**name) {
+        Ok(match ["range", "dict", "namespace", "cycler", "joiner", "raise_exception", "strftime_now"].iter().find(|f| **f == &**name) {
             Some(f) => Value::Function(f),
             None => Value::Undefined(Missing::Name(name.clone())),
-        }
+        })
     }
 
     fn chain(&self, mut value: Value, links: &[Link], scope: &Rc<Scope>) -> Result<Value> {
@@ -495,6 +499,7 @@ impl Interpreter {
         }
         for (name, e) in &args.named {
             let v = self.eval(e, scope)?;
+            charge_bytes(name.as_ref().map_or(0, |name| name.len()))?;
             match (name, &v) {
                 (Some(name), _) => out.named.push((name.clone(), v)),
                 (None, Value::Dict(d)) => {
@@ -537,6 +542,8 @@ impl Interpreter {
         charge(4)?;
         let def = &m.def;
         let scope = Scope::new(Some(m.scope.clone()));
+        // Each parameter is looked for among the names that are passed.
+        charge(def.parameters.len() * (1 + args.named.len() / 8))?;
         let mut named = args.named;
         let mut take = |name: &str| named.iter().position(|(n, _)| &**n == name).map(|at| named.swap_remove(at).1);
         let mut positional = args.positional.into_iter();
@@ -550,21 +557,21 @@ impl Interpreter {
                 (None, Some(e)) => self.eval(e, &scope)?,
                 (None, None) => Value::Undefined(Missing::Name(name.clone())),
             };
-            scope.set(name, v);
+            scope.set(name, v)?;
         }
         if def.uses_caller {
             let name = Text::constant("caller");
             let caller = take("caller").unwrap_or(Value::missing("No caller defined"));
-            scope.set(&name, caller);
+            scope.set(&name, caller)?;
         }
         let rest: Vec<Value> = positional.collect();
         if def.uses_varargs {
-            scope.set(&Text::constant("varargs"), Value::tuple(rest)?);
+            scope.set(&Text::constant("varargs"), Value::tuple(rest)?)?;
         } else if !rest.is_empty() {
             return Err(format!("macro '{}' takes not more than {} argument(s)", &*def.name, def.parameters.len()));
         }
         if def.uses_kwargs {
-            scope.set(&Text::constant("kwargs"), Value::dict(named.into_iter().map(|(name, v)| (Key::Str(name), v)).collect())?);
+            scope.set(&Text::constant("kwargs"), Value::dict(named.into_iter().map(|(name, v)| (Key::Str(name), v)).collect())?)?;
         } else if let Some((name, _)) = named.first() {
             return Err(format!("macro '{}' takes no keyword argument '{}'", &*def.name, &**name));
         }

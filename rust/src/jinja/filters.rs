@@ -6,7 +6,7 @@ use super::eval::{Args, Interpreter};
 use super::methods::{capitalize, is_space, lines, pad, replace, strip};
 use super::ops::{attribute, item, math, ordered};
 use super::value::{charge, charge_chars, check_width, compare, contains, equal, Buffer, Key, Kind, Result, Text, Value};
-use super::write;
+use super::{markup, write};
 
 const FILTERS: [&str; 49] = [
     "abs", "attr", "batch", "capitalize", "center", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "forceescape", "format", "groupby",
@@ -72,7 +72,7 @@ pub fn test(name: &str, v: &Value, args: &Args) -> Result<bool> {
         "lower" => is_lower(&write::str(v)?),
         "upper" => is_upper(&write::str(v)?),
         "sameas" => v.is_same(&operand()?),
-        "escaped" => false,
+        "escaped" => matches!(v, Value::Str(s) if s.is_markup()),
         "in" => contains(&operand()?, v)?,
         "filter" => v.as_str().is_some_and(|s| FILTERS.contains(&s)),
         "test" => v.as_str().is_some_and(|s| TESTS.contains(&s)),
@@ -350,24 +350,6 @@ fn striptags(s: &str) -> String {
     plain.split(is_space).filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-fn escape(s: &str) -> Result<Value> {
-    let mut out = Buffer::default();
-    let mut rest = s;
-    while let Some(at) = rest.find(['&', '<', '>', '"', '\'']) {
-        out.push(&rest[..at])?;
-        out.push(match rest.as_bytes()[at] {
-            b'&' => "&amp;",
-            b'<' => "&lt;",
-            b'>' => "&gt;",
-            b'"' => "&#34;",
-            _ => "&#39;",
-        })?;
-        rest = &rest[at + 1..];
-    }
-    out.push(rest)?;
-    Value::text(out.finish())
-}
-
 /// `select`, `reject` and their forms of an attribute.
 fn select(v: &Value, mut args: Args, of_attribute: bool, wanted: bool) -> Result<Value> {
     let path = if of_attribute {
@@ -499,6 +481,11 @@ pub fn apply(interpreter: &Interpreter, name: &str, v: &Value, args: Args) -> Re
         charge_chars(s.len())?;
         Ok::<String, String>(s)
     };
+    if let Value::Str(s) = v {
+        if s.is_markup() && markup::FILTERS.contains(&name) {
+            return markup::filter(interpreter, name, s, args);
+        }
+    }
     match name {
         "default" | "d" => {
             let [otherwise, boolean] = args.take(["default_value", "boolean"])?;
@@ -508,13 +495,15 @@ pub fn apply(interpreter: &Interpreter, name: &str, v: &Value, args: Args) -> Re
             Ok(v.clone())
         }
         "length" | "count" => none(&args).and_then(|_| Ok(Value::Int(v.len()? as i128))),
-        "string" | "safe" => none(&args).and_then(|_| Value::text(write::str(v)?)),
+        "string" => none(&args).and_then(|_| if let Value::Str(_) = v { Ok(v.clone()) } else { Value::text(write::str(v)?) }),
+        "safe" => none(&args).and_then(|_| Ok(Value::Str(Text::markup(write::str(v)?)?))),
         "upper" => none(&args).and_then(|_| Value::text(as_text()?.to_uppercase())),
         "lower" => none(&args).and_then(|_| Value::text(as_text()?.to_lowercase())),
         "capitalize" => none(&args).and_then(|_| Value::text(capitalize(&as_text()?))),
         "title" => none(&args).and_then(|_| Value::text(title(&as_text()?))),
         "striptags" => none(&args).and_then(|_| Value::text(striptags(&as_text()?))),
-        "escape" | "e" | "forceescape" => none(&args).and_then(|_| escape(&as_text()?)),
+        "escape" | "e" => none(&args).and_then(|_| Ok(Value::Str(markup::escaped(v)?))),
+        "forceescape" => none(&args).and_then(|_| Ok(Value::Str(markup::escape(&as_text()?)?))),
         "wordcount" => none(&args).and_then(|_| Ok(Value::Int(as_text()?.split(|c: char| !(c == '_' || c.is_alphanumeric())).filter(|w| !w.is_empty()).count() as i128))),
         "pprint" => Value::text(write::repr_of(v)?),
         "trim" => {

@@ -3,7 +3,7 @@
 use super::eval::Args;
 use super::ops::{changed, cycle};
 use super::value::{charge_bytes, charge_chars, check_length, check_width, equal, Buffer, Held, Key, Kind, Result, Text, Value};
-use super::{filters, write};
+use super::{filters, markup, write};
 
 const STR: [&str; 43] = [
     "capitalize", "casefold", "center", "count", "endswith", "expandtabs", "find", "format", "index", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit",
@@ -40,12 +40,13 @@ pub fn is_space(c: char) -> bool {
 
 pub fn call(v: &Value, name: &str, args: Args) -> Result<Value> {
     match v {
+        Value::Str(s) if s.is_markup() => markup::method(s, name, args),
         Value::Str(s) => str_method(s, name, args),
         Value::Dict(d) => match name {
             "get" => {
                 let [key, otherwise] = args.take(["key", "default"])?;
-                let key = Key::of(&key.ok_or("get expected at least 1 argument, got 0")?)?;
-                Ok(d.map.get(&key).cloned().or(otherwise).unwrap_or(Value::None))
+                let key = key.ok_or("get expected at least 1 argument, got 0")?;
+                Ok(d.find(&key)?.cloned().or(otherwise).unwrap_or(Value::None))
             }
             "items" => {
                 let [] = args.take([])?;
@@ -244,7 +245,7 @@ pub fn capitalize(s: &str) -> String {
     chars.next().map_or(String::new(), |c| c.to_uppercase().collect::<String>() + &chars.as_str().to_lowercase())
 }
 
-fn str_method(s: &Text, name: &str, args: Args) -> Result<Value> {
+pub fn str_method(s: &Text, name: &str, args: Args) -> Result<Value> {
     charge_chars(s.len())?;
     match name {
         "removeprefix" | "removesuffix" => {
@@ -381,7 +382,7 @@ fn str_method(s: &Text, name: &str, args: Args) -> Result<Value> {
                 "isdecimal" => all(|c| c.is_numeric() && !c.is_alphabetic() && c.to_digit(10).is_some()),
                 "isspace" => all(is_space),
                 "isascii" => Ok(Value::Bool(s.is_ascii())),
-                "isprintable" => Ok(Value::Bool(s.chars().all(|c| c == ' ' || !(c.is_control() || is_space(c))))),
+                "isprintable" => Ok(Value::Bool(s.chars().all(write::is_printable))),
                 "isidentifier" => {
                     let word = s.chars().all(|c| c == '_' || c.is_alphanumeric());
                     Ok(Value::Bool(word && s.starts_with(|c: char| c == '_' || c.is_alphabetic())))

@@ -6,6 +6,7 @@ mod ast;
 mod eval;
 mod filters;
 mod lexer;
+mod markup;
 mod methods;
 mod ops;
 mod parser;
@@ -82,7 +83,7 @@ impl ChatTemplate {
         let scope = Scope::new(None);
         for (name, v) in context {
             let name = Text::new(name).map_err(|e| format!("chat template: {e}"))?;
-            scope.set(&name, value_of(v).map_err(|e| format!("chat template: the variable '{}': {e}", &*name))?);
+            value_of(v).and_then(|v| scope.set(&name, v)).map_err(|e| format!("chat template: the variable '{}': {e}", &*name))?;
         }
         let interpreter = Interpreter::new(now);
         let mut out = Buffer::default();

@@ -7,7 +7,7 @@ use super::ast::Compare;
 use super::eval::{Args, Loop};
 use super::methods;
 use super::value::{charge, charge_bytes, check_length, compare, contains, equal, Held, Key, Kind, Missing, Result, Text, Value};
-use super::write;
+use super::{markup, write};
 
 /// Jinja2's sandbox makes no longer range.
 const MAX_RANGE: i64 = 100_000;
@@ -64,6 +64,9 @@ fn repeated(n: i128, bytes: usize) -> Result<usize> {
 
 pub fn math(sign: &str, a: &Value, b: &Value) -> Result<Value> {
     charge(1)?;
+    if let Some(made) = markup::math(sign, a, b)? {
+        return Ok(made);
+    }
     match (sign, a, b) {
         ("+", Value::Str(a), Value::Str(b)) => {
             check_length(a.len() + b.len())?;
@@ -86,7 +89,6 @@ pub fn math(sign: &str, a: &Value, b: &Value) -> Result<Value> {
             return Value::seq(s.kind, items);
         }
         ("%", Value::Str(s), args) => {
-            args.defined()?;
             return match args {
                 Value::Seq(t) if t.kind == Kind::Tuple => Value::text(write::percent(s, &t.items)?),
                 v => Value::text(write::percent(s, std::slice::from_ref(v))?),
@@ -168,7 +170,10 @@ pub fn attribute(v: &Value, name: &Text) -> Result<Value> {
         return Err(format!("access to attribute '{}' of '{}' object is unsafe.", &**name, v.type_name()));
     }
     let found = match v {
-        Value::Dict(d) => d.get(name).cloned(),
+        Value::Dict(d) => {
+            charge_bytes(name.len())?;
+            d.get(name).cloned()
+        }
         Value::Namespace(ns) => ns.0.borrow().get(name).cloned(),
         Value::Loop(l) => loop_attribute(l, name)?,
         Value::Macro(m) => match &**name {
@@ -237,7 +242,10 @@ pub fn item(v: &Value, key: &Value) -> Result<Value> {
     match v {
         Value::Dict(d) => {
             let found = match key {
-                Value::Str(s) => d.get(s),
+                Value::Str(s) => {
+                    charge_bytes(s.len())?;
+                    d.get(s)
+                }
                 key => Key::of(key).ok().and_then(|key| d.map.get(&key)),
             };
             if let Some(found) = found {
@@ -257,7 +265,7 @@ pub fn item(v: &Value, key: &Value) -> Result<Value> {
                 charge_bytes(s.len())?;
                 let at = i64::try_from(i).ok().and_then(|i| place(i, s.chars().count()));
                 return match at.and_then(|at| s.chars().nth(at)) {
-                    Some(c) => Value::text(c),
+                    Some(c) => markup::like(s, Value::text(c)?),
                     None => missing(),
                 };
             }
@@ -279,7 +287,7 @@ pub fn slice(v: &Value, [begin, end, step]: [Option<i64>; 3]) -> Result<Value> {
     v.defined()?;
     let n = match v {
         Value::Str(_) => v.len()?,
-        Value::Seq(s) if s.kind != Kind::Generator => s.items.len(),
+        Value::Seq(s) if matches!(s.kind, Kind::List | Kind::Tuple | Kind::Range(..)) => s.items.len(),
         v => return Err(format!("'{}' object is not subscriptable", v.type_name())),
     } as i64;
     let step = step.unwrap_or(1);
@@ -299,11 +307,11 @@ pub fn slice(v: &Value, [begin, end, step]: [Option<i64>; 3]) -> Result<Value> {
             let kind = if s.kind == Kind::Tuple { Kind::Tuple } else { Kind::List };
             Value::seq(kind, (0..count).map(|i| s.items[at(i)].clone()).collect())
         }
-        Value::Str(s) if step == 1 => Value::text(s.chars().skip(first as usize).take(count).collect::<String>()),
+        Value::Str(s) if step == 1 => markup::like(s, Value::text(s.chars().skip(first as usize).take(count).collect::<String>())?),
         Value::Str(s) => {
             let _held = Held::new(s.len() * 4)?;
             let chars: Vec<char> = s.chars().collect();
-            Value::text((0..count).map(|i| chars[at(i)]).collect::<String>())
+            markup::like(s, Value::text((0..count).map(|i| chars[at(i)]).collect::<String>())?)
         }
         _ => Ok(Value::None),
     }

@@ -238,7 +238,10 @@ impl Parser {
             }
             "generation" => {
                 self.expect_end()?;
-                Ok(StmtKind::Generation(self.body("endgeneration")?))
+                let loops = std::mem::take(&mut self.loops);
+                let block = self.body("endgeneration");
+                self.loops = loops;
+                Ok(StmtKind::Scope(block?))
             }
             "include" | "import" | "from" | "extends" | "autoescape" => self.wrong(format!("the tag '{}' has no meaning in a chat template", &*tag)),
             _ => self.wrong(format!("Encountered unknown tag '{}'.", &*tag)),

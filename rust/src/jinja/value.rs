@@ -109,6 +109,7 @@ pub fn check_width(what: &str, n: usize) -> Result<()> {
 struct TextBytes {
     s: Box<str>,
     held: usize,
+    markup: bool,
 }
 
 impl Drop for TextBytes {
@@ -123,15 +124,28 @@ pub struct Text(Arc<TextBytes>);
 
 impl Text {
     pub fn constant(s: &str) -> Text {
-        Text(Arc::new(TextBytes { s: s.into(), held: 0 }))
+        Text(Arc::new(TextBytes { s: s.into(), held: 0, markup: false }))
     }
 
     pub fn new(s: String) -> Result<Text> {
+        Text::made(s, false)
+    }
+
+    /// A text that counts as escaped (markup.rs).
+    pub fn markup(s: String) -> Result<Text> {
+        Text::made(s, true)
+    }
+
+    fn made(s: String, markup: bool) -> Result<Text> {
         check_length(s.len())?;
         charge_bytes(s.len())?;
         let held = s.len() + 64;
         hold(held)?;
-        Ok(Text(Arc::new(TextBytes { s: s.into_boxed_str(), held })))
+        Ok(Text(Arc::new(TextBytes { s: s.into_boxed_str(), held, markup })))
+    }
+
+    pub fn is_markup(&self) -> bool {
+        self.0.markup
     }
 
     pub fn is_same(&self, other: &Text) -> bool {
@@ -318,6 +332,16 @@ pub struct Dict {
 impl Dict {
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.map.get(&Name(name))
+    }
+
+    /// What Python finds under any value: what it hashes but no dict here has for a key is found nowhere.
+    pub fn find(&self, key: &Value) -> Result<Option<&Value>> {
+        match key {
+            Value::Dict(_) => Key::of(key).map(|_| None),
+            Value::Seq(s) if s.kind == Kind::List => Key::of(key).map(|_| None),
+            Value::None | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Str(_) => Ok(self.map.get(&Key::of(key)?)),
+            _ => Ok(None),
+        }
     }
 }
 
@@ -664,7 +688,7 @@ pub fn contains(hay: &Value, needle: &Value) -> Result<bool> {
             charge_chars(s.len())?;
             Ok(s.contains(n))
         }
-        Value::Dict(d) => Ok(d.map.contains_key(&Key::of(needle)?)),
+        Value::Dict(d) => Ok(d.find(needle)?.is_some()),
         hay => {
             for item in &hay.items()?.items {
                 if item.is_same(needle) || equal(item, needle)? {

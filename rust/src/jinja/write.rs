@@ -2,7 +2,7 @@
 
 use super::eval::Args;
 use super::ops::{attribute, item};
-use super::value::{charge_bytes, charge_chars, check_width, Buffer, Key, Kind, Result, Text, Value};
+use super::value::{charge, charge_bytes, charge_chars, check_width, Buffer, Key, Kind, Result, Text, Value};
 
 /// float.__repr__: the shortest digits that read back, with an exponent below 1e-4 and from 1e16.
 pub fn float(f: f64) -> String {
@@ -40,7 +40,20 @@ fn push_escaped(out: &mut Buffer, s: &str, escape: impl Fn(char) -> Option<Strin
     out.push(&s[begin..])
 }
 
-/// str.__repr__, for the characters that templates meet: quotes, backslash and control characters are escaped.
+/// Signs that Python's repr() writes as escapes: of control, of format, of private use, and spaces but the plain one.
+const UNPRINTABLE: [(u32, u32); 30] = [
+    (0x7f, 0xa0), (0xad, 0xad), (0x600, 0x605), (0x61c, 0x61c), (0x6dd, 0x6dd), (0x70f, 0x70f), (0x890, 0x891), (0x8e2, 0x8e2), (0x1680, 0x1680),
+    (0x180e, 0x180e), (0x2000, 0x200f), (0x2028, 0x202f), (0x205f, 0x206f), (0x3000, 0x3000), (0xe000, 0xf8ff), (0xfeff, 0xfeff), (0xfff9, 0xfffb),
+    (0x110bd, 0x110bd), (0x110cd, 0x110cd), (0x13430, 0x1343f), (0x1bca0, 0x1bca3), (0x1d173, 0x1d17a), (0xe0001, 0xe0001), (0xe0020, 0xe007f),
+    (0xf0000, 0xffffd), (0x100000, 0x10fffd), (0xfdd0, 0xfdef), (0xfffe, 0xffff), (0x1fffe, 0x1ffff), (0x2fffe, 0x2ffff),
+];
+
+/// str.isprintable, but for code points that Unicode has not given yet.
+pub fn is_printable(c: char) -> bool {
+    c >= ' ' && !UNPRINTABLE.iter().any(|range| (range.0..=range.1).contains(&(c as u32)))
+}
+
+/// str.__repr__
 fn quoted(out: &mut Buffer, s: &str) -> Result<()> {
     let quote = if s.contains('\'') && !s.contains('"') { '"' } else { '\'' };
     let mark = quote.encode_utf8(&mut [0; 4]).to_string();
@@ -51,8 +64,12 @@ fn quoted(out: &mut Buffer, s: &str) -> Result<()> {
         '\r' => Some("\\r".to_string()),
         '\t' => Some("\\t".to_string()),
         c if c == quote => Some(format!("\\{c}")),
-        c if (c as u32) < 0x20 || (0x7f..0xa1).contains(&(c as u32)) || c as u32 == 0xad => Some(format!("\\x{:02x}", c as u32)),
-        _ => None,
+        c if is_printable(c) => None,
+        c => Some(match c as u32 {
+            n @ 0..=0xff => format!("\\x{n:02x}"),
+            n @ 0x100..=0xffff => format!("\\u{n:04x}"),
+            n => format!("\\U{n:08x}"),
+        }),
     })?;
     out.push(&mark)
 }
@@ -64,6 +81,11 @@ fn repr(out: &mut Buffer, v: &Value) -> Result<()> {
         Value::Bool(b) => out.push(if *b { "True" } else { "False" }),
         Value::Int(i) => out.push(&i.to_string()),
         Value::Float(f) => out.push(&float(*f)),
+        Value::Str(s) if s.is_markup() => {
+            out.push("Markup(")?;
+            quoted(out, s)?;
+            out.push(")")
+        }
         Value::Str(s) => quoted(out, s),
         Value::Seq(s) => match s.kind {
             Kind::Generator => out.push("<generator object>"),
@@ -282,8 +304,8 @@ pub fn percent(format: &str, args: &[Value]) -> Result<String> {
             out.push(&format!("{}{sign}{body}", " ".repeat(fill)))?;
         }
     }
-    // A list counts as a mapping here.
-    let whole = matches!(args, [Value::Dict(_)]) || matches!(args, [Value::Seq(s)] if matches!(s.kind, Kind::List | Kind::Range(..)));
+    // A list and what is undefined count as mappings here.
+    let whole = matches!(args, [Value::Dict(_) | Value::Undefined(_)]) || matches!(args, [Value::Seq(s)] if matches!(s.kind, Kind::List | Kind::Range(..)));
     if next.next().is_some() && !whole {
         return Err("not all arguments converted during string formatting".to_string());
     }
@@ -496,6 +518,7 @@ fn format_field(name: &str, args: &Args, automatic: &mut usize) -> Result<Value>
     } else {
         head.parse::<usize>().ok()
     };
+    charge(1 + args.named.len() / 8)?;
     let found = match position {
         Some(i) => args.positional.get(i).ok_or_else(|| format!("Replacement index {i} out of range for positional args tuple"))?,
         None => args.named.iter().find(|(n, _)| **n == *head).map(|(_, v)| v).ok_or_else(|| format!("the format has no argument '{head}'"))?,
