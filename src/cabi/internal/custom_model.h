@@ -90,7 +90,7 @@ class LiveModel {
   std::atomic<bool> left_{false};
   std::unique_ptr<CustomStrategy> strategy_;
   std::map<int32_t, std::unique_ptr<DeviceThread>> devices_;
-  server::ModelStats* stats_ = nullptr;
+  std::atomic<server::ModelStats*> stats_ = nullptr;  // set anew by an update while instances answer
   std::function<void(uint64_t, const server::CallTimes&)> report_execution_;
 };
 
