@@ -1,7 +1,7 @@
 //! Runs a parsed template.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -113,14 +113,20 @@ pub struct Interpreter {
     now: Now,
     line: Cell<u32>,
     depth: Cell<usize>,
-    /// Scopes that macros and recursive loops keep, which may hold these in turn: emptied at the end, so that nothing outlives the rendering.
+    /// Scopes that macros and recursive loops keep. They, and those around them, may hold these in turn: all are emptied at the end, so that
+    /// nothing outlives the rendering.
     kept: RefCell<Vec<Rc<Scope>>>,
 }
 
 impl Drop for Interpreter {
     fn drop(&mut self) {
-        for scope in self.kept.get_mut() {
-            scope.names.take();
+        let mut emptied = HashSet::new();
+        for kept in self.kept.get_mut() {
+            let mut scope = Some(&*kept);
+            while let Some(s) = scope.filter(|s| emptied.insert(Rc::as_ptr(s))) {
+                s.names.take();
+                scope = s.parent.as_ref();
+            }
         }
     }
 }
