@@ -96,7 +96,7 @@ Result<std::vector<OfflineResult>> measure_offline(backends::LlmService& service
     const double spread = *high - *low, middle = median(rates);
     rows.push_back({.phase = "decode", .batch = batch, .tokens_per_second = middle, .spread = spread / middle,
                     .milliseconds = batch / middle * 1e3,
-                    .bytes_per_second = middle / batch * static_cast<double>(service.memory().weights_bytes)});
+                    .bytes_per_second = middle / batch * static_cast<double>(service.memory().step_weight_bytes)});
   }
   for (const std::string& text : options.burst) {
     const int burst = static_cast<int>(TRY(parse_int(text, "--burst")));

@@ -34,8 +34,8 @@ Status offline(const std::string& model, const bench::OfflineOptions& options, c
   const std::string name = options.name.empty() ? base_name(model) : options.name;
   if (!options.json) {
     std::printf("%s on %s\n", name.c_str(), service->device_name().c_str());
-    if (cpu) std::printf("read limit %.1f GB/s with %d threads, weights %s\n", limits.read_bytes_per_second * 1e-9, threads,
-                         human_bytes(static_cast<double>(service->memory().weights_bytes)).c_str());
+    if (cpu) std::printf("read limit %.1f GB/s with %d threads, weights of a step %s\n", limits.read_bytes_per_second * 1e-9, threads,
+                         human_bytes(static_cast<double>(service->memory().step_weight_bytes)).c_str());
     std::printf("\n| phase | batch | tok/s | spread | ms | GB/s | of limit |\n|---|---:|---:|---:|---:|---:|---:|\n");
   }
   for (const bench::OfflineResult& r : rows) {
@@ -52,7 +52,7 @@ Status offline(const std::string& model, const bench::OfflineOptions& options, c
     TRY(records.add({.system = "ingot", .name = cat(name, "/", r.phase, "/", r.batch), .value = r.tokens_per_second, .unit = "tok/s",
                      .n = options.runs, .spread = r.spread,
                      .ceiling = r.phase == "decode" && limits.read_bytes_per_second > 0
-                                    ? limits.read_bytes_per_second / static_cast<double>(service->memory().weights_bytes) * r.batch
+                                    ? limits.read_bytes_per_second / static_cast<double>(service->memory().step_weight_bytes) * r.batch
                                     : 0}));
   }
   return {};

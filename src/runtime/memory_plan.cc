@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "base/log.h"
 #include "runtime/runtime.h"
@@ -16,9 +17,20 @@ int64_t kv_token_bytes(const plan::Plan& p, DType dtype) {
   return bytes;
 }
 
+int64_t bytes_of(const plan::Weight& w) { return static_cast<int64_t>(w.generator ? op::raw_sizes(w.desc).total() : w.bytes); }
+
 int64_t weight_bytes(const plan::Plan& p) {
   int64_t bytes = 0;
-  for (const plan::Weight& w : p.weights) bytes += static_cast<int64_t>(w.generator ? op::raw_sizes(w.desc).total() : w.bytes);
+  for (const plan::Weight& w : p.weights) bytes += bytes_of(w);
+  return bytes;
+}
+
+int64_t step_weight_bytes(const plan::Plan& p) {
+  std::set<int32_t> read;
+  for (const plan::Step& s : p.steps)
+    if (s.op != op::Op::kEmbedding) read.insert(s.weights.begin(), s.weights.end());
+  int64_t bytes = 0;
+  for (const int32_t w : read) bytes += w < 0 ? 0 : bytes_of(p.weights[static_cast<size_t>(w)]);
   return bytes;
 }
 
@@ -30,6 +42,7 @@ Result<MemoryPlan> plan_memory(const plan::Plan& p, const RuntimeOptions& o, con
   MemoryPlan m;
   m.free_bytes = device.free_bytes;
   m.weights_bytes = weight_bytes(p);
+  m.step_weight_bytes = step_weight_bytes(p);
   m.page_tokens = p.page_tokens;
   m.kv_dtype = o.kv_cache_dtype == "auto" ? p.kv_dtype : o.kv_cache_dtype == "int8" ? DType::kI8 : o.kv_cache_dtype == "fp8" ? DType::kF8E4M3 : TRY(parse_dtype(o.kv_cache_dtype));
   if (m.kv_dtype != DType::kF32 && m.kv_dtype != DType::kF16 && m.kv_dtype != DType::kBf16 && m.kv_dtype != DType::kI8 && m.kv_dtype != DType::kF8E4M3)

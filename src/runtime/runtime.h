@@ -64,6 +64,7 @@ struct RuntimeOptions {
 // Where the bytes go, decided before anything is allocated.
 struct MemoryPlan {
   int64_t weights_bytes = 0;     // stored or made
+  int64_t step_weight_bytes = 0;     // of them: what a step reads; of a table of embeddings it takes a few rows alone
   int64_t weights_mapped_bytes = 0;  // of them: used in place in the mapped file
   int64_t activation_bytes = 0, logits_bytes = 0;
   int64_t kv_bytes = 0, kv_page_bytes = 0, state_bytes = 0;
