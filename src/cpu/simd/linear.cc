@@ -41,7 +41,7 @@ size_t scratch(const ingot_op_desc& d, const Bounds& b) {
   const PanelLayout l = panel_layout(d.weight[0], kGated);
   const MicroSet& set = set_for(kFormat, kArithmetic);
   size_t own = rows_bytes(set, kOwnRows, l.padded_k, l.groups);
-  if (set.unpacked_bytes && b.rows * terms_of(set.activations, l.padded_k, l.groups) >= set.unpack_rows) own += align64(set.unpacked_bytes(l.padded_k, l.groups));
+  if (set.unpacked_bytes && b.rows * terms_of(set.activations, l.padded_k, l.groups) >= set.many_rows) own += align64(set.unpacked_bytes(l.padded_k, l.groups));
   return rows_bytes(set, b.rows, l.padded_k, l.groups) + own * static_cast<size_t>(b.threads);
 }
 
@@ -52,7 +52,7 @@ void launch(const Call& c, Thread& t) {
   const int rows = c.rows;
   if (rows == 0) return;
   const size_t shared = rows_bytes(set, rows, p.padded_k, p.groups), own_rows = rows_bytes(set, kOwnRows, p.padded_k, p.groups);
-  const bool unpacks = rows * terms_of(set.activations, p.padded_k, p.groups) >= set.unpack_rows;
+  const bool unpacks = set.unpack && rows * terms_of(set.activations, p.padded_k, p.groups) >= set.many_rows;
   const size_t own = own_rows + (unpacks ? align64(set.unpacked_bytes(p.padded_k, p.groups)) : 0);
   char* mine = c.scratch + shared + own * static_cast<size_t>(t.rank);
   const bool own_copy = rows <= kOwnRows;

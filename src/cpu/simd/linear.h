@@ -29,23 +29,34 @@ struct Block {
   const float* scale = nullptr;
   const float* scaled_sum = nullptr;
   bool float_sums = false;  // int32 sums begin at kFloatBits more
+  size_t ahead[2] = {};     // where the weights of columns 0..15 and 16..31 are asked for, in bytes from those in use
 };
 
 using Micro = void (*)(const Panels&, const uint8_t* panel, const Block&, float* out);
 using Unpack = void (*)(const Panels&, const uint8_t* panel, void* out);
 
-// The kernels of one weight format: by index into kBlockSizes. `unpack` (may be null): the panel into scratch, from which `unpacked`
-// kernels then read; worth it from `unpack_rows` rows.
+// Weights are asked for by distances in bytes. A block that is alone waits for memory, the more the later (measured on Sapphire Rapids, worth a quarter
+// of the speed of a single row). Of two and more the first would wait and the others leave memory idle, so the first two ask for the next panel,
+// each for half of it.
+constexpr size_t kAhead = 8192;
+inline void prefetch_line(const uint8_t* p, size_t ahead = kAhead) {
+  prefetch1(p + 1024);
+  prefetch2(p + ahead);
+}
+
+// The kernels of one weight format: by index into kBlockSizes. `direct` asks for weights ahead. Of `many_rows` packed rows and more the first
+// blocks do, and the others are `many`, which asks for none; or with `unpack` all are, and read what it made of the panel.
 struct MicroSet {
   Activations activations = Activations::kF32;
   int centre = 0;         // int8: of the unsigned weights; int32 sums start at -centre * sum of the codes
   int scale_inputs = 0;   // int8: inputs of a row that share a scale; 0: those that share one of the weights'
   Micro direct[kBlockCount] = {};
+  Micro many[kBlockCount] = {};
   Unpack unpack = nullptr;
-  Micro unpacked[kBlockCount] = {};
-  int unpack_rows = 1 << 30;
-  int largest_block = kMaxBlock;
   size_t (*unpacked_bytes)(int64_t padded_k, int64_t groups) = nullptr;
+  int many_rows = 1 << 30;
+  int largest_block = kMaxBlock;  // of rows that do not fit one block
+  int few_rows = 0;               // of which blocks may be of eight
 };
 
 const MicroSet& float_set(Format f);   // f32, bf16, f16
@@ -61,11 +72,12 @@ const MicroSet& fine_set();            // i8 in groups above kOneTermInputs, who
 const Kernel& dot_kernel(Format f, bool is_gated);
 
 // Blocks are cut from the front, the largest that fit; what would leave a few rows to a small block, which hides less of an
-// instruction's latency, becomes two of 8 or less.
+// instruction's latency, becomes two of near size.
 inline int block_index(int rows_left, int largest) {
+  if (largest == 12 && (rows_left == 14 || rows_left == 16)) largest = 8;
+  if (largest == 6 && (rows_left == 7 || rows_left == 8)) largest = 4;
   int i = 0;
   while (kBlockSizes[i] > rows_left || kBlockSizes[i] > largest) ++i;
-  if (largest == 12 && (rows_left == 14 || rows_left == 16)) ++i;
   return i;
 }
 
@@ -127,13 +139,13 @@ inline size_t rows_bytes(const MicroSet& set, int64_t rows, int64_t padded_k, in
 inline Rows place_rows(const Panels& p, const MicroSet& set, int rows, char* memory) {
   Rows r;
   r.activations = set.activations;
-  r.largest_block = set.largest_block;
   r.centre = set.centre;
   r.float_sums = has_float_sums(p);
   r.groups = scale_groups(set, p.padded_k, p.groups);
   r.group = set.scale_inputs ? set.scale_inputs : p.group;
   r.terms = terms_of(set.activations, p.padded_k, r.groups);
   r.rows = rows * r.terms;
+  r.largest_block = r.rows <= set.few_rows && kMaxBlock > 8 ? 8 : set.largest_block;
   r.padded_k = p.padded_k;
   r.data = memory;
   if (set.activations == Activations::kInt8) {
@@ -251,15 +263,17 @@ inline void add_terms(float* y, int rows) {
 template <class Emit>
 void multiply(const Panels& p, const uint8_t* panel, const Rows& rows, const MicroSet& set, char* scratch, Emit emit) {
   alignas(64) float out[kMaxBlock * 32];
-  const Micro* micro = set.direct;
-  if (rows.rows >= set.unpack_rows) {
+  const bool many = rows.rows >= set.many_rows, unpacks = many && set.unpack;
+  if (unpacks) {
     set.unpack(p, panel, scratch);
     panel = reinterpret_cast<const uint8_t*>(scratch);
-    micro = set.unpacked;
   }
-  for (int first = 0; first < rows.rows;) {
+  for (int first = 0, at = 0; first < rows.rows; ++at) {
     const int i = block_index(rows.rows - first, rows.largest_block), m = kBlockSizes[i];
-    micro[i](p, panel, rows.block(first), out);
+    Block block = rows.block(first);
+    if (m == rows.rows) block.ahead[0] = block.ahead[1] = kAhead;
+    else if (at < 2) block.ahead[at] = p.panel_bytes;
+    (unpacks || (many && at >= 2) ? set.many : set.direct)[i](p, panel, block, out);
     if (rows.terms == 2) add_terms(out, m / 2);
     emit(first / rows.terms, m / rows.terms, static_cast<const float*>(out));
     first += m;
@@ -331,12 +345,6 @@ inline void finish(const Call& c, const Panels& p, const float* bias, int i, int
       store_n(out + 16, v1, n - 16);
     }
   }
-}
-
-// Distances in bytes: measured on Sapphire Rapids, worth a quarter of the speed of a single row.
-inline void prefetch_line(const uint8_t* p) {
-  prefetch1(p + 1024);
-  prefetch2(p + 8192);
 }
 
 }  // namespace ingot::cpu::INGOT_SIMD

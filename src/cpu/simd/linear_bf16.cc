@@ -25,8 +25,8 @@ void micro(const Panels& p, const uint8_t* w, const Block& b, float* out) {
   INGOT_UNROLL for (int r = 0; r < M; ++r) sum[r][0] = sum[r][1] = zero();
   for (int k = 0; k < p.padded_k; k += 2, w += 128, x += 4 * M) {
     const I v[2] = {loadi(w), loadi(w + 64)};
-    prefetch_line(w);
-    prefetch_line(w + 64);
+    prefetch_line(w, b.ahead[0]);
+    prefetch_line(w + 64, b.ahead[1]);
     INGOT_UNROLL for (int r = 0; r < M; ++r) {
       const I pair = pair_at(x + 4 * r);
       dot2(sum[r][0], v[0], pair);

@@ -74,12 +74,12 @@ inline void start_sums(I (&d)[M][2], const int32_t* start) {
 }
 
 template <int M>
-inline void lines4(const uint8_t*& w, const int8_t*& x, int inputs, I (&d)[M][2]) {
+inline void lines4(const uint8_t*& w, const int8_t*& x, int inputs, const size_t (&ahead)[2], I (&d)[M][2]) {
   const I low = set1i(0x0f0f0f0f);
   for (int i = 0; i < inputs; i += 8, w += 128, x += 8 * M) {
     const I v[2] = {loadi(w), loadi(w + 64)};
-    prefetch_line(w);
-    prefetch_line(w + 64);
+    prefetch_line(w, ahead[0]);
+    prefetch_line(w + 64, ahead[1]);
     const I l[2] = {v[0] & low, v[1] & low}, h[2] = {shift_right<4>(v[0]) & low, shift_right<4>(v[1]) & low};
     INGOT_UNROLL for (int r = 0; r < M; ++r) {
       const I a = codes(x + 4 * r);
@@ -107,13 +107,13 @@ inline void row_dots(const int8_t* x, const I (&v)[2], I (&d)[2]) {
   }
 }
 
-template <int M, bool kSmall>
-inline void lines8(const uint8_t*& w, const int8_t*& x, int inputs, I (&d)[M][2]) {
+template <int M, bool kSmall, bool kAsks>
+inline void lines8(const uint8_t*& w, const int8_t*& x, int inputs, const size_t (&ahead)[2], I (&d)[M][2]) {
   for (int i = 0; i < inputs; i += 4, w += 128, x += 4 * M) {
     const I v[2] = {loadi(w), loadi(w + 64)};
-    if (!kSmall) {
-      prefetch_line(w);
-      prefetch_line(w + 64);
+    if (kAsks) {
+      prefetch_line(w, ahead[0]);
+      prefetch_line(w + 64, ahead[1]);
     }
     INGOT_UNROLL for (int r = 0; r < M; ++r) row_dots<kSmall>(x + 4 * r, v, d[r]);
   }
@@ -121,82 +121,94 @@ inline void lines8(const uint8_t*& w, const int8_t*& x, int inputs, I (&d)[M][2]
 
 // The same for a group whose inputs are few, but the last four, whose weights become `last`: with these each row's sums are folded at once,
 // between products, where behind all of them the products of the next group would wait.
-template <int M, bool kSmall>
-inline void all_but_last(const uint8_t*& w, const int8_t*& x, int inputs, I (&d)[M][2], I (&last)[2]) {
-  lines8<M, kSmall>(w, x, inputs - 4, d);
+template <int M, bool kSmall, bool kAsks>
+inline void all_but_last(const uint8_t*& w, const int8_t*& x, int inputs, const size_t (&ahead)[2], I (&d)[M][2], I (&last)[2]) {
+  lines8<M, kSmall, kAsks>(w, x, inputs - 4, ahead, d);
   last[0] = loadi(w);
   last[1] = loadi(w + 64);
-  if (!kSmall) {
-    prefetch_line(w);
-    prefetch_line(w + 64);
+  if (kAsks) {
+    prefetch_line(w, ahead[0]);
+    prefetch_line(w + 64, ahead[1]);
   }
   w += 128;
 }
 
 enum class Source { kI8, kI4 };
 
-template <int M, Source S, bool kOffset, bool kFloat>
-void micro_of(const Panels& p, const uint8_t* w, const Block& b, float* out) {
+// Of many rows: the sums of six and their results between groups fit the registers. Of eight the results are in memory, which costs 1.5 cycles for
+// each vector of sums on Zen 5 where registers cost half a one (a scale every 32 inputs: 0.73 and 0.88 of the peak).
+constexpr int kDotBlock = kMaxBlock < 6 ? kMaxBlock : 6;
+constexpr int kManyRows = 24;
+
+// The results between groups: in registers, or where these are for the sums in memory.
+template <int M>
+struct Results {
+  static constexpr bool kMemory = M > kDotBlock;
+  F y[kMemory ? 1 : M][2];
+  alignas(64) float kept[kMemory ? M * 32 : 1];
+  Results() { clear(); }
+  void clear() {
+    INGOT_UNROLL for (int r = 0; r < M; ++r) INGOT_UNROLL for (int j = 0; j < 2; ++j) put(r, j, zero());
+  }
+  F get(int r, int j) const {
+    if constexpr (kMemory) return load(kept + 32 * r + 16 * j);
+    else return y[r][j];
+  }
+  void put(int r, int j, F v) {
+    if constexpr (kMemory) store(kept + 32 * r + 16 * j, v);
+    else y[r][j] = v;
+  }
+  void write(float* out) const {
+    INGOT_UNROLL for (int r = 0; r < M; ++r) INGOT_UNROLL for (int j = 0; j < 2; ++j) store(out + 32 * r + 16 * j, get(r, j));
+  }
+};
+
+template <int M, Source S, bool kAsks, bool kOffset, bool kFloat>
+void micro_of(const Panels& p, const uint8_t* w, const Block& b, float* __restrict out) {
   constexpr int kCentre = S == Source::kI8 ? 128 : 8;
   const int8_t* x = static_cast<const int8_t*>(b.data);
-  constexpr bool kMemory = M > 4;  // results between groups: registers are for the sums
-  alignas(64) float kept[kMemory ? M * 32 : 1];
-  F y[M][2];
-  if (kMemory) std::memset(kept, 0, sizeof kept);
-  else INGOT_UNROLL for (int r = 0; r < M; ++r) y[r][0] = y[r][1] = zero();
+  Results<M> y;
   for (int g = 0; g < p.groups; ++g) {
     GroupScales s;
     w = read_scales(p, w, kCentre, s);
     I d[M][2];
     start_sums<M>(d, b.start + g * M);
-    if constexpr (S == Source::kI8) lines8<M, false>(w, x, p.group, d);
-    else lines4<M>(w, x, p.group, d);
+    if constexpr (S == Source::kI8) lines8<M, false, kAsks>(w, x, p.group, b.ahead, d);
+    else lines4<M>(w, x, p.group, b.ahead, d);
     const Fold<kOffset, kFloat> fold(s);
-    INGOT_UNROLL for (int r = 0; r < M; ++r) INGOT_UNROLL for (int j = 0; j < 2; ++j) {
-      float* at = kept + 32 * r + 16 * j;
-      if constexpr (kMemory) store(at, fold(d[r][j], j, b.scale[g * M + r], b.scaled_sum[g * M + r], load(at)));
-      else y[r][j] = fold(d[r][j], j, b.scale[g * M + r], b.scaled_sum[g * M + r], y[r][j]);
-    }
+    INGOT_UNROLL for (int r = 0; r < M; ++r) INGOT_UNROLL for (int j = 0; j < 2; ++j)
+      y.put(r, j, fold(d[r][j], j, b.scale[g * M + r], b.scaled_sum[g * M + r], y.get(r, j)));
   }
-  if (kMemory) {
-    std::memcpy(out, kept, sizeof kept);
-    return;
-  }
-  INGOT_UNROLL for (int r = 0; r < M; ++r) {
-    store(out + 32 * r, y[r][0]);
-    store(out + 32 * r + 16, y[r][1]);
-  }
+  y.write(out);
 }
 
-template <int M, Source S>
+template <int M, Source S, bool kAsks>
 void micro(const Panels& p, const uint8_t* w, const Block& b, float* out) {
   const bool offset = p.offsets != OffsetKind::kNone;
   constexpr bool kFour = S == Source::kI4;
-  if (kFour && b.float_sums) (offset ? micro_of<M, S, true, kFour> : micro_of<M, S, false, kFour>)(p, w, b, out);
-  else (offset ? micro_of<M, S, true, false> : micro_of<M, S, false, false>)(p, w, b, out);
+  if (kFour && b.float_sums) (offset ? micro_of<M, S, kAsks, true, kFour> : micro_of<M, S, kAsks, false, kFour>)(p, w, b, out);
+  else (offset ? micro_of<M, S, kAsks, true, false> : micro_of<M, S, kAsks, false, false>)(p, w, b, out);
 }
 
 // Nibbles as bytes, scales in front of each group as before.
 template <int M, bool kOffset, bool kFloat>
 void unpacked_of(const Panels& p, const uint8_t* w, const Block& b, float* __restrict out) {
   const int8_t* x = static_cast<const int8_t*>(b.data);
-  INGOT_UNROLL for (int r = 0; r < 2 * M; ++r) store(out + 16 * r, zero());
+  Results<M> y;
   for (int g = 0; g < p.groups; ++g) {
     GroupScales s;
     w = read_scales(p, w, 8, s);
     I d[M][2], last[2];
     start_sums<M>(d, b.start + g * M);
-    all_but_last<M, true>(w, x, p.group, d, last);
+    all_but_last<M, true, false>(w, x, p.group, b.ahead, d, last);
     const Fold<kOffset, kFloat> fold(s);
     INGOT_UNROLL for (int r = 0; r < M; ++r) {
       row_dots<true>(x + 4 * r, last, d[r]);
-      INGOT_UNROLL for (int j = 0; j < 2; ++j) {
-        float* at = out + 32 * r + 16 * j;
-        store(at, fold(d[r][j], j, b.scale[g * M + r], b.scaled_sum[g * M + r], load(at)));
-      }
+      INGOT_UNROLL for (int j = 0; j < 2; ++j) y.put(r, j, fold(d[r][j], j, b.scale[g * M + r], b.scaled_sum[g * M + r], y.get(r, j)));
     }
     x += 4 * M;
   }
+  y.write(out);
 }
 
 template <int M>
@@ -207,48 +219,40 @@ void unpacked(const Panels& p, const uint8_t* w, const Block& b, float* out) {
 }
 
 // One weight scale for many activation scales: y = weight_scale * sum over these of (scale * int32 sum) [+ offset * row sum].
-template <int M, bool kOffset>
+template <int M, bool kAsks, bool kOffset>
 void fine_of(const Panels& p, const uint8_t* w, const Block& b, float* __restrict out) {
   const int8_t* x = static_cast<const int8_t*>(b.data);
-  constexpr bool kMemory = M > 4;
-  alignas(64) float kept[kMemory ? M * 32 : 1];
-  F y[M][2];
+  Results<M> y;
   for (int g = 0, f = 0; g < p.groups; ++g) {
     GroupScales s;
     w = read_scales(p, w, 128, s);
     float row_sum[M] = {};
-    INGOT_UNROLL for (int r = 0; r < M; ++r) INGOT_UNROLL for (int j = 0; j < 2; ++j) {
-      if constexpr (kMemory) store(kept + 32 * r + 16 * j, zero());
-      else y[r][j] = zero();
-    }
+    if (g) y.clear();
     for (int i = 0; i < p.group; i += kFineInputs, ++f) {
       I d[M][2], last[2];
       start_sums<M>(d, b.start + f * M);
-      all_but_last<M, false>(w, x, kFineInputs, d, last);
+      all_but_last<M, false, kAsks>(w, x, kFineInputs, b.ahead, d, last);
       INGOT_UNROLL for (int r = 0; r < M; ++r) {
         row_dots<false>(x + 4 * r, last, d[r]);
         const F by = set1(b.scale[f * M + r]);
-        INGOT_UNROLL for (int j = 0; j < 2; ++j) {
-          if constexpr (kMemory) store(kept + 32 * r + 16 * j, fma(to_f(d[r][j]), by, load(kept + 32 * r + 16 * j)));
-          else y[r][j] = fma(to_f(d[r][j]), by, y[r][j]);
-        }
+        INGOT_UNROLL for (int j = 0; j < 2; ++j) y.put(r, j, fma(to_f(d[r][j]), by, y.get(r, j)));
         if (kOffset) row_sum[r] += b.scaled_sum[f * M + r];
       }
       x += 4 * M;
     }
     INGOT_UNROLL for (int r = 0; r < M; ++r) INGOT_UNROLL for (int j = 0; j < 2; ++j) {
       float* at = out + 32 * r + 16 * j;
-      F t = fma(kMemory ? load(kept + 32 * r + 16 * j) : y[r][j], s.scale[j], g ? load(at) : zero());
+      F t = fma(y.get(r, j), s.scale[j], g ? load(at) : zero());
       if (kOffset) t = fma(s.add[j], set1(row_sum[r]), t);
       store(at, t);
     }
   }
 }
 
-template <int M>
+template <int M, bool kAsks>
 void fine(const Panels& p, const uint8_t* w, const Block& b, float* out) {
-  if (p.offsets == OffsetKind::kNone) fine_of<M, false>(p, w, b, out);
-  else fine_of<M, true>(p, w, b, out);
+  if (p.offsets == OffsetKind::kNone) fine_of<M, kAsks, false>(p, w, b, out);
+  else fine_of<M, kAsks, true>(p, w, b, out);
 }
 
 // Nibbles to bytes, scales copied: the panel then reads like i8 with codes below 16.
@@ -274,40 +278,39 @@ void unpack4(const Panels& p, const uint8_t* w, void* out_bytes) {
 
 size_t unpacked4_bytes(int64_t padded_k, int64_t groups) { return static_cast<size_t>(padded_k) * 32 + static_cast<size_t>(groups) * 256; }
 
-// Eight rows leave registers for folding; of twelve, 24 sums are in the way of it (groups of 32: 0.75 and 0.67 of the peak on Zen 4).
-constexpr int kDotBlock = kMaxBlock < 8 ? kMaxBlock : 8;
+MicroSet dots(int centre) {
+  MicroSet s;
+  s.activations = Activations::kInt8;
+  s.centre = centre;
+  s.many_rows = kManyRows;
+  s.largest_block = kDotBlock;
+  s.few_rows = 16;
+  return s;
+}
 
 template <int... I>
 MicroSet make8(std::integer_sequence<int, I...>) {
-  MicroSet s;
-  s.activations = Activations::kInt8;
-  s.largest_block = kDotBlock;
-  s.centre = kCentred8 ? 0 : 128;
-  ((s.direct[I] = micro<kBlockSizes[I], Source::kI8>), ...);
+  MicroSet s = dots(kCentred8 ? 0 : 128);
+  ((s.direct[I] = micro<kBlockSizes[I], Source::kI8, true>), ...);
+  ((s.many[I] = micro<kBlockSizes[I], Source::kI8, false>), ...);
   return s;
 }
 
 template <int... I>
 MicroSet make_fine(std::integer_sequence<int, I...>) {
-  MicroSet s;
-  s.activations = Activations::kInt8;
-  s.largest_block = kDotBlock;
-  s.centre = kCentred8 ? 0 : 128;
+  MicroSet s = dots(kCentred8 ? 0 : 128);
   s.scale_inputs = kFineInputs;
-  ((s.direct[I] = fine<kBlockSizes[I]>), ...);
+  ((s.direct[I] = fine<kBlockSizes[I], true>), ...);
+  ((s.many[I] = fine<kBlockSizes[I], false>), ...);
   return s;
 }
 
 template <int... I>
 MicroSet make4(std::integer_sequence<int, I...>) {
-  MicroSet s;
-  s.activations = Activations::kInt8;
-  s.largest_block = kDotBlock;
-  s.centre = 8;
-  ((s.direct[I] = micro<kBlockSizes[I], Source::kI4>), ...);
-  ((s.unpacked[I] = unpacked<kBlockSizes[I]>), ...);
+  MicroSet s = dots(8);
+  ((s.direct[I] = micro<kBlockSizes[I], Source::kI4, true>), ...);
+  ((s.many[I] = unpacked<kBlockSizes[I]>), ...);
   s.unpack = unpack4;
-  s.unpack_rows = 24;
   s.unpacked_bytes = unpacked4_bytes;
   return s;
 }

@@ -30,10 +30,10 @@ void widen(const I (&line)[2], const GroupScales& s, F (&v)[2]) {
 }
 
 template <class C, bool kOffset, class Use, int... S>
-void each_input(const uint8_t* w, const GroupScales& s, Use use, std::integer_sequence<int, S...>) {
+void each_input(const uint8_t* w, const GroupScales& s, const size_t (&ahead)[2], Use use, std::integer_sequence<int, S...>) {
   const I line[2] = {loadi(w), loadi(w + 64)};
-  prefetch_line(w);
-  prefetch_line(w + 64);
+  prefetch_line(w, ahead[0]);
+  prefetch_line(w + 64, ahead[1]);
   F v[2];
   ((widen<C, kOffset, S>(line, s, v), use(S, v)), ...);
 }
@@ -47,7 +47,7 @@ void micro_of(const Panels& p, const uint8_t* w, const Block& b, float* out) {
     GroupScales s;
     w = read_scales(p, w, C::kCentre, s);
     for (int i = 0; i < p.group; i += C::kStep, w += C::kBytes, x += M * C::kStep)
-      each_input<C, kOffset>(w, s, [&](int step, const F (&v)[2]) {
+      each_input<C, kOffset>(w, s, b.ahead, [&](int step, const F (&v)[2]) {
         INGOT_UNROLL for (int r = 0; r < M; ++r) {
           const F xr = set1(x[step * M + r]);
           acc[r][0] = fma(v[0], xr, acc[r][0]);
@@ -73,7 +73,7 @@ void unpack_of(const Panels& p, const uint8_t* w, float* out) {
     GroupScales s;
     w = read_scales(p, w, C::kCentre, s);
     for (int i = 0; i < p.group; i += C::kStep, w += C::kBytes)
-      each_input<C, kOffset>(w, s, [&](int, const F (&v)[2]) {
+      each_input<C, kOffset>(w, s, {kAhead, kAhead}, [&](int, const F (&v)[2]) {
         store(out, v[0]);
         store(out + 16, v[1]);
         out += 32;
@@ -94,8 +94,8 @@ MicroSet make(std::integer_sequence<int, I...>) {
   MicroSet s;
   ((s.direct[I] = micro<kBlockSizes[I], C>), ...);
   s.unpack = unpack<C>;
-  for (int i = 0; i < kBlockCount; ++i) s.unpacked[i] = float_set(Format::kF32).direct[i];
-  s.unpack_rows = kMaxBlock + 1;
+  for (int i = 0; i < kBlockCount; ++i) s.many[i] = float_set(Format::kF32).direct[i];
+  s.many_rows = kMaxBlock + 1;
   s.unpacked_bytes = widened_bytes;
   return s;
 }

@@ -15,7 +15,7 @@ void float_micro(const Panels& p, const uint8_t* w, const Block& b, float* out) 
   for (int k = 0; k < p.padded_k; k += W::kStep, w += W::kBytes, x += M * W::kStep) {
     F v[W::kStep][2];
     W::load(w, v);
-    INGOT_UNROLL for (int i = 0; i < W::kBytes; i += 64) prefetch_line(w + i);
+    INGOT_UNROLL for (int i = 0; i < W::kBytes; i += 64) prefetch_line(w + i, b.ahead[i / 64 % 2]);
     INGOT_UNROLL for (int s = 0; s < W::kStep; ++s) INGOT_UNROLL for (int r = 0; r < M; ++r) {
       const F xr = set1(x[s * M + r]);
       acc[r][0] = fma(v[s][0], xr, acc[r][0]);

@@ -49,11 +49,11 @@ inline F operator*(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline F operator/(F a, F b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline F max(F a, F b) { return {_mm512_maskz_max_ps(0xffff, a.v, b.v)}; }  // unmasked, GCC 12 takes its own header for an error
-inline F min(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F min(F a, F b) { return {_mm512_maskz_min_ps(0xffff, a.v, b.v)}; }
 inline F abs(F a) { return {_mm512_abs_ps(a.v)}; }
-inline F round(F a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline F round(F a) { return {_mm512_maskz_roundscale_ps(0xffff, a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 // x * 2^n for integral n within the exponent range.
-inline F scale2(F x, F n) { return {_mm512_scalef_ps(x.v, n.v)}; }
+inline F scale2(F x, F n) { return {_mm512_maskz_scalef_ps(0xffff, x.v, n.v)}; }
 inline F select_first(int n, F a, F b) { return {_mm512_mask_blend_ps(first_mask(n), b.v, a.v)}; }  // lanes < n: a
 inline F select_less(F x, F y, F a, F b) { return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, y.v, _CMP_LT_OQ), b.v, a.v)}; }
 inline F load_bf16(const uint16_t* p) {
