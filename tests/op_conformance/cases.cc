@@ -1,4 +1,5 @@
 // The cases, with the reason of each number: shapes of real models cut small, tails of every tile, every weight format and regime.
+#include <algorithm>
 #include <cmath>
 #include <tuple>
 
@@ -499,18 +500,38 @@ void attention_cases(std::vector<Chain>& out) {
   }
 }
 
-// A layer of a Llama and its head, read as logits: what a device makes of several ops at once, which the cases of one op do not reach.
+// Layers of a Llama and its head, read as logits: what a device makes of several ops at once, which the cases of one op do not reach. With one
+// sequence the last answers are steps of one row.
 void layer_cases(std::vector<Chain>& out) {
-  struct Layer {
-    int heads, kv_heads, d, rows;  // rows: of the longest sequence
-    DType weights, kv;
+  struct Shape {
+    int heads, kv_heads, d;
+    DType weights;
+    int group;  // -1: a scale a row, 0: plain
+    DType kv;
+    std::vector<int> lengths, logits_rows;
+    int layers, width, inner;
     double nmse;  // of activations in the cache's type; those of a product of fp8 are rounded to fp8
+    bool packed = false;  // q, k and v of one product, with a bias
   };
-  for (const Layer& s : {Layer{4, 2, 64, 150, DType::kBf16, DType::kBf16, 5e-4}, {2, 1, 128, 150, DType::kF16, DType::kF16, 5e-5},
-                         {4, 1, 128, 150, DType::kF8E4M3, DType::kBf16, 4e-3}, {2, 2, 64, 520, DType::kF8E4M3, DType::kBf16, 4e-3}}) {
-    Chain c(cat("layer/heads ", s.heads, " of ", s.d, "/", dtype_name(s.weights), "/kv ", dtype_name(s.kv)), {1, s.rows, 1, 9}, ++seed);
-    const int width = 128, inner = 192, q_width = s.heads * s.d, kv_width = s.kv_heads * s.d;
-    const auto matrix = [&](int n, int k) { return c.matrix(s.weights, n, k, s.weights == DType::kF8E4M3 ? k : 0); };
+  constexpr DType kBf16 = DType::kBf16, kF16 = DType::kF16, kF8 = DType::kF8E4M3;
+  const std::vector<int> several{1, 150, 1, 9}, wanted{0, 20, 90, 127, 128, 150, 151, 160};
+  for (const Shape& s : {Shape{4, 2, 64, kBf16, 0, kBf16, several, wanted, 1, 128, 192, 5e-4},
+                         {2, 1, 128, kF16, 0, kF16, several, wanted, 1, 128, 192, 5e-5},
+                         {4, 1, 128, kF8, -1, kBf16, several, wanted, 1, 128, 192, 4e-3},
+                         {2, 2, 64, kF8, -1, kBf16, {1, 520, 1, 9}, {0, 20, 90, 127, 128, 520, 521, 530}, 1, 128, 192, 4e-3},
+                         {8, 2, 64, kBf16, 0, kBf16, {6}, {3, 4, 5}, 2, 256, 768, 5e-4, true},
+                         {2, 1, 128, kF16, 0, kF16, {140}, {137, 138, 139}, 1, 256, 384, 5e-5},
+                         {8, 1, 64, kF8, -1, kBf16, {6}, {3, 4, 5}, 1, 256, 1152, 4e-3, true},
+                         {8, 2, 64, DType::kU4, 128, kBf16, {6}, {3, 4, 5}, 1, 512, 2560, 1e-3, true},
+                         {4, 2, 64, DType::kI8, -1, kBf16, {6}, {3, 4, 5}, 2, 256, 1152, 1e-3},
+                         {8, 2, 64, DType::kI8, 128, kBf16, {6}, {3, 4, 5}, 1, 512, 512, 1e-3},
+                         {4, 1, 128, kBf16, 0, kBf16, {1500}, {1497, 1498, 1499}, 1, 128, 256, 5e-4, true}}) {
+    const int longest = *std::max_element(s.lengths.begin(), s.lengths.end());
+    Chain c(cat(longest > 1000 ? "attention/long/" : "", s.lengths.size() == 1 ? "layer/one " : "layer/heads ", s.heads, " of ", s.d, "/", dtype_name(s.weights),
+                s.group > 0 ? cat("/group ", s.group) : "", "/kv ", dtype_name(s.kv)),
+            s.lengths, ++seed);
+    const int q_width = s.heads * s.d, kv_width = s.kv_heads * s.d;
+    const auto matrix = [&](int n, int k) { return c.matrix(s.weights, n, k, s.group < 0 ? k : s.group); };
     Attrs norm{}, turn{}, attend{}, gate{};
     norm.eps = 1e-5;
     turn.head_dim = turn.rotary_dim = s.d;
@@ -522,26 +543,47 @@ void layer_cases(std::vector<Chain>& out) {
     attend.head_dim = s.d;
     attend.scale = 1 / std::sqrt(s.d);
     gate.activation = INGOT_ACT_SILU;
-    const int x = c.input(width), frequencies = c.vector(s.d / 2, 0.3f);
-    const int before = c.add(Op::kRmsNorm, norm, {x}, {c.vector(width)});
-    const int q = c.add(Op::kLinear, {}, {before}, {matrix(q_width, width)}), k = c.add(Op::kLinear, {}, {before}, {matrix(kv_width, width)});
-    const int v = c.add(Op::kLinear, {}, {before}, {matrix(kv_width, width)});
-    const int turned_q = c.add(Op::kRope, turn, {q, kPositions, kPromptLength}, {frequencies});
-    const int turned_k = c.add(Op::kRope, turn, {k, kPositions, kPromptLength}, {frequencies});
-    const int attended = c.add(Op::kAttention, attend, {turned_q, turned_k, v});
-    const int back = c.add(Op::kLinear, {}, {attended}, {matrix(width, q_width)});
-    const std::vector<int> middle = c.add_all(Op::kAddRmsNorm, norm, {back, x}, {c.vector(width)});
-    const int opened = c.add(Op::kGatedLinear, gate, {middle[0]}, {matrix(2 * inner, width)});
-    const int closed = c.add(Op::kLinear, {}, {opened}, {matrix(width, inner)});
-    const std::vector<int> after = c.add_all(Op::kAddRmsNorm, norm, {closed, middle[1]}, {c.vector(width)});
-    c.logits_rows = {0, 20, 90, 127, 128, 150, 151, 160};
-    const int last = c.add(Op::kLastToken, {}, {after[0]});
+    const auto part = [&](int of, int begin, int width) {
+      Attrs a{};
+      a.begin = begin;
+      a.width = width;
+      return c.add(Op::kSlice, a, {of});
+    };
+    int x = c.input(s.width);
+    const int frequencies = c.vector(s.d / 2, 0.3f);
+    int before = c.add(Op::kRmsNorm, norm, {x}, {c.vector(s.width)});
+    for (int layer = 0; layer < s.layers; ++layer) {
+      attend.layer = layer;
+      int q, k, v;
+      if (s.packed) {
+        const int packed = c.add(Op::kLinear, {}, {before}, {matrix(q_width + 2 * kv_width, s.width), c.vector(q_width + 2 * kv_width, 0.2f)});
+        q = part(packed, 0, q_width);
+        k = part(packed, q_width, kv_width);
+        v = part(packed, q_width + kv_width, kv_width);
+      } else {
+        q = c.add(Op::kLinear, {}, {before}, {matrix(q_width, s.width)});
+        k = c.add(Op::kLinear, {}, {before}, {matrix(kv_width, s.width)});
+        v = c.add(Op::kLinear, {}, {before}, {matrix(kv_width, s.width)});
+      }
+      const int turned_q = c.add(Op::kRope, turn, {q, kPositions, kPromptLength}, {frequencies});
+      const int turned_k = c.add(Op::kRope, turn, {k, kPositions, kPromptLength}, {frequencies});
+      const int attended = c.add(Op::kAttention, attend, {turned_q, turned_k, v});
+      const int back = c.add(Op::kLinear, {}, {attended}, {matrix(s.width, q_width)});
+      const std::vector<int> middle = c.add_all(Op::kAddRmsNorm, norm, {back, x}, {c.vector(s.width)});
+      const int opened = c.add(Op::kGatedLinear, gate, {middle[0]}, {matrix(2 * s.inner, s.width)});
+      const int closed = c.add(Op::kLinear, {}, {opened}, {matrix(s.width, s.inner)});
+      const std::vector<int> after = c.add_all(Op::kAddRmsNorm, norm, {closed, middle[1]}, {c.vector(s.width)});
+      before = after[0];
+      x = after[1];
+    }
+    c.logits_rows = s.logits_rows;
+    const int last = c.add(Op::kLastToken, {}, {before});
     c.kv_dtype = static_cast<int>(s.kv);
     c.page_tokens = 64;
     c.answered = true;
-    c.optional = s.weights == DType::kF8E4M3;
+    c.optional = s.weights == kF8;
     c.nmse = c.nmse_int8 = c.nmse_bf16 = s.nmse;
-    c.check(c.add(Op::kLinear, {}, {last}, {matrix(48, width)}));
+    c.check(c.add(Op::kLinear, {}, {last}, {matrix(48, s.width)}));
     out.push_back(std::move(c));
   }
 }

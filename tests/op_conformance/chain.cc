@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 
 #include "tensor/convert.h"
 
@@ -252,8 +253,15 @@ Status build(device::Device& device, const Chain& c, const char* tactic, Program
     out.buffers[INGOT_BUF_LOGITS] = {static_cast<int32_t>(DType::kF32), width, INGOT_ROWS_LOGITS, -4};
     out.p.vocab_size = width;
   }
+  // A slice of rows is columns of its input, as the build makes it, where it is not what is tried.
+  const auto is_view = [&](size_t n) { return c.nodes[n].op == op::Op::kSlice && c.nodes[n].attrs.group == 0 && static_cast<int>(n) != c.subject; };
   const auto operand = [&](int v) {
     const int width = static_cast<int>(c.values[static_cast<size_t>(v)].type.width);
+    for (size_t n = 0; n < c.nodes.size(); ++n)
+      if (c.nodes[n].out[0] == v && is_view(n)) {
+        const int of = c.nodes[n].in[0];
+        return ingot_operand{out.buffer_of[static_cast<size_t>(of)], c.nodes[n].attrs.begin, width, static_cast<int>(c.values[static_cast<size_t>(of)].type.width)};
+      }
     return ingot_operand{out.buffer_of[static_cast<size_t>(v)], 0, width, width};
   };
   for (size_t v = 3; v < c.values.size(); ++v) {
@@ -278,7 +286,9 @@ Status build(device::Device& device, const Chain& c, const char* tactic, Program
     s.weight[0] = TRY(upload(device, out, names[0], s.desc, 0, table));
     out.steps.push_back(s);
   }
+  std::map<std::pair<std::string, int>, const void*> uploaded;
   for (size_t n = 0; n < c.nodes.size(); ++n) {
+    if (is_view(n)) continue;
     const Node& node = c.nodes[n];
     Chain shell = c;
     shell.subject = static_cast<int>(n);
@@ -296,8 +306,11 @@ Status build(device::Device& device, const Chain& c, const char* tactic, Program
       if (names.empty()) return Error(Code::kUnsupported, cat("no kernel for node ", n));
       s.tactic = names[0];
     }
-    for (size_t i = 0; i < node.weights.size(); ++i)
-      s.weight[i] = TRY(upload(device, out, s.tactic, s.desc, static_cast<int>(i), c.weights[static_cast<size_t>(node.weights[i])]));
+    for (size_t i = 0; i < node.weights.size(); ++i) {
+      const void*& shared = uploaded[{s.tactic, node.weights[i]}];  // once: a device may fuse steps that share a weight
+      if (!shared) shared = TRY(upload(device, out, s.tactic, s.desc, static_cast<int>(i), c.weights[static_cast<size_t>(node.weights[i])]));
+      s.weight[i] = shared;
+    }
     const op::Attrs& a = node.attrs;
     if (node.op == op::Op::kAttention) {
       out.kv.resize(std::max(out.kv.size(), static_cast<size_t>(a.layer) + 1), {1, 1, 1, 0});

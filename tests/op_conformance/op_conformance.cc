@@ -120,7 +120,7 @@ class Run {
     const double rounded = !std::strstr(row, ".a16") ? 0.0 : std::strncmp(row, "linear.", 7) == 0 ? 6e-6 : 1.5e-5;  // else products of such products
     const double limit = std::max({rounded, c.nmse, int8 ? c.nmse_int8 : 0.0, fine ? 1e-4 : 0.0, narrow ? c.nmse_bf16 : 0.0, parts ? 10 * c.nmse : 0.0});
     if (!(e <= limit)) return report(c, row, cat("NMSE ", e, ", want at most ", limit), e);
-    if (!invariance && c.nodes[static_cast<size_t>(c.subject)].op == op::Op::kAttention) {  // single rows may have a kernel of their own
+    if (!invariance && (c.answered || c.nodes[static_cast<size_t>(c.subject)].op == op::Op::kAttention)) {  // single rows may have kernels of their own
       const Result<std::vector<float>> other = run_chain(*main_, c, row, answers(c));
       if (!other.ok()) return report(c, row, other.error().message(), 0);
       if (const double apart = nmse(*other, want); !(apart <= limit)) return report(c, row, cat("NMSE ", apart, " when the last rows come one by one, want at most ", limit), apart);
