@@ -44,10 +44,19 @@ __device__ __forceinline__ void wait(Barrier& b, int parity) {
       : "memory");
 }
 
-// The box of the map that begins at (column, row), to shared memory; a multiple of 1024.
+// The box of the map that begins at (column, row), to shared memory: at a multiple of 1024, of words (make_word_map) of 128.
 __device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int column, int row, Barrier& full) {
   INGOT_HOPPER("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(shared_address(to)),
                "l"(&map), "r"(column), "r"(row), "r"(shared_address(&full))
+               : "memory");
+}
+
+__device__ __forceinline__ void prefetch_map(const CUtensorMap& map) { INGOT_HOPPER("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
+
+// Bytes that lie together, a multiple of 16, to shared memory; both ends at multiples of 16.
+__device__ __forceinline__ void copy_bytes(void* to, const void* from, int bytes, Barrier& full) {
+  INGOT_HOPPER("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)), "l"(from),
+               "r"(bytes), "r"(shared_address(&full))
                : "memory");
 }
 
@@ -68,6 +77,31 @@ __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
 #endif
 }
+
+// Values that blocks of one launch hand to one another without flags: memory holds kAbsent in every 16-bit half until a value comes, which never
+// has those bits (a NaN that no conversion makes). A reader asks for the values themselves until all halves of its 16 bytes are there.
+constexpr bool kBlocksMeet = true;  // all blocks of a launch that fits the device run at once
+constexpr uint32_t kAbsent = 0xffffffffu;
+__device__ __forceinline__ uint4 load_shared_value(const void* p) {
+  uint4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ uint16_t load_shared_half(const void* p) {
+  uint16_t v;
+  asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ void store_shared_value(void* p, uint4 v) {
+  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+// Once a try; a launch whose values never come ends with an error after some seconds instead of holding the device.
+struct Patience {
+  unsigned tries = 0;
+  __device__ __forceinline__ void lose() {
+    if (++tries > 1u << 22) __trap();
+  }
+};
 
 #undef INGOT_HOPPER
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <cstring>
 
 #include "cuda/attention.h"
@@ -178,6 +179,12 @@ Status Executable::allocate(const ingot_program& p) {
     if (state) TRY(check(cudaMemset(state, 0, static_cast<size_t>(state_slots_) * p.state_widths[i] * 4), "clear state"));
     states_.push_back(state);
   }
+
+  // On request alone, until it has been measured to be faster than the kernels of the ops.
+  const char* depth = std::getenv("INGOT_CUDA_PERSISTENT");
+  if (depth && hopper_ && !deterministic_)
+    persistent_ = TRY(Persistent::make({steps_, kv_, tables_, fused_, [this](const ingot_operand& o) { return matrix(o, flights_[0]); },
+                                        [this](void** out, size_t bytes, const char* what) { return device_alloc(out, bytes, what); }, sm_count_, std::atoi(depth)}));
 
   // The input block of a flight.
   size_t at = 0;
@@ -556,29 +563,40 @@ Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step, bo
       const ingot_step& rope = steps_[static_cast<size_t>(fused_.tables[t])];
       TRY(rope_table(rope.desc.attrs, rope.weight[0], matrix(rope.in[1], f).as<int32_t>(), matrix(rope.in[2], f).as<int32_t>(), l.rows, tables_[t], l));
     }
+    if (persistent_ && l.rows == 1 && l.logits == 1) {
+      for (size_t i = 0; i < persistent_->first(); ++i) TRY(act(fused_.many[i], f, l));
+      if (!kv_.empty()) l.kv = kv_[0];
+      TRY(persistent_->launch(l));
+      if (times_.ops()) TRY(times_.mark(next_ticket_, "persistent", stream_));
+      return sample(f, b);
+    }
     const bool few = !deterministic_ && l.rows <= kSkinnyRows && l.logits <= kSkinnyRows;
     for (const Action& action : few ? fused_.few : fused_.many) {
       TRY(act(action, f, l));
       if (times_.ops()) TRY(times_.mark(next_ticket_, name_of(steps_[static_cast<size_t>(action.step)].desc), stream_));
     }
   }
-  if (b.sampling && b.logits > 0) {
-    SampleArgs a{};
-    a.rows = reinterpret_cast<const SampleRow*>(f.device + sample_offset_);
-    a.pool = reinterpret_cast<const int32_t*>(f.device + pool_offset_);
-    a.previous_ids = ids_[parity ^ 1];
-    a.raw_logits = reinterpret_cast<const float*>(buffer_data_[INGOT_BUF_LOGITS]);
-    a.work = work_;
-    a.counts = counts_;
-    a.keys = keys_;
-    a.ids = ids_[parity];
-    a.logprobs = logprobs_;
-    a.top_ids = top_ids_;
-    a.top_logprobs = top_logprobs_;
-    a.vocab = vocab_;
-    TRY(launch_sample(a, b.logits, stream_));
-    if (times_.ops()) TRY(times_.mark(next_ticket_, "sampling", stream_));
-  }
+  return sample(f, b);
+}
+
+Status Executable::sample(const Flight& f, const ingot_bindings& b) {
+  const size_t parity = static_cast<size_t>(&f - flights_);
+  if (!b.sampling || b.logits == 0) return {};
+  SampleArgs a{};
+  a.rows = reinterpret_cast<const SampleRow*>(f.device + sample_offset_);
+  a.pool = reinterpret_cast<const int32_t*>(f.device + pool_offset_);
+  a.previous_ids = ids_[parity ^ 1];
+  a.raw_logits = reinterpret_cast<const float*>(buffer_data_[INGOT_BUF_LOGITS]);
+  a.work = work_;
+  a.counts = counts_;
+  a.keys = keys_;
+  a.ids = ids_[parity];
+  a.logprobs = logprobs_;
+  a.top_ids = top_ids_;
+  a.top_logprobs = top_logprobs_;
+  a.vocab = vocab_;
+  TRY(launch_sample(a, b.logits, stream_));
+  if (times_.ops()) TRY(times_.mark(next_ticket_, "sampling", stream_));
   return {};
 }
 

@@ -11,6 +11,7 @@
 
 #include "cuda/cuda.h"
 #include "cuda/fuse.h"
+#include "cuda/persistent.h"
 #include "cuda/sample.h"
 #include "cuda/times.h"
 
@@ -48,6 +49,7 @@ class Executable {
   Status allocate(const ingot_program& program);
   Status device_alloc(void** out, size_t bytes, const char* what);
   Status enqueue(Flight& flight, const ingot_bindings& b, int dump_step, bool capturing);
+  Status sample(const Flight& flight, const ingot_bindings& b);
   Status step(int index, const Flight& flight, Launch& l);
   Status act(const Action& action, const Flight& flight, Launch& l);
   int rows_of(const ingot_operand& o, const Launch& l) const;
@@ -67,6 +69,7 @@ class Executable {
   std::vector<ingot_kv_layer> kv_layers_;
   std::vector<KvPool> kv_;
   Fused fused_;
+  std::unique_ptr<Persistent> persistent_;  // steps of one row, where the model is one for it
   std::vector<float2*> tables_;  // [max_tokens, rotary_dim / 2] each
   unsigned* arrived_ = nullptr;
   bool quantised_ = false;

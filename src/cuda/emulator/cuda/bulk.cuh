@@ -3,6 +3,7 @@
 
 #include <cuda.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -36,6 +37,19 @@ inline void wait(Barrier& b, int parity) {
 }
 
 inline void copy_box(void* to, const CUtensorMap& map, int column, int row, Barrier& full) {
+  if (!map.swizzled) {
+    const size_t bytes = size_t{map.box_columns} * map.element_bytes, most = map.columns * map.element_bytes;
+    for (uint32_t r = 0; r < map.box_rows; ++r) {
+      char* at = static_cast<char*>(to) + r * bytes;
+      const size_t from = static_cast<size_t>(column) * map.element_bytes, there = from < most ? std::min(bytes, most - from) : 0;
+      std::memset(at, 0, bytes);
+      if (static_cast<uint64_t>(row) + r < map.rows) std::memcpy(at, map.data + (static_cast<uint64_t>(row) + r) * map.pitch + from, there);
+    }
+    full.bytes -= static_cast<int>(map.box_rows * bytes);
+    complete(full);
+    emulator::progress();
+    return;
+  }
   for (uint32_t r = 0; r < map.box_rows; ++r)
     for (uint32_t piece = 0; piece < map.box_columns / 8; ++piece) {
       char* at = static_cast<char*>(to) + r * 128 + ((piece ^ (r & 7)) << 4);
@@ -47,6 +61,27 @@ inline void copy_box(void* to, const CUtensorMap& map, int column, int row, Barr
   complete(full);
   emulator::progress();
 }
+
+inline void prefetch_map(const CUtensorMap&) {}
+
+inline void copy_bytes(void* to, const void* from, int bytes, Barrier& full) {
+  std::memcpy(to, from, static_cast<size_t>(bytes));
+  full.bytes -= bytes;
+  complete(full);
+  emulator::progress();
+}
+
+constexpr bool kBlocksMeet = false;  // a block ends before the next begins
+constexpr uint32_t kAbsent = 0xffffffffu;
+inline uint4 load_shared_value(const void* p) { return *static_cast<const uint4*>(p); }
+inline uint16_t load_shared_half(const void* p) { return *static_cast<const uint16_t*>(p); }
+inline void store_shared_value(void* p, uint4 v) {
+  *static_cast<uint4*>(p) = v;
+  emulator::progress();
+}
+struct Patience {
+  void lose() { emulator::yield("a value that this launch was to make never comes"); }
+};
 
 inline void sync_some(int number, int threads) { emulator::join_barrier(number, threads, true); }
 inline void announce_some(int number, int threads) { emulator::join_barrier(number, threads, false); }

@@ -1,0 +1,338 @@
+#include "cuda/persistent.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cmath>
+
+#include "cuda/persistent_attention.cuh"
+#include "cuda/weight_args.h"
+
+namespace ingot::cuda {
+
+extern template Status launch_persistent<__nv_bfloat16>(const PersistentArgs&, int, int, Launch&);
+extern template Status launch_persistent<__half>(const PersistentArgs&, int, int, Launch&);
+
+using op::Op;
+using namespace persistent_detail;
+
+namespace {
+
+constexpr int kLeastDepth = 2;
+constexpr int kMostShared = (227 << 10) - static_cast<int>(sizeof(Shared));
+constexpr int kMostSplits = 64;
+
+std::atomic<bool> taken = false;  // by an executable of this process
+
+bool same(const ingot_operand& a, const ingot_operand& b) { return a.buffer == b.buffer && a.offset == b.offset && a.width == b.width; }
+
+}  // namespace
+
+// Actions of a step of one row to instructions.
+class Lowering {
+ public:
+  explicit Lowering(const Model& m) : m_(m) {}
+
+  // false: something in there is not for this kernel.
+  bool run(Persistent& out) {
+    const std::vector<Action>& list = m_.fused.many;
+    size_t first = 0;
+    while (first < list.size() && list[first].kind == Action::kStep && op_of(list[first]) == Op::kEmbedding) ++first;
+    if (first == 0 || first == list.size()) return false;
+    dtype_ = static_cast<DType>(m_.steps[static_cast<size_t>(list[0].step)].desc.out_dtype[0]);
+    if (dtype_ != DType::kBf16 && dtype_ != DType::kF16) return false;
+    for (size_t i = 0; i < first; ++i) {
+      const ingot_operand& row = step_of(list[i]).out[0];
+      known_.push_back({row, {reinterpret_cast<int64_t>(m_.matrix(row).data), false, true}});
+    }
+    for (size_t i = first; i < list.size(); ++i)
+      if (!lower(list[i], i + 1 == list.size())) return false;
+    if (program_.empty() || !program_.back().wide) return false;
+    place();
+    out.dtype_ = dtype_;
+    out.dim_ = dim_ ? dim_ : 64;
+    out.count_ = static_cast<int>(program_.size());
+    out.blocks_ = blocks_;
+    out.space_ = space_;
+    out.depth_ = std::min({kMostDepth, m_.depth, (kMostShared - space_ - kSumBytes) / kSlotBytes});
+    out.first_ = first;
+    out.set_bytes_ = static_cast<size_t>(set_bytes_);
+    return out.depth_ >= kLeastDepth;
+  }
+  // With the maps at their place on the device.
+  std::vector<Instruction> program(const CUtensorMap* maps) const {
+    std::vector<Instruction> all = program_;
+    for (size_t i = 0; i < all.size(); ++i) all[i].maps = maps + 2 * i;
+    return all;
+  }
+  const std::vector<std::array<CUtensorMap, 2>>& maps() const { return maps_; }
+
+ private:
+  // Where a value lies; read: all blocks have waited for all of it.
+  struct Where {
+    int64_t at;
+    bool in_set, read;
+  };
+  struct Known {
+    ingot_operand operand;
+    Where where;
+  };
+  struct Norm {
+    ingot_operand out, x;
+    const void* weight;
+    DType dtype;
+    float eps;
+  };
+
+  const ingot_step& step_of(const Action& a) const { return m_.steps[static_cast<size_t>(a.step)]; }
+  Op op_of(const Action& a) const { return static_cast<Op>(step_of(a).desc.op); }
+
+  // Of one row: what the operand is a copy of.
+  ingot_operand original(ingot_operand o) const {
+    for (size_t i = same_.size(); i-- > 0;)
+      if (same(same_[i].first, o)) o = same_[i].second;
+    return o;
+  }
+  // The value that holds the operand, the latest first; at: of the operand itself.
+  Known* find(const ingot_operand& operand, int64_t& at) {
+    const ingot_operand o = original(operand);
+    for (size_t i = known_.size(); i-- > 0;) {
+      Known& k = known_[i];
+      if (k.operand.buffer != o.buffer || o.offset < k.operand.offset || o.offset + o.width > k.operand.offset + k.operand.width) continue;
+      at = k.where.at + 2 * (o.offset - k.operand.offset);
+      return &k;
+    }
+    return nullptr;
+  }
+  int64_t make_room(const ingot_operand& o) {
+    const int64_t at = set_bytes_;
+    set_bytes_ = (set_bytes_ + 2 * o.width + 255) / 256 * 256;
+    known_.push_back({o, {at, true, false}});
+    return at;
+  }
+
+  bool lower(const Action& a, bool last) {
+    const ingot_step& s = step_of(a);
+    const ingot_attrs& at = s.desc.attrs;
+    switch (a.kind) {
+      case Action::kStep:
+        if (op_of(a) == Op::kRmsNorm && (at.group == 0 || at.group == s.in[0].width)) return add_norm(s, s.in[0]);
+        if (op_of(a) == Op::kAddRmsNorm) return add_late(s);
+        if (op_of(a) == Op::kLastToken) {
+          same_.push_back({s.out[0], s.in[0]});
+          return true;
+        }
+        return false;
+      case Action::kNorm: return add_norm(s, s.out[1]);
+      case Action::kLinear: return product(a, s, last);
+      case Action::kAttention: return !last && attention(a, s);
+      default: return false;
+    }
+  }
+  bool add_norm(const ingot_step& s, const ingot_operand& x) {
+    const DType d = static_cast<DType>(s.desc.weight[0].dtype);
+    if (d != DType::kF32 && d != dtype_) return false;
+    norms_.push_back({s.out[0], x, s.weight[0], d, static_cast<float>(s.desc.attrs.eps)});
+    return true;
+  }
+
+  // The residual addition of the product just before, which no fusion has joined.
+  bool add_late(const ingot_step& s) {
+    if (program_.empty() || program_.back().attention || program_.back().has_residual) return false;
+    Instruction& in = program_.back();
+    for (int i = 0; i < 2; ++i) {
+      int64_t at = 0;
+      if (!same(known_.back().operand, original(s.in[i]))) continue;
+      const Known* other = find(s.in[1 - i], at);
+      if (!other || !other->where.read) return false;
+      in.residual = at;
+      in.residual_in_set = other->where.in_set;
+      in.has_residual = 1;
+      known_.back().operand = s.out[1];  // nobody gets the product itself
+      return add_norm(s, s.out[1]);
+    }
+    return false;
+  }
+
+  bool product(const Action& a, const ingot_step& s, bool last) {
+    Instruction in{};
+    const ingot_weight_desc& w = s.desc.weight[0];
+    const DType wtype = static_cast<DType>(w.dtype);
+    if (static_cast<DType>(s.desc.in_dtype[0]) != dtype_ || w.has_zero || w.experts || storage_bytes(wtype, w.k) % 128 != 0 || w.k > kMostInputs) return false;
+    in.k = static_cast<int>(w.k);
+    in.gated = op_of(a) == Op::kGatedLinear;
+    in.activation = s.desc.attrs.activation;
+    in.outputs = static_cast<int>(in.gated ? w.n / 2 : w.n);
+    const int tile = in.gated ? 8 : kRows;
+    if (in.outputs % tile != 0) return false;
+    in.tiles = in.outputs / tile;
+    in.groups = w.group ? static_cast<int>(w.k / w.group) : 0;
+    if (wtype == dtype_) in.format = Instruction::kPlain;
+    else if (wtype == DType::kF8E4M3 && in.groups == 1) in.format = Instruction::kF8;
+    else if (wtype == DType::kI8) in.format = Instruction::kI8;
+    else if (wtype == DType::kU4) in.format = Instruction::kU4;
+    else return false;
+    in.row_bytes = static_cast<int>(storage_bytes(wtype, w.k));
+    in.pitch = std::min(in.row_bytes, kPieceBytes);
+    if (in.groups > 1) {  // whole groups to a warp's halves, and copies of their scales by 16 bytes
+      const unsigned bytes = static_cast<unsigned>(in.row_bytes / in.groups);
+      const unsigned pitch = static_cast<unsigned>(in.pitch);
+      if (!std::has_single_bit(bytes) || bytes < 64 || pitch % (4 * bytes) != 0 || in.groups % 4 != 0 || 4 * pitch / bytes > kScaleBytes) return false;
+      in.group_shift = std::countr_zero(bytes);
+    }
+    const WeightArgs args = weight_args(w, s.weight[0]);
+    in.scales = args.scales;
+    std::array<CUtensorMap, 2> maps{};
+    if (!make_word_map(maps[0], args.values, w.n, in.row_bytes / 4, in.pitch / 4, tile).ok()) return false;
+    if (in.groups > 1 && !make_word_map(maps[1], args.scales, w.n, in.groups, in.pitch >> in.group_shift, tile).ok()) return false;
+    if (s.desc.weights > 1) {
+      if (!plain_activation(s.desc.weight[1].dtype)) return false;
+      in.bias = s.weight[1];
+      in.bias_dtype = s.desc.weight[1].dtype;
+    }
+    ingot_operand x = original(s.in[0]);
+    for (const Norm& n : norms_)
+      if (same(n.out, x)) {
+        in.norm = n.weight;
+        in.norm_f32 = n.dtype == DType::kF32;
+        in.eps = n.eps;
+        x = n.x;
+        break;
+      }
+    Known* source = find(x, in.x);
+    if (!source || x.width != in.k || in.x % 16 != 0) return false;
+    in.x_in_set = source->where.in_set;
+    if (same(source->operand, original(x))) source->where.read = true;
+    ingot_operand y = s.out[0];
+    if (a.add >= 0) {
+      const ingot_step& add = m_.steps[static_cast<size_t>(a.add)];
+      const Known* other = find(add.in[a.add_operand], in.residual);
+      if (!other || !other->where.read) return false;
+      in.residual_in_set = other->where.in_set;
+      in.has_residual = 1;
+      y = add.out[1];
+    }
+    if (y.buffer == INGOT_BUF_LOGITS) {
+      if (!last || in.gated) return false;
+      in.wide = 1;
+      in.y = reinterpret_cast<int64_t>(m_.matrix(y).data);
+    } else {
+      if (last || static_cast<DType>(s.desc.out_dtype[0]) != dtype_) return false;
+      in.y = make_room(y);
+      in.y_in_set = 1;
+    }
+    program_.push_back(in);
+    maps_.push_back(maps);
+    spaces_.push_back(product_space(in.format, in.k));
+    return true;
+  }
+
+  bool attention(const Action& a, const ingot_step& s) {
+    Instruction in{};
+    const ingot_attrs& at = s.desc.attrs;
+    const KvPool& kv = m_.kv[static_cast<size_t>(at.layer)];
+    const int v_dim = at.v_head_dim ? at.v_head_dim : at.head_dim;
+    if (static_cast<DType>(s.desc.in_dtype[0]) != dtype_ || kv.dtype != dtype_ || (at.head_dim != 64 && at.head_dim != 128) || v_dim != at.head_dim ||
+        (dim_ && dim_ != at.head_dim) || s.desc.inputs > 3 || at.kv_heads <= 0 || at.heads % at.kv_heads != 0 || at.heads / at.kv_heads > kMostGroup ||
+        kv.page_tokens % kRows != 0)
+      return false;
+    dim_ = at.head_dim;
+    in.attention = 1;
+    in.heads = at.heads;
+    in.kv_heads = at.kv_heads;
+    in.window = at.window;
+    in.scale = at.scale == 0 ? 1.0f / std::sqrt(static_cast<float>(at.head_dim)) : static_cast<float>(at.scale);
+    in.softcap = static_cast<float>(at.softcap);
+    in.slopes = s.desc.weights > 0 ? static_cast<const float*>(s.weight[0]) : nullptr;
+    in.keys = kv.keys;
+    in.cache_values = kv.values;
+    ingot_operand q = s.in[0], k = s.in[1];
+    if (a.table >= 0) {
+      q = m_.steps[static_cast<size_t>(a.rope_q)].in[0];
+      k = m_.steps[static_cast<size_t>(a.rope_k)].in[0];
+      in.rope = m_.tables[static_cast<size_t>(a.table)];
+    }
+    const Known *from_q = find(q, in.x), *from_k = find(k, in.residual), *from_v = find(s.in[2], in.v);
+    if (!from_q || !from_k || !from_v || !from_q->where.in_set || !from_k->where.in_set || !from_v->where.in_set) return false;
+    if ((in.x | in.residual | in.v) % 16 != 0) return false;
+    in.x_in_set = 1;
+    in.y = make_room(s.out[0]);
+    in.y_in_set = 1;
+    program_.push_back(in);
+    maps_.emplace_back();
+    spaces_.push_back(attention_space(at.head_dim, at.heads / at.kv_heads));
+    return true;
+  }
+
+  // Blocks, which takes which tile first, and where activations lie: in turn at the two ends of their space, since a block may stage the next
+  // instruction's while it still reads this one's.
+  void place() {
+    int most = 1;
+    for (size_t i = 0; i + 1 < program_.size(); ++i) most = std::max(most, program_[i].tiles);
+    blocks_ = kBlocksMeet ? std::min(m_.sm_count, most) : 1;
+    for (size_t i = 0; i < spaces_.size(); ++i) space_ = std::max(space_, spaces_[i] + (i + 1 < spaces_.size() ? spaces_[i + 1] : 0));
+    int next = 0;
+    for (size_t i = 0; i < program_.size(); ++i) {
+      Instruction& in = program_[i];
+      in.space = i % 2 == 0 ? 0 : space_ - spaces_[i];
+      in.first = next;
+      next = (next + (in.attention ? in.kv_heads : in.tiles)) % blocks_;
+      if (in.attention) in.splits = std::clamp(blocks_ / in.kv_heads, 1, kMostSplits);
+    }
+  }
+
+  const Model& m_;
+  DType dtype_ = DType::kBf16;
+  std::vector<Instruction> program_;
+  std::vector<std::array<CUtensorMap, 2>> maps_;
+  std::vector<int> spaces_;
+  std::vector<Known> known_;
+  std::vector<Norm> norms_;
+  std::vector<std::pair<ingot_operand, ingot_operand>> same_;  // of one row: a copy and what it is of
+  int64_t set_bytes_ = 0;
+  int dim_ = 0, blocks_ = 0, space_ = 0;
+};
+
+Persistent::~Persistent() { taken = false; }
+
+Result<std::unique_ptr<Persistent>> Persistent::make(const Model& m) {
+  if (taken.exchange(true)) return Result<std::unique_ptr<Persistent>>(nullptr);
+  std::unique_ptr<Persistent> p(new Persistent);
+  Lowering lowering(m);
+  if (!lowering.run(*p)) return Result<std::unique_ptr<Persistent>>(nullptr);
+  void *program = nullptr, *maps = nullptr, *sets = nullptr, *turn = nullptr;
+  const size_t bytes = lowering.maps().size() * sizeof(Instruction), map_bytes = lowering.maps().size() * sizeof lowering.maps()[0];
+  TRY(m.alloc(&program, bytes, "persistent program"));
+  TRY(m.alloc(&maps, map_bytes, "persistent program"));
+  TRY(m.alloc(&sets, 2 * p->set_bytes_, "results of the persistent kernel"));
+  TRY(m.alloc(&turn, sizeof(unsigned), "persistent program"));
+  TRY(check(cudaMemcpy(program, lowering.program(static_cast<const CUtensorMap*>(maps)).data(), bytes, cudaMemcpyHostToDevice), "copy the persistent program"));
+  TRY(check(cudaMemcpy(maps, lowering.maps().data(), map_bytes, cudaMemcpyHostToDevice), "copy the persistent program"));
+  TRY(check(cudaMemset(sets, 0xff, 2 * p->set_bytes_), "clear results"));
+  TRY(check(cudaMemset(turn, 0, sizeof(unsigned)), "clear results"));
+  p->program_ = static_cast<const Instruction*>(program);
+  p->sets_ = static_cast<char*>(sets);
+  p->turn_ = static_cast<unsigned*>(turn);
+  return Result<std::unique_ptr<Persistent>>(std::move(p));
+}
+
+Status Persistent::launch(Launch& l) const {
+  PersistentArgs a{};
+  a.program = program_;
+  a.count = count_;
+  a.depth = depth_;
+  a.space = space_;
+  a.sets = sets_;
+  a.set_bytes = set_bytes_;
+  a.turn = turn_;
+  a.a.positions = l.in.positions;
+  a.a.page_table = l.in.page_table;
+  a.a.page_tokens = l.kv.page_tokens;
+  a.a.page_shift = std::has_single_bit(static_cast<unsigned>(l.kv.page_tokens)) ? std::countr_zero(static_cast<unsigned>(l.kv.page_tokens)) : -1;
+  a.partial = static_cast<float*>(l.scratch);
+  a.arrived = l.arrived;
+  return dtype_ == DType::kBf16 ? launch_persistent<__nv_bfloat16>(a, dim_, blocks_, l) : launch_persistent<__half>(a, dim_, blocks_, l);
+}
+
+}  // namespace ingot::cuda

@@ -1,0 +1,81 @@
+// What the parts of the persistent kernel share: sizes, the block's shared memory, values handed over between blocks.
+#pragma once
+
+#include "cuda/bulk.cuh"
+#include "cuda/math.cuh"
+#include "cuda/mma.cuh"
+#include "cuda/persistent.h"
+
+namespace ingot::cuda::persistent_detail {
+
+// Eight warps, so that each thread has all registers it wants: beside so much shared memory L1 is too small to hold what registers do not.
+constexpr int kWarps = 8, kThreads = kWarps * 32, kRows = 16;
+constexpr int kHalves = 2;  // of 64 bytes: what a warp takes of a row of a piece
+constexpr int kPieceBytes = kWarps * kHalves * 64;
+constexpr int kScaleBytes = 64;  // the most of a row's scales in a piece
+constexpr int kSlotBytes = kRows * (kPieceBytes + kScaleBytes);
+constexpr int kMostDepth = 8;
+constexpr int kTileBuffers = 16;  // more than tiles that a warp can be ahead of another: kMostDepth + 2
+constexpr int kSumBytes = kTileBuffers * kWarps * kRows * 4;
+constexpr int kGranules = 8;  // of eight values of x a thread
+constexpr int kMostInputs = kGranules * kThreads * 8;
+constexpr int kWords = static_cast<int>(sizeof(Instruction)) / 4;
+static_assert(kWords <= 64 && kTileBuffers > kMostDepth + 2);
+
+template <int F>
+constexpr int kElements = F == Instruction::kU4 ? 32 : F == Instruction::kPlain ? 8 : 16;  // weights in 16 bytes
+// Weights that a sum of x corrects, where there is one.
+template <int F>
+constexpr bool kBiased = F == Instruction::kU4 || F == Instruction::kI8;
+
+// Bytes in the space of activations.
+inline int product_space(int format, int k) {
+  const int sums = format == Instruction::kU4 ? k / 128 : format == Instruction::kI8 ? k / 64 : 0;
+  return (2 * k + 4 * sums + 127) / 128 * 128;
+}
+
+struct alignas(128) Shared {
+  PersistentArgs args;
+  Barrier full[kMostDepth], free[kMostDepth], done[kTileBuffers];
+  float squares[2][kWarps], most[2][kWarps];
+  Instruction now[3], ahead[2];  // of those who multiply; of the one who copies
+  int last;
+};
+// The block's shared memory: this, activations, the ring, sums of tiles.
+__device__ __forceinline__ Shared& shared() { return *reinterpret_cast<Shared*>(dynamic_shared()); }
+__device__ __forceinline__ char* space_of() { return dynamic_shared() + sizeof(Shared); }
+__device__ __forceinline__ char* ring_of(const Shared& s) { return space_of() + s.args.space; }
+
+// The thread's index, of which the compiler knows nothing: what follows from it is computed for each instruction again. Otherwise it would be kept
+// for all kinds of instructions at once, in more registers than there are.
+__device__ __forceinline__ int this_thread() {
+  int thread = threadIdx.x;
+  asm volatile("" : "+r"(thread));
+  return thread;
+}
+__device__ __forceinline__ void sync_readers() { sync_some(1, kThreads); }
+
+__device__ __forceinline__ char* at(char* set, int in_set, int64_t offset) {
+  return reinterpret_cast<char*>((in_set ? reinterpret_cast<uintptr_t>(set) : 0) + static_cast<uintptr_t>(offset));
+}
+__device__ __forceinline__ int first_tile(const Instruction& in) {
+  const int b = static_cast<int>(blockIdx.x) - in.first;
+  return b < 0 ? b + static_cast<int>(gridDim.x) : b;
+}
+
+__device__ __forceinline__ bool absent(uint32_t word) {
+  const uint32_t v = ~word;  // a half of zeros
+  return ((v - 0x00010001u) & ~v & 0x80008000u) != 0;
+}
+__device__ __forceinline__ bool absent(const uint4& v) { return absent(v.x) || absent(v.y) || absent(v.z) || absent(v.w); }
+__device__ __forceinline__ uint4 take(const char* from, bool in_set) {
+  uint4 v = load_shared_value(from);
+  if (in_set)
+    for (Patience p; absent(v);) {
+      p.lose();
+      v = load_shared_value(from);
+    }
+  return v;
+}
+
+}  // namespace ingot::cuda::persistent_detail
