@@ -180,11 +180,12 @@ Status Executable::allocate(const ingot_program& p) {
     states_.push_back(state);
   }
 
+  TRY(times_.create());
   // On request alone, until it has been measured to be faster than the kernels of the ops.
   const char* depth = std::getenv("INGOT_CUDA_PERSISTENT");
   if (depth && hopper_ && !deterministic_)
     persistent_ = TRY(Persistent::make({steps_, kv_, tables_, fused_, [this](const ingot_operand& o) { return matrix(o, flights_[0]); },
-                                        [this](void** out, size_t bytes, const char* what) { return device_alloc(out, bytes, what); }, sm_count_, std::atoi(depth)}));
+                                        [this](void** out, size_t bytes, const char* what) { return device_alloc(out, bytes, what); }, sm_count_, std::atoi(depth), times_.ops()}));
 
   // The input block of a flight.
   size_t at = 0;
@@ -244,7 +245,6 @@ Status Executable::allocate(const ingot_program& p) {
   TRY(array(&counts_, R * static_cast<size_t>(vocab_), "sampling"));
   TRY(array(&keys_, 2 * R, "sampling"));
   if (keys_) TRY(check(cudaMemset(keys_, 0, R * sizeof *keys_), "clear sampling keys"));
-  TRY(times_.create());
   scratch_bytes_ = kScratchBytes;
   return device_alloc(&scratch_, scratch_bytes_, "scratch");
 }
@@ -761,6 +761,7 @@ Status Executable::wait(uint64_t ticket, ingot_results* out) {
   float ms = 0;
   TRY(check(cudaEventElapsedTime(&ms, f.begin, f.end), "time a step"));
   TRY(times_.done(ticket));
+  if (persistent_) TRY(persistent_->gather());
   *out = {};
   out->struct_bytes = sizeof(ingot_results);
   if (f.sampled) {

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <bit>
 #include <cmath>
+#include <cstdio>
+#include <utility>
 
 #include "cuda/persistent_attention.cuh"
 #include "cuda/weight_args.h"
@@ -294,7 +296,27 @@ class Lowering {
   int dim_ = 0, blocks_ = 0, space_ = 0;
 };
 
-Persistent::~Persistent() { taken = false; }
+Persistent::~Persistent() {
+  taken = false;
+  for (const auto& [name, t] : times_) {
+    const double calls = static_cast<double>(t.calls);
+    std::fprintf(stderr, "cuda: persistent: %s: %lld calls of a block, cycles waiting for x %.0f, staging it %.0f, multiplying %.0f\n", name.c_str(),
+                 static_cast<long long>(t.calls), static_cast<double>(t.cycles[0]) / calls, static_cast<double>(t.cycles[1]) / calls,
+                 static_cast<double>(t.cycles[2]) / calls);
+  }
+}
+
+Status Persistent::gather() {
+  if (!clocks_ || !std::exchange(launched_, false)) return {};
+  std::vector<long long> clocks(static_cast<size_t>(blocks_) * static_cast<size_t>(count_) * kClocks);
+  TRY(check(cudaMemcpy(clocks.data(), clocks_, clocks.size() * sizeof clocks[0], cudaMemcpyDeviceToHost), "copy clocks"));
+  for (size_t i = 0; i < clocks.size() / kClocks; ++i) {
+    Times& t = times_[names_[i % static_cast<size_t>(count_)]];
+    ++t.calls;
+    for (int j = 0; j + 1 < kClocks; ++j) t.cycles[j] += clocks[i * kClocks + static_cast<size_t>(j) + 1] - clocks[i * kClocks + static_cast<size_t>(j)];
+  }
+  return {};
+}
 
 Result<std::unique_ptr<Persistent>> Persistent::make(const Model& m) {
   if (taken.exchange(true)) return Result<std::unique_ptr<Persistent>>(nullptr);
@@ -309,6 +331,13 @@ Result<std::unique_ptr<Persistent>> Persistent::make(const Model& m) {
   TRY(m.alloc(&turn, sizeof(unsigned), "persistent program"));
   TRY(check(cudaMemcpy(program, lowering.program(static_cast<const CUtensorMap*>(maps)).data(), bytes, cudaMemcpyHostToDevice), "copy the persistent program"));
   TRY(check(cudaMemcpy(maps, lowering.maps().data(), map_bytes, cudaMemcpyHostToDevice), "copy the persistent program"));
+  if (m.timed) {
+    void* clocks = nullptr;
+    TRY(m.alloc(&clocks, static_cast<size_t>(p->blocks_) * static_cast<size_t>(p->count_) * kClocks * sizeof(long long), "clocks"));
+    p->clocks_ = static_cast<long long*>(clocks);
+    for (const Instruction& in : lowering.program(nullptr))
+      p->names_.push_back(in.attention ? std::string("attention") : cat(in.gated ? "gated_linear " : "linear ", in.gated ? 2 * in.outputs : in.outputs, " x ", in.k));
+  }
   TRY(check(cudaMemset(sets, 0xff, 2 * p->set_bytes_), "clear results"));
   TRY(check(cudaMemset(turn, 0, sizeof(unsigned)), "clear results"));
   p->program_ = static_cast<const Instruction*>(program);
@@ -317,7 +346,8 @@ Result<std::unique_ptr<Persistent>> Persistent::make(const Model& m) {
   return Result<std::unique_ptr<Persistent>>(std::move(p));
 }
 
-Status Persistent::launch(Launch& l) const {
+Status Persistent::launch(Launch& l) {
+  launched_ = true;
   PersistentArgs a{};
   a.program = program_;
   a.count = count_;
@@ -326,6 +356,7 @@ Status Persistent::launch(Launch& l) const {
   a.sets = sets_;
   a.set_bytes = set_bytes_;
   a.turn = turn_;
+  a.clocks = clocks_;
   a.a.positions = l.in.positions;
   a.a.page_table = l.in.page_table;
   a.a.page_tokens = l.kv.page_tokens;

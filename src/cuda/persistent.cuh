@@ -112,6 +112,7 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
         raw[i] = load_shared_value(x + 16 * (thread + i * kThreads));
       }
   }
+  note_clock(s, index, 1);
   if (thread < kWords) reinterpret_cast<uint32_t*>(&s.now[(index + 1) % 3])[thread] = word;
 
   const auto values = [&](int i, float(&v)[8]) __attribute__((always_inline)) {
@@ -422,17 +423,22 @@ __device__ __forceinline__ void follow(const PersistentArgs& a, Shared& s) {
   const int position = a.a.positions[0];
   Walk walk;
   for (int index = 0; index < a.count; ++index) {
+    note_clock(s, index, 0);
     const Instruction& in = s.now[index % 3];
     const uint32_t word = static_cast<int>(threadIdx.x) < kWords && index + 1 < a.count ? words[(index + 1) * kWords + threadIdx.x] : 0;
     if (in.attention) {
       if (static_cast<int>(threadIdx.x) < kWords) reinterpret_cast<uint32_t*>(&s.now[(index + 1) % 3])[threadIdx.x] = word;
       sync_readers();
+      note_clock(s, index, 1);
+      note_clock(s, index, 2);
       if (first_tile(in) < in.kv_heads * in.splits) attend<T, HD>(index, set, position);
+      note_clock(s, index, 3);
       continue;
     }
     const auto run = [&](auto format) __attribute__((always_inline)) {
       constexpr int F = decltype(format)::value;
       const float factor = stage<T, F>(in, s, set, index, word);
+      note_clock(s, index, 2);
       product<T, F>(in, s, set, factor, walk);
     };
     switch (in.format) {
@@ -441,6 +447,7 @@ __device__ __forceinline__ void follow(const PersistentArgs& a, Shared& s) {
       case Instruction::kU4: run(std::integral_constant<int, Instruction::kU4>()); break;
       default: run(std::integral_constant<int, Instruction::kPlain>());
     }
+    note_clock(s, index, 3);
   }
   // Nobody reads it any more: this block has waited for results of all others.
   if (blockIdx.x == 0 && threadIdx.x == 0) *a.turn = turn + 1;

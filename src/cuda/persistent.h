@@ -10,7 +10,9 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "cuda/attention.h"
@@ -28,6 +30,7 @@ struct Model {
   std::function<Status(void** out, size_t bytes, const char* what)> alloc;  // for as long as the executable
   int sm_count = 0;
   int depth = 8;  // pieces of weights under way in a block, at most
+  bool timed = false;
 };
 
 // One product or one attention. Offsets of activations count from the set of the step where `*_in_set`, from address 0 otherwise.
@@ -57,12 +60,17 @@ struct alignas(16) Instruction {
   float scale, softcap;
 };
 
+// Read by a block's first thread at the beginning of an instruction, when x is there, when it is staged, at the end.
+constexpr int kClocks = 4;
+
 class Persistent {
  public:
   ~Persistent();
   static Result<std::unique_ptr<Persistent>> make(const Model& m);
   size_t first() const { return first_; }  // index in Fused::many of what it begins with
-  Status launch(Launch& l) const;
+  Status launch(Launch& l);
+  // Where timed: after a step that has been waited for; the destructor prints what all of them came to.
+  Status gather();
 
  private:
   Persistent() = default;
@@ -72,6 +80,13 @@ class Persistent {
   const Instruction* program_ = nullptr;
   char* sets_ = nullptr;
   unsigned* turn_ = nullptr;
+  long long* clocks_ = nullptr;
+  bool launched_ = false;  // since the clocks were gathered
+  struct Times {
+    int64_t calls = 0, cycles[kClocks - 1] = {};
+  };
+  std::map<std::string, Times> times_;
+  std::vector<std::string> names_;  // of the instructions
 
   friend class Lowering;
 };
@@ -86,6 +101,7 @@ struct PersistentArgs {
   AttentionArgs a;   // what is the same in all attentions
   float* partial;    // of split contexts
   unsigned* arrived;
+  long long* clocks;  // [blocks, count, kClocks], or null
 };
 
 template <class T>

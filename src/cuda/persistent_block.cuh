@@ -63,6 +63,11 @@ __device__ __forceinline__ int first_tile(const Instruction& in) {
   return b < 0 ? b + static_cast<int>(gridDim.x) : b;
 }
 
+// A block's clock, where wanted.
+__device__ __forceinline__ void note_clock(const Shared& s, int index, int which) {
+  if (s.args.clocks && threadIdx.x == 0) s.args.clocks[(static_cast<int>(blockIdx.x) * s.args.count + index) * kClocks + which] = clock64();
+}
+
 __device__ __forceinline__ bool absent(uint32_t word) {
   const uint32_t v = ~word;  // a half of zeros
   return ((v - 0x00010001u) & ~v & 0x80008000u) != 0;
