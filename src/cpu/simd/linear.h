@@ -56,7 +56,7 @@ struct MicroSet {
   size_t (*unpacked_bytes)(int64_t padded_k, int64_t groups) = nullptr;
   int many_rows = 1 << 30;
   int largest_block = kMaxBlock;  // of rows that do not fit one block
-  int few_rows = 0;               // of which blocks may be of eight
+  int eights_from = 0, eights_to = 0;  // rows that are cut into blocks of eight instead
 };
 
 const MicroSet& float_set(Format f);   // f32, bf16, f16
@@ -145,7 +145,7 @@ inline Rows place_rows(const Panels& p, const MicroSet& set, int rows, char* mem
   r.group = set.scale_inputs ? set.scale_inputs : p.group;
   r.terms = terms_of(set.activations, p.padded_k, r.groups);
   r.rows = rows * r.terms;
-  r.largest_block = r.rows <= set.few_rows && kMaxBlock > 8 ? 8 : set.largest_block;
+  r.largest_block = kMaxBlock > 8 && r.rows >= set.eights_from && r.rows <= set.eights_to ? 8 : set.largest_block;
   r.padded_k = p.padded_k;
   r.data = memory;
   if (set.activations == Activations::kInt8) {

@@ -284,7 +284,8 @@ MicroSet dots(int centre) {
   s.centre = centre;
   s.many_rows = kManyRows;
   s.largest_block = kDotBlock;
-  s.few_rows = 16;
+  s.eights_from = 8;
+  s.eights_to = 16;
   return s;
 }
 
@@ -300,6 +301,7 @@ template <int... I>
 MicroSet make_fine(std::integer_sequence<int, I...>) {
   MicroSet s = dots(kCentred8 ? 0 : 128);
   s.scale_inputs = kFineInputs;
+  s.eights_from = 9;  // eight are two blocks of four, one of which multiplies while weights come (6 % faster)
   ((s.direct[I] = fine<kBlockSizes[I], true>), ...);
   ((s.many[I] = fine<kBlockSizes[I], false>), ...);
   return s;
