@@ -51,6 +51,17 @@ __device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int c
                : "memory");
 }
 
+// The same of what is read once: others stay in L2.
+__device__ __forceinline__ void copy_box_once(void* to, const CUtensorMap& map, int column, int row, Barrier& full) {
+  constexpr uint64_t kEvictFirst = 0x12f0000000000000ull;
+  INGOT_HOPPER("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
+                   shared_address(to)),
+               "l"(&map), "r"(column), "r"(row), "r"(shared_address(&full)), "l"(kEvictFirst)
+               : "memory");
+}
+
+// A map in global memory: before its first use after the host wrote it; some time before a use.
+__device__ __forceinline__ void acquire_map(const CUtensorMap& map) { INGOT_HOPPER("fence.proxy.tensormap::generic.acquire.sys [%0], 128;" ::"l"(&map) : "memory"); }
 __device__ __forceinline__ void prefetch_map(const CUtensorMap& map) { INGOT_HOPPER("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 
 // Bytes that lie together, a multiple of 16, to shared memory; both ends at multiples of 16.

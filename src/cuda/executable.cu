@@ -252,6 +252,7 @@ Status Executable::allocate(const ingot_program& p) {
 Executable::~Executable() {
   for (cudaStream_t s : {uploads_, stream_, downloads_})
     if (s) cudaStreamSynchronize(s);
+  persistent_.reset();
   for (Flight& f : flights_) {
     for (auto& [key, graph] : f.graphs) cudaGraphExecDestroy(graph);
     for (cudaEvent_t e : {f.begin, f.uploaded, f.computed, f.end})
@@ -563,7 +564,7 @@ Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step, bo
       const ingot_step& rope = steps_[static_cast<size_t>(fused_.tables[t])];
       TRY(rope_table(rope.desc.attrs, rope.weight[0], matrix(rope.in[1], f).as<int32_t>(), matrix(rope.in[2], f).as<int32_t>(), l.rows, tables_[t], l));
     }
-    if (persistent_ && l.rows == 1 && l.logits == 1) {
+    if (persistent_ && l.rows == 1 && l.slices == 1 && l.logits == 1) {
       for (size_t i = 0; i < persistent_->first(); ++i) TRY(act(fused_.many[i], f, l));
       if (!kv_.empty()) l.kv = kv_[0];
       TRY(persistent_->launch(l));
@@ -761,7 +762,6 @@ Status Executable::wait(uint64_t ticket, ingot_results* out) {
   float ms = 0;
   TRY(check(cudaEventElapsedTime(&ms, f.begin, f.end), "time a step"));
   TRY(times_.done(ticket));
-  if (persistent_) TRY(persistent_->gather());
   *out = {};
   out->struct_bytes = sizeof(ingot_results);
   if (f.sampled) {

@@ -6,7 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdio>
-#include <utility>
+#include <map>
 
 #include "cuda/persistent_attention.cuh"
 #include "cuda/weight_args.h"
@@ -194,14 +194,12 @@ class Lowering {
       in.bias_dtype = s.desc.weight[1].dtype;
     }
     ingot_operand x = original(s.in[0]);
-    for (const Norm& n : norms_)
-      if (same(n.out, x)) {
-        in.norm = n.weight;
-        in.norm_f32 = n.dtype == DType::kF32;
-        in.eps = n.eps;
-        x = n.x;
-        break;
-      }
+    if (const auto n = std::find_if(norms_.rbegin(), norms_.rend(), [&](const Norm& norm) { return same(norm.out, x); }); n != norms_.rend()) {
+      in.norm = n->weight;
+      in.norm_f32 = n->dtype == DType::kF32;
+      in.eps = n->eps;
+      x = n->x;
+    }
     Known* source = find(x, in.x);
     if (!source || x.width != in.k || in.x % 16 != 0) return false;
     in.x_in_set = source->where.in_set;
@@ -236,10 +234,11 @@ class Lowering {
     const KvPool& kv = m_.kv[static_cast<size_t>(at.layer)];
     const int v_dim = at.v_head_dim ? at.v_head_dim : at.head_dim;
     if (static_cast<DType>(s.desc.in_dtype[0]) != dtype_ || kv.dtype != dtype_ || (at.head_dim != 64 && at.head_dim != 128) || v_dim != at.head_dim ||
-        (dim_ && dim_ != at.head_dim) || s.desc.inputs > 3 || at.kv_heads <= 0 || at.heads % at.kv_heads != 0 || at.heads / at.kv_heads > kMostGroup ||
+        (dim_ && dim_ != at.head_dim) || std::find(layers_.begin(), layers_.end(), at.layer) != layers_.end() || s.desc.inputs > 3 || at.kv_heads <= 0 || at.heads % at.kv_heads != 0 || at.heads / at.kv_heads > kMostGroup ||
         kv.page_tokens % kRows != 0)
       return false;
     dim_ = at.head_dim;
+    layers_.push_back(at.layer);
     in.attention = 1;
     in.heads = at.heads;
     in.kv_heads = at.kv_heads;
@@ -289,6 +288,7 @@ class Lowering {
   std::vector<Instruction> program_;
   std::vector<std::array<CUtensorMap, 2>> maps_;
   std::vector<int> spaces_;
+  std::vector<int32_t> layers_;  // whose caches are appended to
   std::vector<Known> known_;
   std::vector<Norm> norms_;
   std::vector<std::pair<ingot_operand, ingot_operand>> same_;  // of one row: a copy and what it is of
@@ -298,24 +298,18 @@ class Lowering {
 
 Persistent::~Persistent() {
   taken = false;
-  for (const auto& [name, t] : times_) {
-    const double calls = static_cast<double>(t.calls);
-    std::fprintf(stderr, "cuda: persistent: %s: %lld calls of a block, cycles waiting for x %.0f, staging it %.0f, multiplying %.0f\n", name.c_str(),
-                 static_cast<long long>(t.calls), static_cast<double>(t.cycles[0]) / calls, static_cast<double>(t.cycles[1]) / calls,
-                 static_cast<double>(t.cycles[2]) / calls);
-  }
-}
-
-Status Persistent::gather() {
-  if (!clocks_ || !std::exchange(launched_, false)) return {};
+  if (!clocks_ || launches_ == 0) return;
   std::vector<long long> clocks(static_cast<size_t>(blocks_) * static_cast<size_t>(count_) * kClocks);
-  TRY(check(cudaMemcpy(clocks.data(), clocks_, clocks.size() * sizeof clocks[0], cudaMemcpyDeviceToHost), "copy clocks"));
+  if (!check(cudaMemcpy(clocks.data(), clocks_, clocks.size() * sizeof clocks[0], cudaMemcpyDeviceToHost), "copy clocks").ok()) return;
+  std::map<std::string, std::array<double, kClocks + 1>> sums;  // and how many
   for (size_t i = 0; i < clocks.size() / kClocks; ++i) {
-    Times& t = times_[names_[i % static_cast<size_t>(count_)]];
-    ++t.calls;
-    for (int j = 0; j + 1 < kClocks; ++j) t.cycles[j] += clocks[i * kClocks + static_cast<size_t>(j) + 1] - clocks[i * kClocks + static_cast<size_t>(j)];
+    std::array<double, kClocks + 1>& sum = sums[names_[i % static_cast<size_t>(count_)]];
+    for (size_t j = 0; j < kClocks; ++j) sum[j] += static_cast<double>(clocks[i * kClocks + j]) / static_cast<double>(launches_);
+    ++sum[kClocks];
   }
-  return {};
+  for (const auto& [name, sum] : sums)
+    std::fprintf(stderr, "cuda: persistent: %s: mean cycles of a block waiting for x %.0f, staging it %.0f, multiplying %.0f; %.0f a step\n", name.c_str(), sum[0] / sum[kClocks],
+                 sum[1] / sum[kClocks], sum[2] / sum[kClocks], sum[kClocks] / blocks_);
 }
 
 Result<std::unique_ptr<Persistent>> Persistent::make(const Model& m) {
@@ -334,12 +328,15 @@ Result<std::unique_ptr<Persistent>> Persistent::make(const Model& m) {
   if (m.timed) {
     void* clocks = nullptr;
     TRY(m.alloc(&clocks, static_cast<size_t>(p->blocks_) * static_cast<size_t>(p->count_) * kClocks * sizeof(long long), "clocks"));
+    TRY(check(cudaMemset(clocks, 0, static_cast<size_t>(p->blocks_) * static_cast<size_t>(p->count_) * kClocks * sizeof(long long)), "clear clocks"));
     p->clocks_ = static_cast<long long*>(clocks);
     for (const Instruction& in : lowering.program(nullptr))
       p->names_.push_back(in.attention ? std::string("attention") : cat(in.gated ? "gated_linear " : "linear ", in.gated ? 2 * in.outputs : in.outputs, " x ", in.k));
   }
   TRY(check(cudaMemset(sets, 0xff, 2 * p->set_bytes_), "clear results"));
   TRY(check(cudaMemset(turn, 0, sizeof(unsigned)), "clear results"));
+  unsigned cleared = 0;  // waits for all of that, which the executable's streams would not
+  TRY(check(cudaMemcpy(&cleared, turn, sizeof cleared, cudaMemcpyDeviceToHost), "clear results"));
   p->program_ = static_cast<const Instruction*>(program);
   p->sets_ = static_cast<char*>(sets);
   p->turn_ = static_cast<unsigned*>(turn);
@@ -347,7 +344,7 @@ Result<std::unique_ptr<Persistent>> Persistent::make(const Model& m) {
 }
 
 Status Persistent::launch(Launch& l) {
-  launched_ = true;
+  ++launches_;
   PersistentArgs a{};
   a.program = program_;
   a.count = count_;

@@ -33,8 +33,8 @@ __device__ __forceinline__ void copy_product(const Instruction& in, const Persis
       expect(full, kRows * (in.pitch + 4 * groups + (with_scales ? 4 : 0)));
       for (int h = 0; h < halves; ++h) {
         const int row = tile * tile_rows + h * in.outputs, at = h * tile_rows;
-        copy_box(to + at * in.pitch, in.maps[0], begin / 4, row, full);
-        if (groups) copy_box(scales + at * 4 * groups, in.maps[1], begin >> in.group_shift, row, full);
+        copy_box_once(to + at * in.pitch, in.maps[0], begin / 4, row, full);
+        if (groups) copy_box_once(scales + at * 4 * groups, in.maps[1], begin >> in.group_shift, row, full);
         if (with_scales) copy_bytes(scales + 4 * at, in.scales + row, 4 * tile_rows, full);
       }
       if (++slot == a.depth) {
@@ -47,6 +47,7 @@ __device__ __forceinline__ void copy_product(const Instruction& in, const Persis
 __device__ __forceinline__ void copy_weights(const PersistentArgs& a, Shared& s, char* ring, int dim) {
   const int lane = threadIdx.x & 31;
   const uint32_t* words = reinterpret_cast<const uint32_t*>(a.program);
+  const bool new_maps = *a.turn == 0;
   int slot = 0, pass = 1;
   for (int index = 0; index < a.count; ++index) {
     const Instruction& in = s.ahead[index & 1];
@@ -61,6 +62,8 @@ __device__ __forceinline__ void copy_weights(const PersistentArgs& a, Shared& s,
     } else if (lane == 0) {
       // Others hit what a few blocks ask for.
       if (in.norm && (blockIdx.x + index) % 16 == 0) prefetch_to_l2(in.norm, in.k * (in.norm_f32 ? 4 : 2));
+      if (new_maps)
+        for (int i = 0; i < (in.groups > 1 ? 2 : 1); ++i) acquire_map(in.maps[i]);
       copy_product(in, a, s, ring, slot, pass);
     }
     __syncwarp();
@@ -69,7 +72,7 @@ __device__ __forceinline__ void copy_weights(const PersistentArgs& a, Shared& s,
     for (int j = 0; j < 2; ++j)
       if (lane + 32 * j < kWords) reinterpret_cast<uint32_t*>(&after)[lane + 32 * j] = next[j];
     __syncwarp();
-    if (lane == 0 && index + 1 < a.count && !after.attention) {
+    if (lane == 0 && index + 1 < a.count && !after.attention && !new_maps) {
       prefetch_map(after.maps[0]);
       if (after.groups > 1) prefetch_map(after.maps[1]);
     }
@@ -92,26 +95,42 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
   constexpr int E = kElements<F>, kStep = 4 * E;
   const int thread = this_thread(), warp = thread / 32, lane = thread & 31, granules = in.k / 8;
   const char* x = at(set, in.x_in_set, in.x);
-  const auto norm_of = [&](int g, float(&w)[8]) __attribute__((always_inline)) {
-    if (in.norm_f32) load8_activation(static_cast<const float*>(in.norm) + 8 * g, w);
-    else load8_activation(static_cast<const T*>(in.norm) + 8 * g, w);
+  constexpr int kNormsAhead = 2;  // granules whose norm weights are on their way with x
+  const bool norm = in.norm != nullptr, wide_norm = in.norm_f32, in_set = in.x_in_set;
+  const char* norm_at = static_cast<const char*>(in.norm);
+  struct NormGranule {
+    uint4 low{}, high{};  // high: of f32 alone
   };
-  float first_norm[8];
-  if (in.norm && thread < granules) norm_of(thread, first_norm);
+  const auto read_norm = [&](int g) __attribute__((always_inline)) {
+    NormGranule n;
+    const uint4* from = reinterpret_cast<const uint4*>(norm_at + g * (wide_norm ? 32 : 16));
+    n.low = from[0];
+    if (wide_norm) n.high = from[1];
+    return n;
+  };
   uint4 raw[kGranules];
+  NormGranule norms[kNormsAhead];
 #pragma unroll
   for (int i = 0; i < kGranules; ++i) {
     raw[i] = uint4{0, 0, 0, 0};
+    if (i * kThreads >= granules) continue;
     if (const int g = thread + i * kThreads; g < granules) raw[i] = load_shared_value(x + 16 * g);
   }
-  if (in.x_in_set) {
+#pragma unroll
+  for (int i = 0; i < kNormsAhead; ++i)
+    if (norm && thread + i * kThreads < granules) norms[i] = read_norm(thread + i * kThreads);
+  for (Patience p; in_set;) {
+    uint32_t missing = 0;
 #pragma unroll
     for (int i = 0; i < kGranules; ++i)
-      for (Patience p; absent(raw[i]);) {
-        p.lose();
-        raw[i] = load_shared_value(x + 16 * (thread + i * kThreads));
-      }
+      if (i * kThreads < granules) missing |= absent(raw[i]);
+    if (!missing) break;
+    p.lose();
+#pragma unroll
+    for (int i = 0; i < kGranules; ++i)
+      if (i * kThreads < granules && absent(raw[i])) raw[i] = load_shared_value(x + 16 * (thread + i * kThreads));
   }
+  if (s.args.clocks) sync_readers();  // the last of the waiting belongs to it
   note_clock(s, index, 1);
   if (thread < kWords) reinterpret_cast<uint32_t*>(&s.now[(index + 1) % 3])[thread] = word;
 
@@ -123,39 +142,45 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
   };
   const auto weigh = [&](int i, float(&v)[8]) __attribute__((always_inline)) {
     const int g = thread + i * kThreads;
-    if (!in.norm || g >= granules) return;
-    float w[8];
-    if (i > 0) norm_of(g, w);
+    if (!norm || g >= granules) return;
+    const NormGranule n = i < kNormsAhead ? norms[i < kNormsAhead ? i : 0] : read_norm(g);
+    const T* h = reinterpret_cast<const T*>(&n.low);
+    const float *low = reinterpret_cast<const float*>(&n.low), *high = reinterpret_cast<const float*>(&n.high);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) v[j] *= i > 0 ? w[j] : first_norm[j];
+    for (int j = 0; j < 8; ++j) v[j] *= wide_norm ? j < 4 ? low[j % 4] : high[j % 4] : to_float(h[j]);
   };
+  // bf16 holds x by the norm's weights whatever its rms; f16 does not.
+  constexpr bool kScaled = F != Instruction::kPlain || std::is_same_v<T, __half>;
   const int parity = index & 1;
-  if (F != Instruction::kPlain || in.norm) {
+  if (kScaled || norm) {
     float squares = 0, most = 0;
 #pragma unroll
     for (int i = 0; i < kGranules; ++i) {
       if (i * kThreads >= granules) break;
       float v[8];
       values(i, v);
-      if (in.norm) {
+      if (norm) {
 #pragma unroll
         for (int j = 0; j < 8; ++j) squares = fmaf(v[j], v[j], squares);
       }
-      if constexpr (F != Instruction::kPlain) {
+      if constexpr (kScaled) {
         weigh(i, v);
 #pragma unroll
         for (int j = 0; j < 8; ++j) most = fmaxf(most, fabsf(v[j]));
       }
     }
-    if (in.norm) squares = warp_sum(squares);
-    if (F != Instruction::kPlain) most = warp_max(most);
+#pragma unroll
+    for (int m = 16; m; m >>= 1) {
+      squares += __shfl_xor_sync(0xffffffffu, squares, m);
+      if (kScaled) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, m));
+    }
     if (lane == 0) {
       s.squares[parity][warp] = squares;
       s.most[parity][warp] = most;
     }
   }
   [[maybe_unused]] float up = 1, down = 1;
-  if constexpr (F != Instruction::kPlain) {
+  if constexpr (kScaled) {
     sync_readers();
     float most = 0;
 #pragma unroll
@@ -192,7 +217,7 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
     if (g < granules) *reinterpret_cast<uint4*>(to + (k - in_step) + chunk_of<E>(in_step % E / 8, k / kStep & 1) * 32 + in_step / E * 8) = packed;
   }
   sync_readers();
-  if (!in.norm) return down;
+  if (!norm) return down;
   float squares = 0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) squares += s.squares[parity][w];
@@ -212,7 +237,7 @@ __device__ __forceinline__ float value_of(uint32_t raw, int dtype) {
 }
 
 struct Walk {
-  int slot = 0, pass = 0, tiles = 0;
+  unsigned slot = 0, pass = 0, tiles = 0;
 };
 
 // The sums of rows g and g + 8 of a warp's 64 bytes of each row. Odd rows have another half of the warp's bytes than even ones, so columns of the
@@ -283,16 +308,27 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
     x_sums[i] = reinterpret_cast<const float*>(all_x + in.k) + warp * kHalves + half_of[i];
   }
   const char* ring = ring_of(s);
-  // Out of shared memory, which nothing below lets the compiler remember.
-  const int row_bytes = in.row_bytes, pitch = in.pitch, outputs = in.outputs, pieces = (row_bytes + kPieceBytes - 1) / kPieceBytes, depth = s.args.depth;
+  // Out of shared memory, which nothing below lets the compiler remember, and computed once.
+  int row_bytes = in.row_bytes, pitch = in.pitch;
+  unsigned pieces = static_cast<unsigned>(row_bytes + kPieceBytes - 1) / kPieceBytes;
+  int mine_until = row_bytes - warp * kHalves * 64;  // a row's bytes are a multiple of 128: of a piece, a warp has both halves or none
+  int at_row[kHalves] = {g * pitch + (warp * kHalves + half_of[0]) * 64 + 16 * t, g * pitch + (warp * kHalves + half_of[1]) * 64 + 16 * t};
+  pin(pieces);
+  pin(mine_until);
+  pin(at_row[0]);
+  pin(at_row[1]);
+  const int outputs = in.outputs;
+  const unsigned depth = static_cast<unsigned>(s.args.depth);
   const bool gated = in.gated, row_scales = F != Instruction::kPlain && in.groups == 1, grouped = kBiased<F> && in.groups > 1;
+  const bool with_bias = in.bias != nullptr, with_residual = in.has_residual;
   int groups = 0, my_group[kHalves] = {};  // groups of a row of a piece
   if (grouped) {
     groups = pitch >> in.group_shift;
 #pragma unroll
     for (int i = 0; i < kHalves; ++i) my_group[i] = g * groups + ((warp * kHalves + half_of[i]) * 64 >> in.group_shift);
   }
-  int tile = first_tile(in), left = tile < in.tiles ? (in.tiles - tile + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x) * pieces : 0;
+  int tile = first_tile(in);
+  unsigned left = tile < in.tiles ? static_cast<unsigned>(in.tiles - tile + static_cast<int>(gridDim.x) - 1) / gridDim.x * pieces : 0;
   if (left == 0) return;
   float* tile_sums = reinterpret_cast<float*>(ring_of(s) + depth * kSlotBytes);
 
@@ -301,18 +337,16 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
     uint4 w[kHalves][2] = {};  // rows g and g + 8
     float scales[kHalves][2] = {{1, 1}, {1, 1}}, row_scale = 1;
   };
-  Piece now, next;
-  const auto fetch = [&](Piece& p, int q) __attribute__((always_inline)) {
-    wait(s.full[walk.slot], walk.pass);
+  const auto fetch = [&](Piece& p, unsigned q) __attribute__((always_inline)) {
+    wait(s.full[walk.slot], static_cast<int>(walk.pass));
     const char* from = ring + walk.slot * kSlotBytes;
     const float* scales = reinterpret_cast<const float*>(from + kRows * kPieceBytes);
     if (row_scales && q == 0) p.row_scale = scales[row];
+    if (static_cast<int>(q) * kPieceBytes >= mine_until) return;
 #pragma unroll
     for (int i = 0; i < kHalves; ++i) {  // odd rows the other way round, so that a read meets no bank twice
-      const int mine = (warp * kHalves + half_of[i]) * 64;
-      if (q * kPieceBytes + mine >= row_bytes) continue;
-      p.w[i][0] = *reinterpret_cast<const uint4*>(from + g * pitch + mine + 16 * t);
-      p.w[i][1] = *reinterpret_cast<const uint4*>(from + (g + 8) * pitch + mine + 16 * t);
+      p.w[i][0] = *reinterpret_cast<const uint4*>(from + at_row[i]);
+      p.w[i][1] = *reinterpret_cast<const uint4*>(from + at_row[i] + 8 * pitch);
       if (grouped) {
         p.scales[i][0] = scales[my_group[i]];
         p.scales[i][1] = scales[my_group[i] + 8 * groups];
@@ -327,15 +361,15 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
       walk.pass ^= 1;
     }
   };
-  fetch(now, 0);
-  release();
   float total[2] = {}, scale = 1;
   uint32_t bias = 0;  // as read: a conversion would wait here
   uint16_t residual = 0;
-  const bool with_bias = in.bias != nullptr, with_residual = in.has_residual;
-  for (int q = 0; left > 0;) {
-    const int buffer = walk.tiles % kTileBuffers, n = (gated ? 8 : kRows) * tile + (gated ? row & 7 : row);
-    const bool mine = walk.tiles % kWarps == warp;
+  unsigned q = 0;
+  // One piece; false after the last.
+  const auto go_on = [&](const Piece& now, Piece& next) __attribute__((always_inline)) {
+    const unsigned buffer = walk.tiles % kTileBuffers;
+    const int n = (gated ? 8 : kRows) * tile + (gated ? row & 7 : row);
+    const bool mine = walk.tiles % kWarps == static_cast<unsigned>(warp);
     if (q == 0) {
       total[0] = total[1] = 0;
       scale = now.row_scale;
@@ -344,18 +378,17 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
         if (with_residual) residual = load_shared_half(at(set, in.residual_in_set, in.residual) + 2 * n);
       }
     }
-    const int after = q + 1 == pieces ? 0 : q + 1;
+    const unsigned after = q + 1 == pieces ? 0 : q + 1;
     if (--left > 0) fetch(next, after);
-    // A row's bytes are a multiple of 128: a warp has both halves or none.
-    if (q * kPieceBytes + warp * kHalves * 64 < row_bytes) {
+    if (static_cast<int>(q) * kPieceBytes < mine_until) {
 #pragma unroll
       for (int i = 0; i < kHalves; ++i) {
         float sum[2];
-        const H* at_x = x[i] + q * kWarps * kHalves * kStep;
+        const H* at_x = x[i] + q * (kWarps * kHalves * kStep);
         const int other = E > 8 ? 32 * half_of[i] : 0;
         multiply<T, F>(now.w[i][0], now.w[i][1], at_x + other, at_x - other, odd_row, sum);
         if constexpr (kBiased<F>) {
-          const float less = x_sums[i][q * kWarps * kHalves];
+          const float less = x_sums[i][q * (kWarps * kHalves)];
           total[0] = fmaf(now.scales[i][0], sum[0] - less, total[0]);
           total[1] = fmaf(now.scales[i][1], sum[1] - less, total[1]);
         } else {
@@ -365,9 +398,8 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
       }
     }
     if (left > 0) release();
-    now = next;
     q = after;
-    if (q != 0) continue;
+    if (q != 0) return true;
 
     float* to = tile_sums + (buffer * kWarps + warp) * kRows;
     if (t == 0) {
@@ -377,7 +409,7 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
     __syncwarp();
     if (lane == 0) arrive(s.done[buffer]);
     if (mine) {
-      wait(s.done[buffer], walk.tiles / kTileBuffers & 1);
+      wait(s.done[buffer], static_cast<int>(walk.tiles / kTileBuffers & 1));
       const float* sums = tile_sums + (buffer * kWarps + lane / 16 * (kWarps / 2)) * kRows + row;
       float v = 0;
 #pragma unroll
@@ -406,6 +438,12 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
     }
     tile += gridDim.x;
     ++walk.tiles;
+    return left > 0;
+  };
+  Piece one, two;
+  fetch(one, 0);
+  release();
+  while (go_on(one, two) && go_on(two, one)) {
   }
 }
 
@@ -454,7 +492,7 @@ __device__ __forceinline__ void follow(const PersistentArgs& a, Shared& s) {
 }
 
 template <class T, int HD>
-__global__ void __launch_bounds__(kThreads + 32, 1) persistent_kernel(const PersistentArgs a) {
+__global__ void __launch_bounds__(kAllThreads, 1) persistent_kernel(const PersistentArgs a) {
   Shared& s = shared();
   const int warp = threadIdx.x / 32;
   if (threadIdx.x == 0) {
@@ -469,8 +507,13 @@ __global__ void __launch_bounds__(kThreads + 32, 1) persistent_kernel(const Pers
   const uint32_t* words = reinterpret_cast<const uint32_t*>(a.program);
   for (int i = threadIdx.x; i < kWords; i += blockDim.x) reinterpret_cast<uint32_t*>(&s.now[0])[i] = reinterpret_cast<uint32_t*>(&s.ahead[0])[i] = words[i];
   __syncthreads();
-  if (warp == kWarps) copy_weights(a, s, space_of() + a.space, HD);
-  else follow<T, HD>(a, s);
+  if (warp >= kWarps) {
+    keep_registers<72>();
+    if (warp == kWarps) copy_weights(a, s, space_of() + a.space, HD);
+  } else {
+    take_registers<216>();
+    follow<T, HD>(a, s);
+  }
 }
 
 }  // namespace persistent_detail
@@ -481,7 +524,7 @@ Status launch_persistent(const PersistentArgs& a, int dim, int blocks, Launch& l
   const int bytes = static_cast<int>(sizeof(Shared)) + a.space + a.depth * kSlotBytes + kSumBytes;
   const auto launch_it = [&](auto kernel) -> Status {
     TRY(check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory of the persistent kernel"));
-    launch_dependent(kernel, blocks, kThreads + 32, static_cast<size_t>(bytes), l, a);
+    launch_dependent(kernel, blocks, kAllThreads, static_cast<size_t>(bytes), l, a);
     return launched("persistent kernel");
   };
   return dim == 64 ? launch_it(persistent_kernel<T, 64>) : launch_it(persistent_kernel<T, 128>);

@@ -10,7 +10,6 @@
 #pragma once
 
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -60,17 +59,15 @@ struct alignas(16) Instruction {
   float scale, softcap;
 };
 
-// Read by a block's first thread at the beginning of an instruction, when x is there, when it is staged, at the end.
-constexpr int kClocks = 4;
+// Cycles of a block: until x is there, until it is staged, until the end.
+constexpr int kClocks = 3;
 
 class Persistent {
  public:
-  ~Persistent();
+  ~Persistent();  // where timed, prints what the launches, which are over, came to
   static Result<std::unique_ptr<Persistent>> make(const Model& m);
   size_t first() const { return first_; }  // index in Fused::many of what it begins with
   Status launch(Launch& l);
-  // Where timed: after a step that has been waited for; the destructor prints what all of them came to.
-  Status gather();
 
  private:
   Persistent() = default;
@@ -81,12 +78,8 @@ class Persistent {
   char* sets_ = nullptr;
   unsigned* turn_ = nullptr;
   long long* clocks_ = nullptr;
-  bool launched_ = false;  // since the clocks were gathered
-  struct Times {
-    int64_t calls = 0, cycles[kClocks - 1] = {};
-  };
-  std::map<std::string, Times> times_;
-  std::vector<std::string> names_;  // of the instructions
+  int64_t launches_ = 0;
+  std::vector<std::string> names_;  // of the instructions, where timed
 
   friend class Lowering;
 };
@@ -101,7 +94,7 @@ struct PersistentArgs {
   AttentionArgs a;   // what is the same in all attentions
   float* partial;    // of split contexts
   unsigned* arrived;
-  long long* clocks;  // [blocks, count, kClocks], or null
+  long long* clocks;  // [blocks, count, kClocks] sums, or null
 };
 
 template <class T>

@@ -13,7 +13,7 @@ struct AttentionSpace {
   T q[kMostGroup][HD + 8];
   T key[HD], value[HD];
   float best[kWarps][kMostGroup], sum[kWarps][kMostGroup];
-  float out[1][HD + 4];  // [kWarps][group]
+  float out[1][HD + 4];  // [kWarps][group]; of 64 columns, 8 i + j lies at 8 j + i, so that writes meet no bank twice
 };
 inline int attention_space(int dim, int group) {
   return (2 * (kMostGroup * (dim + 8) + 2 * dim) + 8 * kWarps * kMostGroup + 4 * kWarps * group * (dim + 4) + 127) / 128 * 128;
@@ -31,17 +31,16 @@ __device__ __forceinline__ Context context_of(const Instruction& in, int positio
   return {begin, first, share, (length + share - 1) / share};
 }
 
-// Asks L2 for what the cache holds of this block's parts of the context, before the queries exist.
+// Asks L2 for what the cache holds of this block's parts of the context, whole pages, before the queries exist.
 __device__ __forceinline__ void prefetch_context(const Instruction& in, const PersistentArgs& p, int dim) {
-  const int position = p.a.positions[0], bytes = kTile * dim * 2;
+  const int position = p.a.positions[0], bytes = p.a.page_tokens * dim * 2;
   const auto [begin, first, share, parts] = context_of(in, position);
   for (int item = first_tile(in); item < in.kv_heads * parts; item += gridDim.x) {
     const int kv_head = item % in.kv_heads, from = first + item / in.kv_heads * share, to = min(position + 1, from + share);
-    for (int key = from + kTile * static_cast<int>(threadIdx.x & 31); key < to; key += 32 * kTile) {
-      const int page = p.a.page_of(key);
-      const int64_t slot = ((static_cast<int64_t>(p.a.page_table[page]) * in.kv_heads + kv_head) * p.a.page_tokens + (key - page * p.a.page_tokens)) * dim * 2;
-      prefetch_to_l2(static_cast<char*>(in.keys) + slot, bytes);
-      prefetch_to_l2(static_cast<char*>(in.cache_values) + slot, bytes);
+    for (int page = p.a.page_of(from) + static_cast<int>(threadIdx.x & 31); page <= p.a.page_of(to - 1); page += 32) {
+      const int64_t at = (static_cast<int64_t>(p.a.page_table[page]) * in.kv_heads + kv_head) * bytes;
+      prefetch_to_l2(static_cast<char*>(in.keys) + at, bytes);
+      prefetch_to_l2(static_cast<char*>(in.cache_values) + at, bytes);
     }
   }
 }
@@ -95,11 +94,16 @@ __device__ __attribute__((noinline)) void attend(int index, char* set, int posit
       const int h = thread / kPairs, c = 8 * (thread % kPairs);
       const bool is_key = h == group;
       const char* source = at(set, in.x_in_set, is_key ? in.residual : in.x) + 2 * (is_key ? kv_head * HD : (first_head + h) * HD);
-      uint4 low = take(source + 2 * c, in.x_in_set), high = take(source + 2 * (c + kHalf), in.x_in_set);
+      float4 turns[4];  // two cosines and sines each
+      if (in.rope)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) turns[j] = *reinterpret_cast<const float4*>(in.rope + c + 2 * j);
+      uint4 low, high;
+      take(source + 2 * c, source + 2 * (c + kHalf), low, high);
       if (in.rope) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          const float4 turn = *reinterpret_cast<const float4*>(in.rope + c + 2 * j);  // two cosines and sines
+          const float4& turn = turns[j];
           uint32_t &low2 = (&low.x)[j], &high2 = (&high.x)[j];
           const T *l = reinterpret_cast<const T*>(&low2), *u = reinterpret_cast<const T*>(&high2);
           const float l0 = to_float(l[0]), l1 = to_float(l[1]), u0 = to_float(u[0]), u1 = to_float(u[1]);
@@ -116,7 +120,9 @@ __device__ __attribute__((noinline)) void attend(int index, char* set, int posit
         *reinterpret_cast<uint4*>(cached + c + kHalf) = high;
       }
     } else if (const int c = 8 * (thread - (group + 1) * kPairs); c < HD) {
-      const uint4 value = take(at(set, in.x_in_set, in.v) + 2 * (kv_head * HD + c), in.x_in_set);
+      uint4 value, same;
+      const char* source = at(set, in.x_in_set, in.v) + 2 * (kv_head * HD + c);
+      take(source, source, value, same);
       *reinterpret_cast<uint4*>(mem.value + c) = value;
       if (to == end) *reinterpret_cast<uint4*>(cache_values + slot_of(position) + c) = value;
     }
@@ -208,7 +214,7 @@ __device__ __attribute__((noinline)) void attend(int index, char* set, int posit
         for (int q = 0; q < 4; ++q)
 #pragma unroll
           for (int j = 0; j < 4; ++j)
-            if (const int h = 2 * t + (j & 1); h < group) outs[h][64 * c + 8 * g + 2 * q + j / 2] = out[4 * c + q][j];
+            if (const int h = 2 * t + (j & 1); h < group) outs[h][64 * c + 8 * (2 * q + j / 2) + g] = out[4 * c + q][j];
     }
     sync_readers();
 
@@ -231,7 +237,7 @@ __device__ __attribute__((noinline)) void attend(int index, char* set, int posit
       for (int w = 0; w < busy; ++w) {
         const float weight = mem.best[w][h] == -INFINITY ? 0.0f : __expf(mem.best[w][h] - top);
         total += mem.sum[w][h] * weight;
-        o += mem.out[w * group + h][column] * weight;
+        o += mem.out[w * group + h][column / 64 * 64 + column % 8 * 8 + column / 8 % 8] * weight;
       }
       if (parts == 1) {
         give(i, total > 0 ? o / total : 0.0f);

@@ -8,8 +8,9 @@
 
 namespace ingot::cuda::persistent_detail {
 
-// Eight warps, so that each thread has all registers it wants: beside so much shared memory L1 is too small to hold what registers do not.
-constexpr int kWarps = 8, kThreads = kWarps * 32, kRows = 16;
+// Eight warps, so that each thread has all registers it wants: beside so much shared memory L1 is too small to hold what registers do not. One copies;
+// three more only give their registers to those.
+constexpr int kWarps = 8, kThreads = kWarps * 32, kAllThreads = kThreads + 128, kRows = 16;
 constexpr int kHalves = 2;  // of 64 bytes: what a warp takes of a row of a piece
 constexpr int kPieceBytes = kWarps * kHalves * 64;
 constexpr int kScaleBytes = 64;  // the most of a row's scales in a piece
@@ -40,6 +41,7 @@ struct alignas(128) Shared {
   float squares[2][kWarps], most[2][kWarps];
   Instruction now[3], ahead[2];  // of those who multiply; of the one who copies
   int last;
+  long long clock;
 };
 // The block's shared memory: this, activations, the ring, sums of tiles.
 __device__ __forceinline__ Shared& shared() { return *reinterpret_cast<Shared*>(dynamic_shared()); }
@@ -53,6 +55,11 @@ __device__ __forceinline__ int this_thread() {
   asm volatile("" : "+r"(thread));
   return thread;
 }
+// A value to be kept, not computed again where it is used.
+template <class V>
+__device__ __forceinline__ void pin(V& x) {
+  asm volatile("" : "+r"(x));
+}
 __device__ __forceinline__ void sync_readers() { sync_some(1, kThreads); }
 
 __device__ __forceinline__ char* at(char* set, int in_set, int64_t offset) {
@@ -63,24 +70,29 @@ __device__ __forceinline__ int first_tile(const Instruction& in) {
   return b < 0 ? b + static_cast<int>(gridDim.x) : b;
 }
 
-// A block's clock, where wanted.
-__device__ __forceinline__ void note_clock(const Shared& s, int index, int which) {
-  if (s.args.clocks && threadIdx.x == 0) s.args.clocks[(static_cast<int>(blockIdx.x) * s.args.count + index) * kClocks + which] = clock64();
+// Where wanted, adds what passed since the last note to the block's sum; which: 0 only begins.
+__device__ __forceinline__ void note_clock(Shared& s, int index, int which) {
+  if (!s.args.clocks || threadIdx.x != 0) return;
+  const long long now = clock64();
+  if (which > 0) s.args.clocks[(static_cast<int>(blockIdx.x) * s.args.count + index) * kClocks + which - 1] += now - s.clock;
+  s.clock = now;
 }
 
-__device__ __forceinline__ bool absent(uint32_t word) {
+// Not 0 where a half has not come.
+__device__ __forceinline__ uint32_t absent(uint32_t word) {
   const uint32_t v = ~word;  // a half of zeros
-  return ((v - 0x00010001u) & ~v & 0x80008000u) != 0;
+  return (v - 0x00010001u) & ~v & 0x80008000u;
 }
-__device__ __forceinline__ bool absent(const uint4& v) { return absent(v.x) || absent(v.y) || absent(v.z) || absent(v.w); }
-__device__ __forceinline__ uint4 take(const char* from, bool in_set) {
-  uint4 v = load_shared_value(from);
-  if (in_set)
-    for (Patience p; absent(v);) {
-      p.lose();
-      v = load_shared_value(from);
-    }
-  return v;
+__device__ __forceinline__ uint32_t absent(const uint4& v) { return absent(v.x) | absent(v.y) | absent(v.z) | absent(v.w); }
+// What `a` and `b` hold once it is there.
+__device__ __forceinline__ void take(const char* a, const char* b, uint4& from_a, uint4& from_b) {
+  from_a = load_shared_value(a);
+  from_b = load_shared_value(b);
+  for (Patience p; absent(from_a) | absent(from_b);) {
+    p.lose();
+    from_a = load_shared_value(a);
+    from_b = load_shared_value(b);
+  }
 }
 
 }  // namespace ingot::cuda::persistent_detail
