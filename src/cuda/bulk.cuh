@@ -106,6 +106,13 @@ __device__ __forceinline__ uint16_t load_shared_half(const void* p) {
 __device__ __forceinline__ void store_shared_value(void* p, uint4 v) {
   asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
+// The same of 32-bit words, absent as a whole.
+__device__ __forceinline__ uint32_t load_shared_word(const void* p) {
+  uint32_t v;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ void store_shared_word(void* p, uint32_t v) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory"); }
 // Once a try; a launch whose values never come ends with an error after some seconds instead of holding the device.
 struct Patience {
   unsigned tries = 0;

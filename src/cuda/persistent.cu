@@ -23,7 +23,7 @@ namespace {
 
 constexpr int kLeastDepth = 2;
 constexpr int kMostShared = (227 << 10) - static_cast<int>(sizeof(Shared));
-constexpr int kMostSplits = 64;
+constexpr int kMostSplits = 16;
 
 std::atomic<bool> taken = false;  // by an executable of this process
 
@@ -279,7 +279,11 @@ class Lowering {
       in.space = i % 2 == 0 ? 0 : space_ - spaces_[i];
       in.first = next;
       next = (next + (in.attention ? in.kv_heads : in.tiles)) % blocks_;
-      if (in.attention) in.splits = std::clamp(blocks_ / in.kv_heads, 1, kMostSplits);
+      if (!in.attention) continue;
+      in.splits = kBlocksMeet ? std::clamp(blocks_ / in.kv_heads, 1, kMostSplits) : kMostSplits;
+      in.parts = set_bytes_;
+      set_bytes_ += int64_t{4} * in.heads * in.splits * (dim_ + 2);
+      set_bytes_ = (set_bytes_ + 255) / 256 * 256;
     }
   }
 
@@ -358,8 +362,6 @@ Status Persistent::launch(Launch& l) {
   a.a.page_table = l.in.page_table;
   a.a.page_tokens = l.kv.page_tokens;
   a.a.page_shift = std::has_single_bit(static_cast<unsigned>(l.kv.page_tokens)) ? std::countr_zero(static_cast<unsigned>(l.kv.page_tokens)) : -1;
-  a.partial = static_cast<float*>(l.scratch);
-  a.arrived = l.arrived;
   return dtype_ == DType::kBf16 ? launch_persistent<__nv_bfloat16>(a, dim_, blocks_, l) : launch_persistent<__half>(a, dim_, blocks_, l);
 }
 

@@ -55,7 +55,8 @@ struct alignas(16) Instruction {
   void* cache_values;
   const float2* rope;
   const float* slopes;
-  int32_t heads, kv_heads, window, splits;
+  int32_t heads, kv_heads, window, splits;  // the most parts of a context
+  int64_t parts;                            // in the set: [heads, splits, head columns + 2] words
   float scale, softcap;
 };
 
@@ -92,8 +93,6 @@ struct PersistentArgs {
   size_t set_bytes;
   unsigned* turn;    // how many steps were run
   AttentionArgs a;   // what is the same in all attentions
-  float* partial;    // of split contexts
-  unsigned* arrived;
   long long* clocks;  // [blocks, count, kClocks] sums, or null
 };
 

@@ -19,15 +19,15 @@ inline int attention_space(int dim, int group) {
   return (2 * (kMostGroup * (dim + 8) + 2 * dim) + 8 * kWarps * kMostGroup + 4 * kWarps * group * (dim + 4) + 127) / 128 * 128;
 }
 
-constexpr int kTile = 16, kLeastShare = 128;
+constexpr int kTile = 16;
 
-// How a context is cut: into parts of `share` keys from `first` on; how many depends on its length alone.
+// How a context is cut: into parts of `share` keys from `first` on, at least what the warps take at once; how many depends on its length alone.
 struct Context {
   int begin, first, share, parts;
 };
 __device__ __forceinline__ Context context_of(const Instruction& in, int position) {
   const int end = position + 1, begin = in.window > 0 ? max(0, end - in.window) : 0, first = begin / kTile * kTile, length = end - first;
-  const int share = length <= kShortContext ? kShortContext : (max((length + in.splits - 1) / in.splits, kLeastShare) + kTile - 1) / kTile * kTile;
+  const int share = (max((length + in.splits - 1) / in.splits, kWarps * kTile) + kTile - 1) / kTile * kTile;
   return {begin, first, share, (length + share - 1) / share};
 }
 
@@ -51,15 +51,16 @@ __device__ __attribute__((noinline)) void attend(int index, char* set, int posit
   constexpr int kQ = HD / 32, kV = HD / 64, kHalf = HD / 2;
   Shared& s = shared();
   const Instruction& in = s.now[index % 3];
-  const PersistentArgs& p = s.args;
-  const AttentionArgs& a = p.a;
+  const AttentionArgs& a = s.args.a;
   using Space = AttentionSpace<T, HD>;
   Space& mem = *reinterpret_cast<Space*>(space_of() + in.space);
   const int thread = this_thread(), warp = thread / 32, lane = thread & 31, g = lane / 4, t = lane & 3, group = in.heads / in.kv_heads;
   T *keys = static_cast<T*>(in.keys), *cache_values = static_cast<T*>(in.cache_values);
   const int end = position + 1;
   const auto [begin, first, share, parts] = context_of(in, position);
-  for (int item = first_tile(in); item < in.kv_heads * parts; item += gridDim.x) {
+  // The last first: what the first parts of contexts wait for, another block may have as its last item.
+  const int items = in.kv_heads * parts, blocks = gridDim.x;
+  for (int item = first_tile(in) + (items - 1 - first_tile(in)) / blocks * blocks; item >= 0 && first_tile(in) < items; item -= blocks) {
     const int kv_head = item % in.kv_heads, part = item / in.kv_heads, first_head = kv_head * group;
     const int from = first + part * share, to = min(end, from + share);
     const auto slot_of = [&](int key) __attribute__((always_inline)) {
@@ -239,38 +240,48 @@ __device__ __attribute__((noinline)) void attend(int index, char* set, int posit
         total += mem.sum[w][h] * weight;
         o += mem.out[w * group + h][column / 64 * 64 + column % 8 * 8 + column / 8 % 8] * weight;
       }
-      if (parts == 1) {
-        give(i, total > 0 ? o / total : 0.0f);
+      // Maximum, sum and output of a part go to the block of the first part, word by word: no bits of such a number are those of an absent one.
+      char* words = at(set, 1, in.parts) + 4 * static_cast<int64_t>(first_head + h) * in.splits * (HD + 2);
+      if (part > 0) {
+        char* mine = words + 4 * part * (HD + 2);
+        store_shared_word(mine + 4 * (2 + column), __float_as_uint(o));
+        if (column == 0) {
+          store_shared_word(mine, __float_as_uint(top));
+          store_shared_word(mine + 4, __float_as_uint(total));
+        }
         continue;
       }
-      float* partial = p.partial + (static_cast<int64_t>(first_head + h) * in.splits + part) * (HD + 2);
-      partial[2 + column] = o;
-      if (column == 0) {
-        partial[0] = top;
-        partial[1] = total;
-      }
-    }
-    if (parts > 1) {
-      __threadfence();
-      sync_readers();
-      if (thread == 0) s.last = atomicInc(p.arrived + kv_head, static_cast<unsigned>(parts - 1)) == static_cast<unsigned>(parts - 1);
-      sync_readers();
-      if (s.last) {
-        __threadfence();
-        for (int i = thread; i < group * HD; i += kThreads) {
-          const int h = i / HD, column = i % HD;
-          const float* partial = p.partial + static_cast<int64_t>(first_head + h) * in.splits * (HD + 2);
-          float top = -INFINITY, total = 0, o = 0;
-          for (int q = 0; q < parts; ++q) top = fmaxf(top, __ldcg(partial + q * (HD + 2)));
-          for (int q = 0; q < parts; ++q) {
-            const float* one = partial + q * (HD + 2);
-            const float m = __ldcg(one), weight = m == -INFINITY ? 0.0f : __expf(m - top);
-            total += __ldcg(one + 1) * weight;
-            o += __ldcg(one + 2 + column) * weight;
-          }
-          give(i, total > 0 ? o / total : 0.0f);
+      constexpr int kAtOnce = 4;
+      for (int q = 1; q < parts; q += kAtOnce) {
+        uint32_t got[kAtOnce][3];
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j)
+#pragma unroll
+          for (int k = 0; k < 3; ++k) got[j][k] = q + j < parts ? kAbsent : 0;
+        for (Patience patience;;) {
+          bool missing = false;
+#pragma unroll
+          for (int j = 0; j < kAtOnce; ++j)
+#pragma unroll
+            for (int k = 0; k < 3; ++k)
+              if (got[j][k] == kAbsent) {
+                got[j][k] = load_shared_word(words + 4 * ((q + j) * (HD + 2) + (k < 2 ? k : 2 + column)));
+                missing |= got[j][k] == kAbsent;
+              }
+          if (!missing) break;
+          patience.lose();
+        }
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+          if (q + j >= parts) break;
+          const float other = __int_as_float(static_cast<int>(got[j][0])), higher = fmaxf(top, other);
+          const float keep = top == -INFINITY ? 0.0f : __expf(top - higher), add = other == -INFINITY ? 0.0f : __expf(other - higher);
+          total = total * keep + __int_as_float(static_cast<int>(got[j][1])) * add;
+          o = o * keep + __int_as_float(static_cast<int>(got[j][2])) * add;
+          top = higher;
         }
       }
+      give(i, total > 0 ? o / total : 0.0f);
     }
     sync_readers();  // before another item takes the space
   }

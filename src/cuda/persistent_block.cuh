@@ -40,7 +40,6 @@ struct alignas(128) Shared {
   Barrier full[kMostDepth], free[kMostDepth], done[kTileBuffers];
   float squares[2][kWarps], most[2][kWarps];
   Instruction now[3], ahead[2];  // of those who multiply; of the one who copies
-  int last;
   long long clock;
 };
 // The block's shared memory: this, activations, the ring, sums of tiles.

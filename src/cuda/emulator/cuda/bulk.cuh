@@ -81,6 +81,11 @@ inline void store_shared_value(void* p, uint4 v) {
   *static_cast<uint4*>(p) = v;
   emulator::progress();
 }
+inline uint32_t load_shared_word(const void* p) { return *static_cast<const uint32_t*>(p); }
+inline void store_shared_word(void* p, uint32_t v) {
+  *static_cast<uint32_t*>(p) = v;
+  emulator::progress();
+}
 struct Patience {
   void lose() { emulator::yield("a value that this launch was to make never comes"); }
 };
