@@ -10,6 +10,7 @@
 #include <map>
 #include <mutex>
 #include <random>
+#include <latch>
 #include <thread>
 
 #include "base/json.h"
@@ -559,10 +560,12 @@ TEST(Engine, SteadyTurnsAllocateNothing) {
   for (char c : std::string("some text, a few words. ")) script.push_back(c);
   auto engine = std::move(*Engine::create(o, std::make_unique<ScriptRunner>(std::move(script)), byte_tokenizer()));
   Answer others[3];
+  std::latch all_in(1);  // the first turn waits for it: an answer that ends while turns are counted would be no steady one
   for (Answer& a : others)
     ASSERT_TRUE(engine
                     ->submit(request({1, 2, 3}, 900,
-                                     [&a](const Delta& d) {
+                                     [&a, &all_in](const Delta& d) {
+                                       all_in.wait();
                                        if (d.last) a.take(d);
                                      }))
                     .ok());
@@ -577,6 +580,7 @@ TEST(Engine, SteadyTurnsAllocateNothing) {
   });
   r.stop = {"never met"};
   ASSERT_TRUE(engine->submit(std::move(r)).ok());
+  all_in.count_down();
   last.wait();
   for (Answer& a : others) a.wait();
   EXPECT_EQ(calls, 900);
