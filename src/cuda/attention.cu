@@ -236,7 +236,7 @@ AttentionCall attention_call(const StepArgs& s, const Launch& l) {
   a.value_scales = l.kv.value_scales;
   a.max_pages = l.kv.max_pages;
   a.page_tokens = l.kv.page_tokens;
-  a.page_shift = std::has_single_bit(static_cast<unsigned>(a.page_tokens)) ? std::countr_zero(static_cast<unsigned>(a.page_tokens)) : -1;
+  a.page_shift = page_shift_of(a.page_tokens);
   a.heads = at.heads;
   a.kv_heads = at.kv_heads;
   a.dim = at.head_dim;

@@ -1,6 +1,8 @@
 // What the attention kernels share: decode on tensor cores (decode.cu), prompts on tensor cores (prefill.cu), any shape (attention.cu).
 #pragma once
 
+#include <bit>
+
 #include "cuda/cuda.h"
 
 namespace ingot::cuda {
@@ -22,6 +24,12 @@ struct AttentionArgs {
   float scale, softcap;
   __device__ int page_of(int key) const { return page_shift >= 0 ? key >> page_shift : key / page_tokens; }
 };
+
+// log2, or -1.
+inline int page_shift_of(int page_tokens) {
+  const unsigned tokens = static_cast<unsigned>(page_tokens);
+  return std::has_single_bit(tokens) ? std::countr_zero(tokens) : -1;
+}
 
 struct AttentionCall {
   AttentionArgs a{};

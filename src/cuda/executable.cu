@@ -186,8 +186,8 @@ Status Executable::allocate(const ingot_program& p) {
   if (const char* wanted = std::getenv("INGOT_CUDA_PERSISTENT")) {
     int pieces = 0;
     const auto [end, error] = std::from_chars(wanted, wanted + std::strlen(wanted), pieces);
-    if (error != std::errc() || *end || pieces < 2 || pieces > 8)
-      return Error(Code::kInvalidArgument, cat("INGOT_CUDA_PERSISTENT is '", wanted, "', want the pieces of weights that a block has under way, 2 to 8"));
+    if (error != std::errc() || *end || pieces < kLeastPieces || pieces > kMostPieces)
+      return Error(Code::kInvalidArgument, cat("INGOT_CUDA_PERSISTENT is '", wanted, "', want the pieces of weights that a block has under way, ", kLeastPieces, " to ", kMostPieces));
     if (hopper_ && !deterministic_)
       persistent_ = TRY(Persistent::make({steps_, kv_, tables_, fused_, [this](const ingot_operand& o) { return matrix(o, flights_[0]); },
                                           [this](void** out, size_t bytes, const char* what) { return device_alloc(out, bytes, what); }, sm_count_, pieces, times_.ops()}));

@@ -21,7 +21,6 @@ using namespace persistent_detail;
 
 namespace {
 
-constexpr int kLeastDepth = 2;
 constexpr int kMostShared = (227 << 10) - static_cast<int>(sizeof(Shared));
 constexpr int kMostSplits = 16;
 
@@ -60,7 +59,7 @@ class Lowering {
     out.depth_ = std::min({kMostDepth, m_.depth, (kMostShared - space_ - kSumBytes) / kSlotBytes});
     out.first_ = first;
     out.set_bytes_ = static_cast<size_t>(set_bytes_);
-    return out.depth_ >= kLeastDepth;
+    return out.depth_ >= kLeastPieces;
   }
   // With the maps at their place on the device.
   std::vector<Instruction> program(const CUtensorMap* maps) const {
@@ -361,7 +360,7 @@ Status Persistent::launch(Launch& l) {
   a.a.positions = l.in.positions;
   a.a.page_table = l.in.page_table;
   a.a.page_tokens = l.kv.page_tokens;
-  a.a.page_shift = std::has_single_bit(static_cast<unsigned>(l.kv.page_tokens)) ? std::countr_zero(static_cast<unsigned>(l.kv.page_tokens)) : -1;
+  a.a.page_shift = page_shift_of(l.kv.page_tokens);
   return dtype_ == DType::kBf16 ? launch_persistent<__nv_bfloat16>(a, dim_, blocks_, l) : launch_persistent<__half>(a, dim_, blocks_, l);
 }
 

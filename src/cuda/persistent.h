@@ -19,6 +19,8 @@
 
 namespace ingot::cuda {
 
+constexpr int kLeastPieces = 2, kMostPieces = 8;  // of 16 KiB of weights, under way in a block
+
 // What is lowered; the references outlive the call alone.
 struct Model {
   const std::vector<ingot_step>& steps;
@@ -28,7 +30,7 @@ struct Model {
   std::function<Matrix(const ingot_operand&)> matrix;                      // of a row of a step
   std::function<Status(void** out, size_t bytes, const char* what)> alloc;  // for as long as the executable
   int sm_count = 0;
-  int depth = 8;  // pieces of weights under way in a block, at most
+  int depth = kMostPieces;
   bool timed = false;
 };
 
