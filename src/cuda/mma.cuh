@@ -25,6 +25,12 @@ __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
 }
+// The same of 8-bit integers, 32 of k: of lane 4 g + t, a[0] and a[2] hold k = 4 t.. and 16 + 4 t.. of row g, a[1] and a[3] of row g + 8, b likewise of column g.
+__device__ __forceinline__ void mma_16x8x32(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
 
 // Four 8 x 8 matrices of 16-bit elements; lane 8 i + r gives the address of row r of matrix i in shared memory.
 __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const void* row) {
@@ -60,6 +66,12 @@ __device__ __forceinline__ void copy_async_word(void* to_shared, const void* fro
                :
                : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(to_shared))), "l"(from), "r"(valid ? 4 : 0)
                : "memory");
+}
+// (a ^ b) & c in one instruction, two constants notwithstanding.
+__device__ __forceinline__ uint32_t xor_and(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t r;
+  asm("lop3.b32 %0, %1, %2, %3, 0x28;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+  return r;
 }
 // (a & b) | c in one instruction, two constants notwithstanding.
 __device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {

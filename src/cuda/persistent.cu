@@ -175,7 +175,7 @@ class Lowering {
     else if (wtype == DType::kU4) in.format = Instruction::kU4;
     else return false;
     in.row_bytes = static_cast<int>(storage_bytes(wtype, w.k));
-    in.pitch = std::min(in.row_bytes, kPieceBytes);
+    in.pitch = std::min(in.row_bytes, kBoxBytes);
     if (in.groups > 1) {  // whole groups to a warp's halves, and copies of their scales by 16 bytes
       const unsigned bytes = static_cast<unsigned>(in.row_bytes / in.groups);
       const unsigned pitch = static_cast<unsigned>(in.pitch);
@@ -304,15 +304,33 @@ Persistent::~Persistent() {
   if (!clocks_ || launches_ == 0) return;
   std::vector<long long> clocks(static_cast<size_t>(blocks_) * static_cast<size_t>(count_) * kClocks);
   if (!check(cudaMemcpy(clocks.data(), clocks_, clocks.size() * sizeof clocks[0], cudaMemcpyDeviceToHost), "copy clocks").ok()) return;
-  std::map<std::string, std::array<double, kClocks + 1>> sums;  // and how many
-  for (size_t i = 0; i < clocks.size() / kClocks; ++i) {
-    std::array<double, kClocks + 1>& sum = sums[names_[i % static_cast<size_t>(count_)]];
-    for (size_t j = 0; j < kClocks; ++j) sum[j] += static_cast<double>(clocks[i * kClocks + j]) / static_cast<double>(launches_);
-    ++sum[kClocks];
+  struct Clocks {  // of the instructions of a name; of one of them: the mean, the least and the most of the blocks
+    double mean[kClocks] = {}, least[kClocks] = {}, most[kClocks] = {};
+    int count = 0;
+  };
+  std::map<std::string, Clocks> sums;
+  for (int i = 0; i < count_; ++i) {
+    Clocks& sum = sums[names_[static_cast<size_t>(i)]];
+    ++sum.count;
+    for (int j = 0; j < kClocks; ++j) {
+      double all = 0, least = 0, most = 0;
+      for (int b = 0; b < blocks_; ++b) {
+        const double cycles = static_cast<double>(clocks[(static_cast<size_t>(b) * static_cast<size_t>(count_) + static_cast<size_t>(i)) * kClocks + static_cast<size_t>(j)]) / static_cast<double>(launches_);
+        all += cycles;
+        least = b == 0 ? cycles : std::min(least, cycles);
+        most = std::max(most, cycles);
+      }
+      sum.mean[j] += all / blocks_;
+      sum.least[j] += least;
+      sum.most[j] += most;
+    }
   }
-  for (const auto& [name, sum] : sums)
-    std::fprintf(stderr, "cuda: persistent: %s: mean cycles of a block waiting for x %.0f, staging it %.0f, multiplying %.0f; %.0f a step\n", name.c_str(), sum[0] / sum[kClocks],
-                 sum[1] / sum[kClocks], sum[2] / sum[kClocks], sum[kClocks] / blocks_);
+  for (const auto& [name, sum] : sums) {
+    std::fprintf(stderr, "cuda: persistent: %s: %d a step; cycles of a block (least, mean, most)", name.c_str(), sum.count);
+    for (int j = 0; j < kClocks; ++j)
+      std::fprintf(stderr, "%s %.0f %.0f %.0f", j == 0 ? " waiting for x" : j == 1 ? ", staging it" : ", multiplying", sum.least[j] / sum.count, sum.mean[j] / sum.count, sum.most[j] / sum.count);
+    std::fprintf(stderr, "\n");
+  }
 }
 
 Result<std::unique_ptr<Persistent>> Persistent::make(const Model& m) {

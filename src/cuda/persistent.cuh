@@ -1,7 +1,7 @@
-// The kernel behind Persistent. A block a multiprocessor; one warp copies weights, eight multiply.
+// The kernel behind Persistent. A block a multiprocessor; one warp copies weights, sixteen multiply.
 //
-// Weights come by tiles of 16 rows (gated: 8 and their partners) in pieces of 1 KiB of each row, a box of the copy engine each, into a ring that
-// the copying warp fills as fast as it empties, whatever the others wait for: it goes through the same instructions on its own. A piece gives each
+// Weights come by tiles of 16 rows (gated: 8 and their partners) in pieces of 2 KiB of each row, boxes of the copy engine, into a ring that
+// the copying warp fills as fast as it empties, whatever the others wait for: it goes through the same instructions on its own. A box gives each
 // warp 128 bytes of every row; tensor cores multiply them with x (mma m16n8k16, of whose eight columns one counts), and the sums of the warps meet
 // in shared memory, where one warp after the other finishes a tile.
 //
@@ -9,8 +9,9 @@
 // residual stream, the queries and so on of all instructions have places of their own, so that nothing is overwritten within a step, and there are two
 // sets of them: a step clears the one that the next step uses.
 //
-// Plain weights meet x in the activations' type. Others become f16, exactly: n of u4 and i8 as 1024 + n (u4 at odd places 1024 + 16 n, x / 16), what is
-// too much is taken off the sums with sums of x. There x is scaled by a power of two so that it fits f16.
+// Plain weights meet x in the activations' type, fp8 ones, exactly f16 then, x in f16. Integer weights meet integers: x is cut into three digits of 8
+// bits, each a column of the product, so that tensor cores (mma m16n8k32) multiply them without a rounding; u4 becomes 16 (n - 8) in two instructions for
+// four of them.
 #pragma once
 
 #include "cuda/persistent_attention.cuh"
@@ -26,16 +27,20 @@ __device__ __forceinline__ void copy_product(const Instruction& in, const Persis
   const int groups = in.groups > 1 ? in.pitch >> in.group_shift : 0;
   for (int tile = first_tile(in); tile < in.tiles; tile += gridDim.x)
     for (int begin = 0; begin < in.row_bytes; begin += kPieceBytes) {
-      const bool with_scales = in.groups == 1 && begin == 0;
+      const bool row_scales = in.groups == 1 && begin == 0;
+      const int boxes = begin + kBoxBytes < in.row_bytes ? 2 : 1;
       wait(s.free[slot], pass);
       Barrier& full = s.full[slot];
-      char *to = ring + slot * kSlotBytes, *scales = to + kRows * kPieceBytes;
-      expect(full, kRows * (in.pitch + 4 * groups + (with_scales ? 4 : 0)));
+      char* const to = ring + slot * kSlotBytes;
+      expect(full, kRows * (boxes * (in.pitch + 4 * groups) + (row_scales ? 4 : 0)));
       for (int h = 0; h < halves; ++h) {
         const int row = tile * tile_rows + h * in.outputs, at = h * tile_rows;
-        copy_box_once(to + at * in.pitch, in.maps[0], begin / 4, row, full);
-        if (groups) copy_box_once(scales + at * 4 * groups, in.maps[1], begin >> in.group_shift, row, full);
-        if (with_scales) copy_bytes(scales + 4 * at, in.scales + row, 4 * tile_rows, full);
+        for (int i = 0; i < boxes; ++i) {
+          char *box = to + i * kBoxSlotBytes, *scales = box + kRows * kBoxBytes;
+          copy_box_once(box + at * in.pitch, in.maps[0], (begin + i * kBoxBytes) / 4, row, full);
+          if (groups) copy_box_once(scales + at * 4 * groups, in.maps[1], (begin + i * kBoxBytes) >> in.group_shift, row, full);
+        }
+        if (row_scales) copy_bytes(to + kRows * kBoxBytes + 4 * at, in.scales + row, 4 * tile_rows, full);
       }
       if (++slot == a.depth) {
         slot = 0;
@@ -81,11 +86,9 @@ __device__ __forceinline__ void copy_weights(const PersistentArgs& a, Shared& s,
 
 // ---- activations ------------------------------------------------------------------------------------------------------------------
 
-// Where the i-th eight columns of each lane of a warp's 64 bytes lie. Lanes of odd rows read the other half's at the same time: in other banks.
-template <int E>
-__device__ __forceinline__ int chunk_of(int i, int half) {
-  return E > 8 ? i ^ half : i;
-}
+// x lies in the order that lanes want: where lane t's i-th 16 bytes of a part (of a plane of it) are. Lanes of odd rows read another part at the same
+// time, the chunks of which are the other way round where there are two: in other banks.
+__device__ __forceinline__ int chunk_of(int i, int step, int chunks, int t) { return (chunks > 1 ? i ^ (step & 1) : i) * 64 + t * 16; }
 
 // x of the instruction into `space`, in the order that lanes want; returns what multiplies the results. All readers; `word` is theirs of the next
 // instruction.
@@ -95,7 +98,6 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
   constexpr int E = kElements<F>, kStep = 4 * E;
   const int thread = this_thread(), warp = thread / 32, lane = thread & 31, granules = in.k / 8;
   const char* x = at(set, in.x_in_set, in.x);
-  constexpr int kNormsAhead = 2;  // granules whose norm weights are on their way with x
   const bool norm = in.norm != nullptr, wide_norm = in.norm_f32, in_set = in.x_in_set;
   const char* norm_at = static_cast<const char*>(in.norm);
   struct NormGranule {
@@ -109,16 +111,17 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
     return n;
   };
   uint4 raw[kGranules];
+  constexpr int kNormsAhead = 2;  // granules whose norm weights are on their way with x
   NormGranule norms[kNormsAhead];
+#pragma unroll
+  for (int i = 0; i < kNormsAhead; ++i)
+    if (norm && thread + i * kThreads < granules) norms[i] = read_norm(thread + i * kThreads);
 #pragma unroll
   for (int i = 0; i < kGranules; ++i) {
     raw[i] = uint4{0, 0, 0, 0};
     if (i * kThreads >= granules) continue;
     if (const int g = thread + i * kThreads; g < granules) raw[i] = load_shared_value(x + 16 * g);
   }
-#pragma unroll
-  for (int i = 0; i < kNormsAhead; ++i)
-    if (norm && thread + i * kThreads < granules) norms[i] = read_norm(thread + i * kThreads);
   for (Patience p; in_set;) {
     uint32_t missing = 0;
 #pragma unroll
@@ -130,98 +133,98 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
     for (int i = 0; i < kGranules; ++i)
       if (i * kThreads < granules && absent(raw[i])) raw[i] = load_shared_value(x + 16 * (thread + i * kThreads));
   }
+  __syncwarp();  // the compiler may let whoever waited longer go on alone
   if (s.args.clocks) sync_readers();  // the last of the waiting belongs to it
   note_clock(s, index, 1);
   if (thread < kWords) reinterpret_cast<uint32_t*>(&s.now[(index + 1) % 3])[thread] = word;
 
-  const auto values = [&](int i, float(&v)[8]) __attribute__((always_inline)) {
-    asm volatile("" : "+r"(raw[i].x), "+r"(raw[i].y), "+r"(raw[i].z), "+r"(raw[i].w)::"memory");  // one after the other: registers
-    const T* h = reinterpret_cast<const T*>(&raw[i]);
+  char* to = space_of() + in.space;
+  [[maybe_unused]] float* scales = reinterpret_cast<float*>(to + (kDigits<F> ? kPlanes : 2) * in.k);
+  float squares = 0;
+  // Two granules at a time: what one waits for, the other fills. Those of a warp share a scale.
 #pragma unroll
-    for (int j = 0; j < 8; ++j) v[j] = to_float(h[j]);
-  };
-  const auto weigh = [&](int i, float(&v)[8]) __attribute__((always_inline)) {
-    const int g = thread + i * kThreads;
-    if (!norm || g >= granules) return;
-    const NormGranule n = i < kNormsAhead ? norms[i < kNormsAhead ? i : 0] : read_norm(g);
-    const T* h = reinterpret_cast<const T*>(&n.low);
-    const float *low = reinterpret_cast<const float*>(&n.low), *high = reinterpret_cast<const float*>(&n.high);
+  for (int first = 0; first < kGranules; first += 2) {
+    if (first * kThreads >= granules) break;
+    float v[2][8];
+    [[maybe_unused]] uint32_t most[2] = {};
 #pragma unroll
-    for (int j = 0; j < 8; ++j) v[j] *= wide_norm ? j < 4 ? low[j % 4] : high[j % 4] : to_float(h[j]);
-  };
-  // bf16 holds x by the norm's weights whatever its rms; f16 does not.
-  constexpr bool kScaled = F != Instruction::kPlain || std::is_same_v<T, __half>;
+    for (int i = 0; i < 2; ++i) {
+      const T* h = reinterpret_cast<const T*>(&raw[first + i]);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) v[i][j] = to_float(h[j]);
+      const int g = thread + (first + i) * kThreads;
+      if (norm && g < granules) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) squares = fmaf(v[i][j], v[i][j], squares);
+        const NormGranule n = first + i < kNormsAhead ? norms[first + i < kNormsAhead ? first + i : 0] : read_norm(g);
+        const T* narrow = reinterpret_cast<const T*>(&n.low);
+        const float *low = reinterpret_cast<const float*>(&n.low), *high = reinterpret_cast<const float*>(&n.high);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) v[i][j] *= wide_norm ? j < 4 ? low[j % 4] : high[j % 4] : to_float(narrow[j]);
+      }
+      if constexpr (kScaled<T, F>) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) most[i] = max(most[i], __float_as_uint(v[i][j]) & 0x7fffffffu);
+      }
+    }
+    [[maybe_unused]] float up[2] = {1, 1}, down[2] = {1, 1};
+    if constexpr (kScaled<T, F>) {
+      constexpr int kBits = kDigits<F> ? 22 : 9;  // what the largest fits
+#pragma unroll
+      for (int i = 0; i < 2; ++i) most[i] = __reduce_max_sync(0xffffffffu, most[i]);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int exponent = max(static_cast<int>(most[i] >> 23) - 127, -90) + 1 - kBits;
+        up[i] = __int_as_float((127 - exponent) << 23);
+        down[i] = __int_as_float((127 + exponent - (F == Instruction::kU4 ? 4 : 0)) << 23);
+        if (most[i] >= 0x7f800000u) down[i] = __int_as_float(0x7fc00000);  // no digits of an infinity
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int g = thread + (first + i) * kThreads, k = 8 * g, step = k / kStep, in_step = k % kStep;
+      if (g >= granules) continue;
+      if (kScaled<T, F> && in_step == 0) scales[step] = down[i];
+      float(&x8)[8] = v[i];
+      if constexpr (kDigits<F>) {
+        constexpr float kMagic = 12582912.0f;  // a sum with it has an integer in its low bits
+        uint32_t q[8];
+#pragma unroll
+        for (int j = 0; j < 8; ++j) q[j] = (__float_as_uint(fmaf(x8[j], up[i], kMagic)) - 0x4b400000u + 0x00808080u) ^ 0x00808080u;
+        constexpr bool kTurned = F == Instruction::kU4;  // a word's even weights, then its odd ones
+        char* at = to + step * (kPlanes * kStep) + chunk_of(in_step % E / 16, step, E / 16, in_step / E) + in_step % 16;
+#pragma unroll
+        for (int d = 0; d < kPlanes; ++d) {
+          const auto four = [&](uint32_t a, uint32_t b, uint32_t c, uint32_t e) __attribute__((always_inline)) {
+            const unsigned pick = static_cast<unsigned>(d) | static_cast<unsigned>(4 + d) << 4;
+            return __byte_perm(__byte_perm(a, b, pick), __byte_perm(c, e, pick), 0x5410);
+          };
+          *reinterpret_cast<uint2*>(at + d * kStep) = kTurned ? uint2{four(q[0], q[2], q[4], q[6]), four(q[1], q[3], q[5], q[7])} : uint2{four(q[0], q[1], q[2], q[3]), four(q[4], q[5], q[6], q[7])};
+        }
+      } else {
+        if constexpr (kScaled<T, F>)
+#pragma unroll
+          for (int j = 0; j < 8; ++j) x8[j] *= up[i];
+        *reinterpret_cast<uint4*>(to + step * (2 * kStep) + chunk_of(in_step % E / 8, step, E / 8, in_step / E)) =
+            uint4{pack2<H>(x8[0], x8[1]), pack2<H>(x8[2], x8[3]), pack2<H>(x8[4], x8[5]), pack2<H>(x8[6], x8[7])};
+      }
+    }
+  }
   const int parity = index & 1;
-  if (kScaled || norm) {
-    float squares = 0, most = 0;
+  if (norm) {
 #pragma unroll
-    for (int i = 0; i < kGranules; ++i) {
-      if (i * kThreads >= granules) break;
-      float v[8];
-      values(i, v);
-      if (norm) {
-#pragma unroll
-        for (int j = 0; j < 8; ++j) squares = fmaf(v[j], v[j], squares);
-      }
-      if constexpr (kScaled) {
-        weigh(i, v);
-#pragma unroll
-        for (int j = 0; j < 8; ++j) most = fmaxf(most, fabsf(v[j]));
-      }
-    }
-#pragma unroll
-    for (int m = 16; m; m >>= 1) {
-      squares += __shfl_xor_sync(0xffffffffu, squares, m);
-      if (kScaled) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, m));
-    }
-    if (lane == 0) {
-      s.squares[parity][warp] = squares;
-      s.most[parity][warp] = most;
-    }
-  }
-  [[maybe_unused]] float up = 1, down = 1;
-  if constexpr (kScaled) {
-    sync_readers();
-    float most = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) most = fmaxf(most, s.most[parity][w]);
-    const int exponent = static_cast<int>(__float_as_uint(most) >> 23) - 127 - 8;  // values below 512
-    if (most > 0 && exponent > -126) {
-      up = __int_as_float((127 - exponent) << 23);
-      down = __int_as_float((127 + exponent) << 23);
-    }
-  }
-  H* to = reinterpret_cast<H*>(space_of() + in.space);
-  [[maybe_unused]] float* sums = reinterpret_cast<float*>(to + in.k);
-#pragma unroll
-  for (int i = 0; i < kGranules; ++i) {
-    if (i * kThreads >= granules) break;
-    const int g = thread + i * kThreads, k = 8 * g, in_step = k % kStep;
-    float v[8];
-    values(i, v);
-    weigh(i, v);
-    uint4 packed;
-    if constexpr (F == Instruction::kU4)
-      packed = uint4{pack2<H>(v[0] * up, v[4] * up), pack2<H>(v[1] * up * 0.0625f, v[5] * up * 0.0625f), pack2<H>(v[2] * up, v[6] * up),
-                     pack2<H>(v[3] * up * 0.0625f, v[7] * up * 0.0625f)};
-    else packed = uint4{pack2<H>(v[0] * up, v[1] * up), pack2<H>(v[2] * up, v[3] * up), pack2<H>(v[4] * up, v[5] * up), pack2<H>(v[6] * up, v[7] * up)};
-    if constexpr (kBiased<F>) {
-      const H* h = reinterpret_cast<const H*>(&packed);
-      float sum = 0;
-#pragma unroll
-      for (int j = 0; j < 8; ++j) sum = fmaf(F == Instruction::kU4 && (j / 2) % 2 == 0 ? 1032.0f : 1152.0f, to_float(h[j]), sum);
-#pragma unroll
-      for (int m = 1; m < kStep / 8; m *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, m);
-      if (g < granules && in_step == 0) sums[k / kStep] = sum;
-    }
-    if (g < granules) *reinterpret_cast<uint4*>(to + (k - in_step) + chunk_of<E>(in_step % E / 8, k / kStep & 1) * 32 + in_step / E * 8) = packed;
+    for (int m = 16; m; m >>= 1) squares += __shfl_xor_sync(0xffffffffu, squares, m);
+    if (lane == 0) s.squares[parity][warp] = squares;
   }
   sync_readers();
-  if (!norm) return down;
-  float squares = 0;
+  if (!norm) return 1;
+  squares = 0;
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) squares += s.squares[parity][w];
-  return down * rsqrtf(squares / static_cast<float>(in.k) + in.eps);
+  for (int w = 0; w < kWarps; w += 4) {
+    const float4 four = *reinterpret_cast<const float4*>(&s.squares[parity][w]);
+    squares += four.x + four.y + (four.z + four.w);
+  }
+  return rsqrtf(squares / static_cast<float>(in.k) + in.eps);
 }
 
 // ---- products ---------------------------------------------------------------------------------------------------------------------
@@ -240,210 +243,195 @@ struct Walk {
   unsigned slot = 0, pass = 0, tiles = 0;
 };
 
-// The sums of rows g and g + 8 of a warp's 64 bytes of each row. Odd rows have another half of the warp's bytes than even ones, so columns of the
-// product do as well: a row's sum is in those of its parity. x: of this lane's half; even, odd: of the chunks with even and odd numbers.
+// The sums of rows g and g + 8 of a warp's 64 bytes of each row, w0 and w1. Odd rows have another half of the warp's bytes than even ones, so columns of
+// the product do as well: a row's sum is in those of its parity. x: this lane's, of the half with the parity of its column; chunk c of it lies at 64 c,
+// or where `turned` at 64 (c ^ 1). Of digits, lane t gets the sum of the t-th, t < 3.
 template <class T, int F>
-__device__ __forceinline__ void multiply(const uint4& w0, const uint4& w1, const std::conditional_t<F == Instruction::kPlain, T, __half>* even,
-                                         const std::conditional_t<F == Instruction::kPlain, T, __half>* odd, bool odd_row, float (&sum)[2]) {
+__device__ __forceinline__ void multiply(const uint4& w0, const uint4& w1, const char* x, bool turned, bool odd_row, float (&sum)[2]) {
   using H = std::conditional_t<F == Instruction::kPlain, T, __half>;
-  float s[2][4] = {};
   const uint32_t *a = &w0.x, *b = &w1.x;
+  if constexpr (kDigits<F>) {
+    constexpr int kMagic = 0x4b400000;  // the float 12582912: integers below 2^22 added to its bits are added to it
+    int s[4] = {kMagic, kMagic, kMagic, kMagic};
 #pragma unroll
-  for (int i = 0; i < kElements<F> / 8; ++i) {
-    uint32_t low[4], high[4];
-    if constexpr (F == Instruction::kU4) {
-      const uint32_t a8 = a[i] >> 8, b8 = b[i] >> 8;
-      low[0] = and_or(a[i], 0x000f000fu, 0x64006400u);
-      low[1] = and_or(a[i], 0x00f000f0u, 0x64006400u);
-      low[2] = and_or(a8, 0x000f000fu, 0x64006400u);
-      low[3] = and_or(a8, 0x00f000f0u, 0x64006400u);
-      high[0] = and_or(b[i], 0x000f000fu, 0x64006400u);
-      high[1] = and_or(b[i], 0x00f000f0u, 0x64006400u);
-      high[2] = and_or(b8, 0x000f000fu, 0x64006400u);
-      high[3] = and_or(b8, 0x00f000f0u, 0x64006400u);
-    } else if constexpr (F == Instruction::kI8) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const unsigned pick = j & 1 ? 0x4342u : 0x4140u;
-        low[j] = __byte_perm(a[2 * i + j / 2] ^ 0x80808080u, 0x64646464u, pick);
-        high[j] = __byte_perm(b[2 * i + j / 2] ^ 0x80808080u, 0x64646464u, pick);
-      }
-    } else if constexpr (F == Instruction::kF8) {
+    for (int c = 0; c < kElements<F> / 16; ++c) {
+      const uint4 v = *reinterpret_cast<const uint4*>(x + (F == Instruction::kU4 && turned ? 64 - 64 * c : 64 * c));
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        f8_to_f16(a[2 * i + j], low[2 * j], low[2 * j + 1]);
-        f8_to_f16(b[2 * i + j], high[2 * j], high[2 * j + 1]);
-      }
-    } else {
+        uint32_t words[4];
+        if constexpr (F == Instruction::kU4) {
+          constexpr uint32_t kHigh = 0xf0f0f0f0u, kSigns = 0x88888888u;
+          words[0] = xor_and(a[2 * c + j] << 4, kSigns, kHigh);
+          words[1] = xor_and(b[2 * c + j] << 4, kSigns, kHigh);
+          words[2] = xor_and(a[2 * c + j], kSigns, kHigh);
+          words[3] = xor_and(b[2 * c + j], kSigns, kHigh);
+        } else {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        low[j] = a[j];
-        high[j] = b[j];
+          for (int i = 0; i < 4; ++i) words[i] = i % 2 ? b[2 * j + i / 2] : a[2 * j + i / 2];
+        }
+        mma_16x8x32(s, words, j ? v.z : v.x, j ? v.w : v.y);
       }
     }
-    const uint4 v = *reinterpret_cast<const uint4*>((i & 1 ? odd : even) + 32 * i);
-    const uint32_t first[4] = {low[0], high[0], low[1], high[1]}, second[4] = {low[2], high[2], low[3], high[3]};
-    mma_16x8x16<H>(s[0], first, v.x, v.y);
-    mma_16x8x16<H>(s[1], second, v.z, v.w);
-  }
 #pragma unroll
-  for (int i = 0; i < 2; ++i) sum[i] = odd_row ? s[0][2 * i + 1] + s[1][2 * i + 1] : s[0][2 * i] + s[1][2 * i];
+    for (int i = 0; i < 2; ++i) sum[i] = __int_as_float(odd_row ? s[2 * i + 1] : s[2 * i]) - __int_as_float(kMagic);
+  } else {
+    float s[2][4] = {};
+#pragma unroll
+    for (int i = 0; i < kElements<F> / 8; ++i) {
+      uint32_t low[4], high[4];
+      if constexpr (F == Instruction::kF8) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          f8_to_f16(a[2 * i + j], low[2 * j], low[2 * j + 1]);
+          f8_to_f16(b[2 * i + j], high[2 * j], high[2 * j + 1]);
+        }
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          low[j] = a[j];
+          high[j] = b[j];
+        }
+      }
+      const uint4 v = *reinterpret_cast<const uint4*>(x + (F == Instruction::kF8 && turned ? 64 - 64 * i : 64 * i));
+      const uint32_t first[4] = {low[0], high[0], low[1], high[1]}, second[4] = {low[2], high[2], low[3], high[3]};
+      mma_16x8x16<H>(s[0], first, v.x, v.y);
+      mma_16x8x16<H>(s[1], second, v.z, v.w);
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) sum[i] = odd_row ? s[0][2 * i + 1] + s[1][2 * i + 1] : s[0][2 * i] + s[1][2 * i];
+  }
 }
 
 template <class T, int F>
 __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* set, float factor, Walk& walk) {
-  using H = std::conditional_t<F == Instruction::kPlain, T, __half>;
-  constexpr int E = kElements<F>, kStep = 4 * E;
+  constexpr int kStep = 4 * kElements<F>, kStepBytes = (kDigits<F> ? kPlanes : 2) * kStep, kBoxSteps = kWarps * kHalves;
   const int thread = this_thread(), warp = thread / 32, lane = thread & 31, g = lane / 4, t = lane & 3, row = lane & 15;
-  const H* all_x = reinterpret_cast<const H*>(space_of() + in.space);
   const bool odd_row = g & 1;
-  // Of the halves in the order in which this lane reads them: where x and its sums begin, and how far chunks of another parity are.
-  const H* x[kHalves];
-  [[maybe_unused]] const float* x_sums[kHalves];
-  int half_of[kHalves];
-#pragma unroll
-  for (int i = 0; i < kHalves; ++i) {
-    half_of[i] = i ^ (g & 1);
-    x[i] = all_x + (warp * kHalves + half_of[i]) * kStep + 8 * t;
-    x_sums[i] = reinterpret_cast<const float*>(all_x + in.k) + warp * kHalves + half_of[i];
-  }
-  const char* ring = ring_of(s);
+  // Lanes of odd rows take a box's two halves the other way round, so that a read meets no bank twice: where the first half is, and how far the second.
+  const int first_step = warp * kHalves + (g & 1), second = odd_row ? -1 : 1;
+  const char* all_x = space_of() + in.space;
+  const char* x = all_x + first_step * kStepBytes + 16 * t + (kDigits<F> ? min(g / 2, kPlanes - 1) * kStep : 0);
+  [[maybe_unused]] const float* x_scales = reinterpret_cast<const float*>(all_x + kStepBytes / kStep * in.k) + first_step;
   // Out of shared memory, which nothing below lets the compiler remember, and computed once.
   int row_bytes = in.row_bytes, pitch = in.pitch;
-  unsigned pieces = static_cast<unsigned>(row_bytes + kPieceBytes - 1) / kPieceBytes;
-  int mine_until = row_bytes - warp * kHalves * 64;  // a row's bytes are a multiple of 128: of a piece, a warp has both halves or none
-  int at_row[kHalves] = {g * pitch + (warp * kHalves + half_of[0]) * 64 + 16 * t, g * pitch + (warp * kHalves + half_of[1]) * 64 + 16 * t};
+  int pieces = (row_bytes + kPieceBytes - 1) / kPieceBytes;
+  int mine_until = row_bytes - warp * kHalves * 64;  // a row's bytes are a multiple of 128: of a box, a warp has both halves or none
+  int at_row = g * pitch + first_step * 64 + 16 * t;
+  const bool gated = in.gated, row_scales = F != Instruction::kPlain && in.groups == 1, grouped = kDigits<F> && in.groups > 1;
+  const int group_shift = in.group_shift, groups = grouped ? pitch >> group_shift : 0;  // groups of a row of a box
+  [[maybe_unused]] int my_group = kRows * kBoxBytes + 4 * (g * groups + (first_step * 64 >> group_shift));
+  [[maybe_unused]] const int other_group = 4 * (((first_step + second) * 64 >> group_shift) - (first_step * 64 >> group_shift));
   pin(pieces);
   pin(mine_until);
-  pin(at_row[0]);
-  pin(at_row[1]);
+  pin(at_row);
+  pin(my_group);
   const int outputs = in.outputs;
   const unsigned depth = static_cast<unsigned>(s.args.depth);
-  const bool gated = in.gated, row_scales = F != Instruction::kPlain && in.groups == 1, grouped = kBiased<F> && in.groups > 1;
-  const bool with_bias = in.bias != nullptr, with_residual = in.has_residual;
-  int groups = 0, my_group[kHalves] = {};  // groups of a row of a piece
-  if (grouped) {
-    groups = pitch >> in.group_shift;
-#pragma unroll
-    for (int i = 0; i < kHalves; ++i) my_group[i] = g * groups + ((warp * kHalves + half_of[i]) * 64 >> in.group_shift);
-  }
-  int tile = first_tile(in);
-  unsigned left = tile < in.tiles ? static_cast<unsigned>(in.tiles - tile + static_cast<int>(gridDim.x) - 1) / gridDim.x * pieces : 0;
-  if (left == 0) return;
+  const char* ring = ring_of(s);
   float* tile_sums = reinterpret_cast<float*>(ring_of(s) + depth * kSlotBytes);
 
-  // What this warp has of a piece. The next one's reads are under way while this one's are multiplied.
-  struct Piece {
-    uint4 w[kHalves][2] = {};  // rows g and g + 8
-    float scales[kHalves][2] = {{1, 1}, {1, 1}}, row_scale = 1;
-  };
-  const auto fetch = [&](Piece& p, unsigned q) __attribute__((always_inline)) {
-    wait(s.full[walk.slot], static_cast<int>(walk.pass));
-    const char* from = ring + walk.slot * kSlotBytes;
-    const float* scales = reinterpret_cast<const float*>(from + kRows * kPieceBytes);
-    if (row_scales && q == 0) p.row_scale = scales[row];
-    if (static_cast<int>(q) * kPieceBytes >= mine_until) return;
-#pragma unroll
-    for (int i = 0; i < kHalves; ++i) {  // odd rows the other way round, so that a read meets no bank twice
-      p.w[i][0] = *reinterpret_cast<const uint4*>(from + at_row[i]);
-      p.w[i][1] = *reinterpret_cast<const uint4*>(from + at_row[i] + 8 * pitch);
-      if (grouped) {
-        p.scales[i][0] = scales[my_group[i]];
-        p.scales[i][1] = scales[my_group[i] + 8 * groups];
-      }
-    }
-  };
-  const auto release = [&]() __attribute__((always_inline)) {
-    __syncwarp();
-    if (lane == 0) arrive(s.free[walk.slot]);
-    if (++walk.slot == depth) {
-      walk.slot = 0;
-      walk.pass ^= 1;
-    }
-  };
-  float total[2] = {}, scale = 1;
-  uint32_t bias = 0;  // as read: a conversion would wait here
-  uint16_t residual = 0;
-  unsigned q = 0;
-  // One piece; false after the last.
-  const auto go_on = [&](const Piece& now, Piece& next) __attribute__((always_inline)) {
+  for (int tile = first_tile(in); tile < in.tiles; tile += static_cast<int>(gridDim.x), ++walk.tiles) {
     const unsigned buffer = walk.tiles % kTileBuffers;
     const int n = (gated ? 8 : kRows) * tile + (gated ? row & 7 : row);
     const bool mine = walk.tiles % kWarps == static_cast<unsigned>(warp);
-    if (q == 0) {
-      total[0] = total[1] = 0;
-      scale = now.row_scale;
-      if (mine) {  // what its end needs, now
-        if (with_bias) bias = raw_of(in.bias, in.bias_dtype, gated ? n + row / 8 * outputs : n);
-        if (with_residual) residual = load_shared_half(at(set, in.residual_in_set, in.residual) + 2 * n);
-      }
+    float total[2] = {}, scale = 1;
+    uint32_t bias = 0;  // as read: a conversion would wait here
+    uint16_t residual = 0;
+    if (mine) {  // what its end needs, now
+      if (in.bias) bias = raw_of(in.bias, in.bias_dtype, gated ? n + row / 8 * outputs : n);
+      if (in.has_residual) residual = load_shared_half(at(set, in.residual_in_set, in.residual) + 2 * n);
     }
-    const unsigned after = q + 1 == pieces ? 0 : q + 1;
-    if (--left > 0) fetch(next, after);
-    if (static_cast<int>(q) * kPieceBytes < mine_until) {
+    for (int q = 0; q < pieces; ++q) {
+      wait(s.full[walk.slot], static_cast<int>(walk.pass));
+      const char* from = ring + walk.slot * kSlotBytes;
+      if (row_scales && mine && q == 0) scale = reinterpret_cast<const float*>(from + kRows * kBoxBytes)[row];
+      // All that this warp has of the piece at once: what one product waits for, others fill.
+      const auto multiply_boxes = [&](auto count) __attribute__((always_inline)) {
+        constexpr int kCount = decltype(count)::value;
+        uint4 w[kCount][kHalves][2];  // rows g and g + 8
 #pragma unroll
-      for (int i = 0; i < kHalves; ++i) {
-        float sum[2];
-        const H* at_x = x[i] + q * (kWarps * kHalves * kStep);
-        const int other = E > 8 ? 32 * half_of[i] : 0;
-        multiply<T, F>(now.w[i][0], now.w[i][1], at_x + other, at_x - other, odd_row, sum);
-        if constexpr (kBiased<F>) {
-          const float less = x_sums[i][q * (kWarps * kHalves)];
-          total[0] = fmaf(now.scales[i][0], sum[0] - less, total[0]);
-          total[1] = fmaf(now.scales[i][1], sum[1] - less, total[1]);
-        } else {
-          total[0] += sum[0];
-          total[1] += sum[1];
-        }
+        for (int b = 0; b < kCount; ++b)
+#pragma unroll
+          for (int i = 0; i < kHalves; ++i) {
+            const char* half = from + b * kBoxSlotBytes + at_row + i * second * 64;
+            w[b][i][0] = *reinterpret_cast<const uint4*>(half);
+            w[b][i][1] = *reinterpret_cast<const uint4*>(half + 8 * pitch);
+          }
+#pragma unroll
+        for (int b = 0; b < kCount; ++b)
+#pragma unroll
+          for (int i = 0; i < kHalves; ++i) {
+            const int step = (q * kBoxes + b) * kBoxSteps + i * second;
+            float sum[2];
+            multiply<T, F>(w[b][i][0], w[b][i][1], x + step * kStepBytes, ((g & 1) ^ i) != 0, odd_row, sum);
+            if constexpr (kScaled<T, F>) {
+              float scales[2] = {x_scales[step], x_scales[step]};
+              if (grouped) {
+                const char* at_scale = from + b * kBoxSlotBytes + my_group + i * other_group;
+                scales[0] *= *reinterpret_cast<const float*>(at_scale);
+                scales[1] *= *reinterpret_cast<const float*>(at_scale + 32 * groups);
+              }
+#pragma unroll
+              for (int j = 0; j < 2; ++j) total[j] = fmaf(scales[j], sum[j], total[j]);
+            } else {
+              total[0] += sum[0];
+              total[1] += sum[1];
+            }
+          }
+      };
+      if (q * kPieceBytes + kBoxBytes < mine_until) multiply_boxes(std::integral_constant<int, 2>());
+      else if (q * kPieceBytes < mine_until) multiply_boxes(std::integral_constant<int, 1>());
+      __syncwarp();
+      if (lane == 0) arrive(s.free[walk.slot]);
+      if (++walk.slot == depth) {
+        walk.slot = 0;
+        walk.pass ^= 1;
       }
     }
-    if (left > 0) release();
-    q = after;
-    if (q != 0) return true;
 
-    float* to = tile_sums + (buffer * kWarps + warp) * kRows;
+    if constexpr (kDigits<F>) {
+      const float digit = t == 0 ? 1.0f : t == 1 ? 256.0f : t == 2 ? 65536.0f : 0.0f;
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        total[j] *= digit;
+        total[j] += __shfl_xor_sync(0xffffffffu, total[j], 1);
+        total[j] += __shfl_xor_sync(0xffffffffu, total[j], 2);
+      }
+    }
+    float* to = tile_sums + (buffer * kWarps + static_cast<unsigned>(warp)) * kRows;
     if (t == 0) {
       to[g] = total[0];
       to[g + 8] = total[1];
     }
     __syncwarp();
     if (lane == 0) arrive(s.done[buffer]);
-    if (mine) {
-      wait(s.done[buffer], static_cast<int>(walk.tiles / kTileBuffers & 1));
-      const float* sums = tile_sums + (buffer * kWarps + lane / 16 * (kWarps / 2)) * kRows + row;
-      float v = 0;
+    if (!mine) continue;
+    wait(s.done[buffer], static_cast<int>(walk.tiles / kTileBuffers & 1));
+    const float* sums = tile_sums + (buffer * kWarps + static_cast<unsigned>(lane / 16 * (kWarps / 2))) * kRows + row;
+    float v = 0;
 #pragma unroll
-      for (int w = 0; w < kWarps / 2; ++w) v += sums[w * kRows];
-      v += __shfl_xor_sync(0xffffffffu, v, 16);
-      v *= scale * factor;
-      if (with_bias) v += value_of(bias, in.bias_dtype);
-      if (gated) {
-        const float other = __shfl_sync(0xffffffffu, v, (lane & 7) + 8);
-        v = activate(in.activation, v) * other;
-      }
-      if (with_residual) v += to_float(reinterpret_cast<const T&>(residual));
-      char* y = at(set, in.y_in_set, in.y);
-      if (in.wide) {
-        if (lane < kRows) reinterpret_cast<float*>(y)[n] = v;
-      } else {
-        const float even = __shfl_sync(0xffffffffu, v, 2 * lane % 32), odd = __shfl_sync(0xffffffffu, v, (2 * lane + 1) % 32);
-        const uint32_t word = pack2<T>(even, odd);
-        uint4 packed;
-        packed.x = __shfl_sync(0xffffffffu, word, 4 * lane % 32);
-        packed.y = __shfl_sync(0xffffffffu, word, (4 * lane + 1) % 32);
-        packed.z = __shfl_sync(0xffffffffu, word, (4 * lane + 2) % 32);
-        packed.w = __shfl_sync(0xffffffffu, word, (4 * lane + 3) % 32);
-        if (lane < (gated ? 1 : 2)) store_shared_value(y + 2 * ((gated ? 8 : kRows) * tile + 8 * lane), packed);
-      }
+    for (int w = 0; w < kWarps / 2; ++w) v += sums[w * kRows];
+    v += __shfl_xor_sync(0xffffffffu, v, 16);
+    v *= scale * factor;
+    if (in.bias) v += value_of(bias, in.bias_dtype);
+    if (gated) {
+      const float other = __shfl_sync(0xffffffffu, v, (lane & 7) + 8);
+      v = activate(in.activation, v) * other;
     }
-    tile += gridDim.x;
-    ++walk.tiles;
-    return left > 0;
-  };
-  Piece one, two;
-  fetch(one, 0);
-  release();
-  while (go_on(one, two) && go_on(two, one)) {
+    if (in.has_residual) v += to_float(reinterpret_cast<const T&>(residual));
+    char* y = at(set, in.y_in_set, in.y);
+    if (in.wide) {
+      if (lane < kRows) reinterpret_cast<float*>(y)[n] = v;
+      continue;
+    }
+    const float even = __shfl_sync(0xffffffffu, v, 2 * lane % 32), odd = __shfl_sync(0xffffffffu, v, (2 * lane + 1) % 32);
+    const uint32_t word = pack2<T>(even, odd);
+    uint4 packed;
+    packed.x = __shfl_sync(0xffffffffu, word, 4 * lane % 32);
+    packed.y = __shfl_sync(0xffffffffu, word, (4 * lane + 1) % 32);
+    packed.z = __shfl_sync(0xffffffffu, word, (4 * lane + 2) % 32);
+    packed.w = __shfl_sync(0xffffffffu, word, (4 * lane + 3) % 32);
+    if (lane < (gated ? 1 : 2)) store_shared_value(y + 2 * ((gated ? 8 : kRows) * tile + 8 * lane), packed);
   }
 }
 

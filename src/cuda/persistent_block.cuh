@@ -11,34 +11,42 @@ namespace ingot::cuda::persistent_detail {
 // Eight warps, so that each thread has all registers it wants: beside so much shared memory L1 is too small to hold what registers do not. One copies;
 // three more only give their registers to those.
 constexpr int kWarps = 8, kThreads = kWarps * 32, kAllThreads = kThreads + 128, kRows = 16;
-constexpr int kHalves = 2;  // of 64 bytes: what a warp takes of a row of a piece
-constexpr int kPieceBytes = kWarps * kHalves * 64;
-constexpr int kScaleBytes = 64;  // the most of a row's scales in a piece
-constexpr int kSlotBytes = kRows * (kPieceBytes + kScaleBytes);
+constexpr int kBoxBytes = 1024, kBoxes = 2;            // of a row: what a box of the copy engine has at most; boxes of a piece
+constexpr int kPieceBytes = kBoxes * kBoxBytes;
+constexpr int kHalves = 2;                             // of 64 bytes: what a warp takes of a row of a box
+constexpr int kScaleBytes = 64;                        // the most of a row's scales in a box
+constexpr int kBoxSlotBytes = kRows * (kBoxBytes + kScaleBytes), kSlotBytes = kBoxes * kBoxSlotBytes;
 constexpr int kMostDepth = kMostPieces;
-constexpr int kTileBuffers = 16;  // more than tiles that a warp can be ahead of another: kMostDepth + 2
+constexpr int kTileBuffers = 8;  // more than tiles that a warp can be ahead of another: kMostDepth + 2
 constexpr int kSumBytes = kTileBuffers * kWarps * kRows * 4;
+static_assert(kBoxBytes == kWarps * kHalves * 64);
 constexpr int kGranules = 8;  // of eight values of x a thread
 constexpr int kMostInputs = kGranules * kThreads * 8;
 constexpr int kWords = static_cast<int>(sizeof(Instruction)) / 4;
-static_assert(kWords <= 64 && kTileBuffers > kMostDepth + 2);
+static_assert(kWords <= 64 && kTileBuffers >= kMostDepth + 3);
 
 template <int F>
 constexpr int kElements = F == Instruction::kU4 ? 32 : F == Instruction::kPlain ? 8 : 16;  // weights in 16 bytes
-// Weights that a sum of x corrects, where there is one.
+// Integer weights meet x as integers: 22 bits, three signed digits of 8.
 template <int F>
-constexpr bool kBiased = F == Instruction::kU4 || F == Instruction::kI8;
+constexpr bool kDigits = F == Instruction::kU4 || F == Instruction::kI8;
+constexpr int kPlanes = 3;  // of digits, the lowest first
+// Where x meets weights as digits or as f16, each part of it that meets 64 bytes of a row has a scale, a power of two. (bf16 holds x by the norm's
+// weights whatever its rms.)
+template <class T, int F>
+constexpr bool kScaled = F != Instruction::kPlain || std::is_same_v<T, __half>;
 
-// Bytes in the space of activations.
+// Bytes in the space of activations, for any type of them: x and its parts' scales.
 inline int product_space(int format, int k) {
-  const int sums = format == Instruction::kU4 ? k / 128 : format == Instruction::kI8 ? k / 64 : 0;
-  return (2 * k + 4 * sums + 127) / 128 * 128;
+  const int part = format == Instruction::kU4 ? 128 : format == Instruction::kPlain ? 32 : 64;
+  const int bytes = format == Instruction::kU4 || format == Instruction::kI8 ? kPlanes : 2;
+  return (bytes * k + 4 * (k / part) + 127) / 128 * 128;
 }
 
 struct alignas(128) Shared {
   PersistentArgs args;
   Barrier full[kMostDepth], free[kMostDepth], done[kTileBuffers];
-  float squares[2][kWarps], most[2][kWarps];
+  alignas(16) float squares[2][kWarps];
   Instruction now[3], ahead[2];  // of those who multiply; of the one who copies
   long long clock;
 };

@@ -210,6 +210,13 @@ T __shfl_xor_sync(unsigned, T x, int mask) {
 }
 
 template <class T>
+T __reduce_max_sync(unsigned, T x) {
+  const uint64_t* all = emulator::exchange(emulated_bits(x));
+  for (int i = 0; i < 32; ++i) x = std::max(x, emulated_value<T>(all[i]));
+  return x;
+}
+
+template <class T>
 T __ldcs(const T* p) {
   return *p;
 }

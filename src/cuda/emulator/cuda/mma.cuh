@@ -33,6 +33,21 @@ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1
   }
 }
 
+inline void mma_16x8x32(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  uint32_t registers[6][32];
+  const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  for (int i = 0; i < 6; ++i) {
+    const uint64_t* all = emulator::exchange(mine[i]);
+    for (int lane = 0; lane < 32; ++lane) registers[i][lane] = static_cast<uint32_t>(all[lane]);
+  }
+  const auto byte = [&](int reg, int lane, int which) { return static_cast<int>(static_cast<int8_t>(registers[reg][lane] >> (8 * which))); };
+  const int g = emulator::lane() / 4, t = emulator::lane() % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int row = g + 8 * (i / 2), column = 2 * t + i % 2;
+    for (int k = 0; k < 32; ++k) d[i] += byte(row / 8 + 2 * (k / 16), row % 8 * 4 + k % 16 / 4, k % 4) * byte(4 + k / 16, column * 4 + k % 16 / 4, k % 4);
+  }
+}
+
 inline void load_matrices(uint32_t (&r)[4], const void* row) {
   uint64_t rows[32];
   std::memcpy(rows, emulator::exchange(reinterpret_cast<uintptr_t>(row)), sizeof rows);
@@ -57,6 +72,7 @@ inline void copy_async(void* to_shared, const void* from, bool valid) {
   else std::memset(to_shared, 0, 16);
 }
 inline void copy_async_streaming(void* to_shared, const void* from, bool valid) { copy_async(to_shared, from, valid); }
+inline uint32_t xor_and(uint32_t a, uint32_t b, uint32_t c) { return (a ^ b) & c; }
 inline uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }
 inline void copy_async_word(void* to_shared, const void* from, bool valid) {
   if (valid) std::memcpy(to_shared, from, 4);
