@@ -44,32 +44,25 @@ __device__ __forceinline__ void wait(Barrier& b, int parity) {
       : "memory");
 }
 
-// The box of the map that begins at (column, row), to shared memory: at a multiple of 1024, of words (make_word_map) of 128.
+// The box of the map that begins at (column, row), to shared memory: at a multiple of 1024.
 __device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int column, int row, Barrier& full) {
   INGOT_HOPPER("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(shared_address(to)),
                "l"(&map), "r"(column), "r"(row), "r"(shared_address(&full))
                : "memory");
 }
 
-// The same of what is read once: others stay in L2.
-__device__ __forceinline__ void copy_box_once(void* to, const CUtensorMap& map, int column, int row, Barrier& full) {
+// The box of all planes of a make_rows_map() that begins at (column, row), of what is read once: others stay in L2. To: at a multiple of 128.
+__device__ __forceinline__ void copy_rows_once(void* to, const CUtensorMap& map, int column, int row, Barrier& full) {
   constexpr uint64_t kEvictFirst = 0x12f0000000000000ull;
-  INGOT_HOPPER("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
+  INGOT_HOPPER("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(
                    shared_address(to)),
-               "l"(&map), "r"(column), "r"(row), "r"(shared_address(&full)), "l"(kEvictFirst)
+               "l"(&map), "r"(column), "r"(row), "r"(0), "r"(shared_address(&full)), "l"(kEvictFirst)
                : "memory");
 }
 
 // A map in global memory: before its first use after the host wrote it; some time before a use.
 __device__ __forceinline__ void acquire_map(const CUtensorMap& map) { INGOT_HOPPER("fence.proxy.tensormap::generic.acquire.sys [%0], 128;" ::"l"(&map) : "memory"); }
 __device__ __forceinline__ void prefetch_map(const CUtensorMap& map) { INGOT_HOPPER("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
-
-// Bytes that lie together, a multiple of 16, to shared memory; both ends at multiples of 16.
-__device__ __forceinline__ void copy_bytes(void* to, const void* from, int bytes, Barrier& full) {
-  INGOT_HOPPER("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)), "l"(from),
-               "r"(bytes), "r"(shared_address(&full))
-               : "memory");
-}
 
 // Barriers of some of the block's threads, by number from 1 to 15: `threads` counts those that wait and those that only announce.
 __device__ __forceinline__ void sync_some(int number, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory"); }

@@ -182,16 +182,16 @@ Status Executable::allocate(const ingot_program& p) {
   }
 
   TRY(times_.create());
-  // On request alone, until it has been measured to be faster than the kernels of the ops.
+  int pieces = kMostPieces;
   if (const char* wanted = std::getenv("INGOT_CUDA_PERSISTENT")) {
-    int pieces = 0;
     const auto [end, error] = std::from_chars(wanted, wanted + std::strlen(wanted), pieces);
-    if (error != std::errc() || *end || pieces < kLeastPieces || pieces > kMostPieces)
-      return Error(Code::kInvalidArgument, cat("INGOT_CUDA_PERSISTENT is '", wanted, "', want the pieces of weights that a block has under way, ", kLeastPieces, " to ", kMostPieces));
-    if (hopper_ && !deterministic_)
-      persistent_ = TRY(Persistent::make({steps_, kv_, tables_, fused_, [this](const ingot_operand& o) { return matrix(o, flights_[0]); },
-                                          [this](void** out, size_t bytes, const char* what) { return device_alloc(out, bytes, what); }, sm_count_, pieces, times_.ops()}));
+    if (error != std::errc() || *end || (pieces != 0 && (pieces < kLeastPieces || pieces > kMostPieces)))
+      return Error(Code::kInvalidArgument, cat("INGOT_CUDA_PERSISTENT is '", wanted, "', want 0 (a kernel an op) or the pieces of weights that a block holds, ", kLeastPieces,
+                                               " to ", kMostPieces));
   }
+  if (pieces && hopper_ && !deterministic_ && !shared_by_mps())
+    persistent_ = TRY(Persistent::make({steps_, kv_, tables_, fused_, [this](const ingot_operand& o) { return matrix(o, flights_[0]); },
+                                        [this](void** out, size_t bytes, const char* what) { return device_alloc(out, bytes, what); }, sm_count_, pieces, times_.ops()}));
 
   // The input block of a flight.
   size_t at = 0;

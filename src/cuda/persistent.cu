@@ -6,6 +6,8 @@
 #include <bit>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 #include <map>
 
 #include "cuda/persistent_attention.cuh"
@@ -29,6 +31,12 @@ std::atomic<bool> taken = false;  // by an executable of this process
 bool same(const ingot_operand& a, const ingot_operand& b) { return a.buffer == b.buffer && a.offset == b.offset && a.width == b.width; }
 
 }  // namespace
+
+bool shared_by_mps() {
+  const char* folder = std::getenv("CUDA_MPS_PIPE_DIRECTORY");
+  std::error_code ignored;
+  return std::filesystem::exists(std::filesystem::path(folder ? folder : "/tmp/nvidia-mps") / "control", ignored);
+}
 
 // Actions of a step of one row to instructions.
 class Lowering {
@@ -175,7 +183,7 @@ class Lowering {
     else if (wtype == DType::kU4) in.format = Instruction::kU4;
     else return false;
     in.row_bytes = static_cast<int>(storage_bytes(wtype, w.k));
-    in.pitch = std::min(in.row_bytes, kBoxBytes);
+    in.pitch = std::min(in.row_bytes, kPieceBytes);
     if (in.groups > 1) {  // whole groups to a warp's halves, and copies of their scales by 16 bytes
       const unsigned bytes = static_cast<unsigned>(in.row_bytes / in.groups);
       const unsigned pitch = static_cast<unsigned>(in.pitch);
@@ -183,10 +191,11 @@ class Lowering {
       in.group_shift = std::countr_zero(bytes);
     }
     const WeightArgs args = weight_args(w, s.weight[0]);
-    in.scales = args.scales;
     std::array<CUtensorMap, 2> maps{};
-    if (!make_word_map(maps[0], args.values, w.n, in.row_bytes / 4, in.pitch / 4, tile).ok()) return false;
-    if (in.groups > 1 && !make_word_map(maps[1], args.scales, w.n, in.groups, in.pitch >> in.group_shift, tile).ok()) return false;
+    const int parts = in.gated ? 2 : 1;
+    if (!make_rows_map(maps[0], args.values, 8, parts, in.outputs, in.row_bytes / 8, tile, in.pitch / 8).ok()) return false;
+    if (in.groups == 1 && !make_rows_map(maps[1], args.scales, 4, parts, 1, in.outputs, 1, tile).ok()) return false;
+    if (in.groups > 1 && !make_rows_map(maps[1], args.scales, 4, parts, in.outputs, in.groups, tile, in.pitch >> in.group_shift).ok()) return false;
     if (s.desc.weights > 1) {
       if (!plain_activation(s.desc.weight[1].dtype)) return false;
       in.bias = s.weight[1];
@@ -233,7 +242,8 @@ class Lowering {
     const KvPool& kv = m_.kv[static_cast<size_t>(at.layer)];
     const int v_dim = at.v_head_dim ? at.v_head_dim : at.head_dim;
     if (static_cast<DType>(s.desc.in_dtype[0]) != dtype_ || kv.dtype != dtype_ || (at.head_dim != 64 && at.head_dim != 128) || v_dim != at.head_dim ||
-        (dim_ && dim_ != at.head_dim) || std::find(layers_.begin(), layers_.end(), at.layer) != layers_.end() || s.desc.inputs > 3 || at.kv_heads <= 0 || at.heads % at.kv_heads != 0 || at.heads / at.kv_heads > kMostGroup ||
+        (dim_ && dim_ != at.head_dim) || std::find(layers_.begin(), layers_.end(), at.layer) != layers_.end() || s.desc.inputs > 3 || at.kv_heads <= 0 ||
+        at.heads % at.kv_heads != 0 || at.heads / at.kv_heads > kMostGroup ||
         kv.page_tokens % kRows != 0)
       return false;
     dim_ = at.head_dim;
@@ -302,7 +312,7 @@ class Lowering {
 Persistent::~Persistent() {
   taken = false;
   if (!clocks_ || launches_ == 0) return;
-  std::vector<long long> clocks(static_cast<size_t>(blocks_) * static_cast<size_t>(count_) * kClocks);
+  std::vector<unsigned long long> clocks(static_cast<size_t>(blocks_) * static_cast<size_t>(count_) * kClocks);
   if (!check(cudaMemcpy(clocks.data(), clocks_, clocks.size() * sizeof clocks[0], cudaMemcpyDeviceToHost), "copy clocks").ok()) return;
   struct Clocks {  // of the instructions of a name; of one of them: the mean, the least and the most of the blocks
     double mean[kClocks] = {}, least[kClocks] = {}, most[kClocks] = {};
@@ -315,7 +325,8 @@ Persistent::~Persistent() {
     for (int j = 0; j < kClocks; ++j) {
       double all = 0, least = 0, most = 0;
       for (int b = 0; b < blocks_; ++b) {
-        const double cycles = static_cast<double>(clocks[(static_cast<size_t>(b) * static_cast<size_t>(count_) + static_cast<size_t>(i)) * kClocks + static_cast<size_t>(j)]) / static_cast<double>(launches_);
+        const size_t at = (static_cast<size_t>(b) * static_cast<size_t>(count_) + static_cast<size_t>(i)) * kClocks + static_cast<size_t>(j);
+        const double cycles = static_cast<double>(clocks[at]) / static_cast<double>(launches_);
         all += cycles;
         least = b == 0 ? cycles : std::min(least, cycles);
         most = std::max(most, cycles);
@@ -328,7 +339,8 @@ Persistent::~Persistent() {
   for (const auto& [name, sum] : sums) {
     std::fprintf(stderr, "cuda: persistent: %s: %d a step; cycles of a block (least, mean, most)", name.c_str(), sum.count);
     for (int j = 0; j < kClocks; ++j)
-      std::fprintf(stderr, "%s %.0f %.0f %.0f", j == 0 ? " waiting for x" : j == 1 ? ", staging it" : ", multiplying", sum.least[j] / sum.count, sum.mean[j] / sum.count, sum.most[j] / sum.count);
+      std::fprintf(stderr, "%s %.0f %.0f %.0f", j == 0 ? " waiting for x" : j == 1 ? ", staging it" : ", multiplying", sum.least[j] / sum.count,
+                   sum.mean[j] / sum.count, sum.most[j] / sum.count);
     std::fprintf(stderr, "\n");
   }
 }
@@ -348,9 +360,9 @@ Result<std::unique_ptr<Persistent>> Persistent::make(const Model& m) {
   TRY(check(cudaMemcpy(maps, lowering.maps().data(), map_bytes, cudaMemcpyHostToDevice), "copy the persistent program"));
   if (m.timed) {
     void* clocks = nullptr;
-    TRY(m.alloc(&clocks, static_cast<size_t>(p->blocks_) * static_cast<size_t>(p->count_) * kClocks * sizeof(long long), "clocks"));
-    TRY(check(cudaMemset(clocks, 0, static_cast<size_t>(p->blocks_) * static_cast<size_t>(p->count_) * kClocks * sizeof(long long)), "clear clocks"));
-    p->clocks_ = static_cast<long long*>(clocks);
+    TRY(m.alloc(&clocks, static_cast<size_t>(p->blocks_) * static_cast<size_t>(p->count_) * kClocks * sizeof(unsigned long long), "clocks"));
+    TRY(check(cudaMemset(clocks, 0, static_cast<size_t>(p->blocks_) * static_cast<size_t>(p->count_) * kClocks * sizeof(unsigned long long)), "clear clocks"));
+    p->clocks_ = static_cast<unsigned long long*>(clocks);
     for (const Instruction& in : lowering.program(nullptr))
       p->names_.push_back(in.attention ? std::string("attention") : cat(in.gated ? "gated_linear " : "linear ", in.gated ? 2 * in.outputs : in.outputs, " x ", in.k));
   }

@@ -1,8 +1,8 @@
 // The kernel behind Persistent. A block a multiprocessor; one warp copies weights, sixteen multiply.
 //
-// Weights come by tiles of 16 rows (gated: 8 and their partners) in pieces of 2 KiB of each row, boxes of the copy engine, into a ring that
-// the copying warp fills as fast as it empties, whatever the others wait for: it goes through the same instructions on its own. A box gives each
-// warp 128 bytes of every row; tensor cores multiply them with x (mma m16n8k16, of whose eight columns one counts), and the sums of the warps meet
+// Weights come by tiles of 16 rows (gated: 8 and their partners) in pieces of 2 KiB of each row, a box of the copy engine each, into a ring that
+// the copying warp fills as fast as it empties, whatever the others wait for: it goes through the same instructions on its own. A piece gives each
+// warp twice 128 bytes of every row; tensor cores multiply them with x (mma m16n8k16, of whose eight columns one counts), and the sums of the warps meet
 // in shared memory, where one warp after the other finishes a tile.
 //
 // Results go through memory to all blocks, as values that are their own flags (bulk.cuh): no block waits for another, only for what it needs. The
@@ -21,39 +21,53 @@ namespace persistent_detail {
 
 // ---- the warp that copies ---------------------------------------------------------------------------------------------------------
 
-// One lane has the copy engine do it: a box is one instruction.
-__device__ __forceinline__ void copy_product(const Instruction& in, const PersistentArgs& a, Shared& s, char* ring, int& slot, int& pass) {
-  const int tile_rows = in.gated ? kRows / 2 : kRows, halves = in.gated ? 2 : 1;
-  const int groups = in.groups > 1 ? in.pitch >> in.group_shift : 0;
-  for (int tile = first_tile(in); tile < in.tiles; tile += gridDim.x)
-    for (int begin = 0; begin < in.row_bytes; begin += kPieceBytes) {
-      const bool row_scales = in.groups == 1 && begin == 0;
-      const int boxes = begin + kBoxBytes < in.row_bytes ? 2 : 1;
-      wait(s.free[slot], pass);
-      Barrier& full = s.full[slot];
-      char* const to = ring + slot * kSlotBytes;
-      expect(full, kRows * (boxes * (in.pitch + 4 * groups) + (row_scales ? 4 : 0)));
-      for (int h = 0; h < halves; ++h) {
-        const int row = tile * tile_rows + h * in.outputs, at = h * tile_rows;
-        for (int i = 0; i < boxes; ++i) {
-          char *box = to + i * kBoxSlotBytes, *scales = box + kRows * kBoxBytes;
-          copy_box_once(box + at * in.pitch, in.maps[0], (begin + i * kBoxBytes) / 4, row, full);
-          if (groups) copy_box_once(scales + at * 4 * groups, in.maps[1], (begin + i * kBoxBytes) >> in.group_shift, row, full);
+// Where the copying warp is in the ring; `landing` comes kFlight pieces after.
+struct Copies {
+  int slot = 0, pass = 1, landing = 0, landing_pass = 0, flying = 0;
+};
+// Pieces asked of memory at a time: two keep it busy. The ring is deeper, but with all of it asked for at once the queue before memory is so long that the
+// few reads on which all blocks wait take 5 us instead of 2.
+constexpr int kFlight = 2;
+
+// One lane has the copy engine do it, a box for a piece and one for its scales.
+__device__ __forceinline__ void copy_product(const Instruction& in, const PersistentArgs& a, Shared& s, char* ring, Copies& c) {
+  const int tiles = in.tiles, row_bytes = in.row_bytes, pitch = in.pitch, shift = in.group_shift, depth = a.depth;
+  const int rows = in.gated ? kRows / 2 : kRows, groups = in.groups > 1 ? pitch >> shift : 0;
+  const bool row_scales = in.groups == 1;
+  const CUtensorMap* maps = in.maps;
+  for (int tile = first_tile(in); tile < tiles; tile += gridDim.x) {
+    for (int begin = 0; begin < row_bytes; begin += kPieceBytes) {
+      if (++c.flying > kFlight) {
+        wait(s.full[c.landing], c.landing_pass);
+        --c.flying;
+        if (++c.landing == depth) {
+          c.landing = 0;
+          c.landing_pass ^= 1;
         }
-        if (row_scales) copy_bytes(to + kRows * kBoxBytes + 4 * at, in.scales + row, 4 * tile_rows, full);
       }
-      if (++slot == a.depth) {
-        slot = 0;
-        pass ^= 1;
+      wait(s.free[c.slot], c.pass);
+      Barrier& full = s.full[c.slot];
+      char *const to = ring + c.slot * kSlotBytes, *const scales = to + kRows * kPieceBytes;
+      const bool with_row_scales = row_scales && begin == 0;
+      expect(full, kRows * (pitch + 4 * groups + (with_row_scales ? 4 : 0)));
+      copy_rows_once(to, maps[0], begin / 8, tile * rows, full);
+      if (groups) copy_rows_once(scales, maps[1], begin >> shift, tile * rows, full);
+      if (with_row_scales) copy_rows_once(scales, maps[1], tile * rows, 0, full);
+      if (++c.slot == depth) {
+        c.slot = 0;
+        c.pass ^= 1;
       }
     }
+  }
 }
 
 __device__ __forceinline__ void copy_weights(const PersistentArgs& a, Shared& s, char* ring, int dim) {
   const int lane = threadIdx.x & 31;
   const uint32_t* words = reinterpret_cast<const uint32_t*>(a.program);
-  const bool new_maps = *a.turn == 0;
-  int slot = 0, pass = 1;
+  const unsigned turn = *a.turn;
+  const bool new_maps = turn == 0;
+  char* set = a.sets + turn % 2 * a.set_bytes;
+  Copies copies;
   for (int index = 0; index < a.count; ++index) {
     const Instruction& in = s.ahead[index & 1];
     uint32_t next[2] = {};
@@ -62,14 +76,15 @@ __device__ __forceinline__ void copy_weights(const PersistentArgs& a, Shared& s,
       for (int j = 0; j < 2; ++j)
         if (lane + 32 * j < kWords) next[j] = words[(index + 1) * kWords + lane + 32 * j];
     }
+    // Others hit what a few blocks ask for. Results, too: a reader that asks memory for what a block has yet to write waits behind all weights under way.
+    if (lane == 0 && in.y_in_set && (blockIdx.x + index) % 16 == 8) prefetch_to_l2(at(set, 1, in.y), in.attention ? 2 * in.heads * dim : 2 * in.outputs);
     if (in.attention) {
       prefetch_context(in, a, dim);
     } else if (lane == 0) {
-      // Others hit what a few blocks ask for.
       if (in.norm && (blockIdx.x + index) % 16 == 0) prefetch_to_l2(in.norm, in.k * (in.norm_f32 ? 4 : 2));
       if (new_maps)
-        for (int i = 0; i < (in.groups > 1 ? 2 : 1); ++i) acquire_map(in.maps[i]);
-      copy_product(in, a, s, ring, slot, pass);
+        for (int i = 0; i < (in.groups ? 2 : 1); ++i) acquire_map(in.maps[i]);
+      copy_product(in, a, s, ring, copies);
     }
     __syncwarp();
     Instruction& after = s.ahead[(index + 1) & 1];
@@ -79,7 +94,7 @@ __device__ __forceinline__ void copy_weights(const PersistentArgs& a, Shared& s,
     __syncwarp();
     if (lane == 0 && index + 1 < a.count && !after.attention && !new_maps) {
       prefetch_map(after.maps[0]);
-      if (after.groups > 1) prefetch_map(after.maps[1]);
+      if (after.groups) prefetch_map(after.maps[1]);
     }
   }
 }
@@ -199,7 +214,8 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
             const unsigned pick = static_cast<unsigned>(d) | static_cast<unsigned>(4 + d) << 4;
             return __byte_perm(__byte_perm(a, b, pick), __byte_perm(c, e, pick), 0x5410);
           };
-          *reinterpret_cast<uint2*>(at + d * kStep) = kTurned ? uint2{four(q[0], q[2], q[4], q[6]), four(q[1], q[3], q[5], q[7])} : uint2{four(q[0], q[1], q[2], q[3]), four(q[4], q[5], q[6], q[7])};
+          *reinterpret_cast<uint2*>(at + d * kStep) = kTurned ? uint2{four(q[0], q[2], q[4], q[6]), four(q[1], q[3], q[5], q[7])}
+                                                              : uint2{four(q[0], q[1], q[2], q[3]), four(q[4], q[5], q[6], q[7])};
         }
       } else {
         if constexpr (kScaled<T, F>)
@@ -304,10 +320,10 @@ __device__ __forceinline__ void multiply(const uint4& w0, const uint4& w1, const
 
 template <class T, int F>
 __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* set, float factor, Walk& walk) {
-  constexpr int kStep = 4 * kElements<F>, kStepBytes = (kDigits<F> ? kPlanes : 2) * kStep, kBoxSteps = kWarps * kHalves;
+  constexpr int kStep = 4 * kElements<F>, kStepBytes = (kDigits<F> ? kPlanes : 2) * kStep, kRoundSteps = kWarps * kHalves;
   const int thread = this_thread(), warp = thread / 32, lane = thread & 31, g = lane / 4, t = lane & 3, row = lane & 15;
   const bool odd_row = g & 1;
-  // Lanes of odd rows take a box's two halves the other way round, so that a read meets no bank twice: where the first half is, and how far the second.
+  // Lanes of odd rows take a round's two halves the other way round, so that a read meets no bank twice: where the first half is, and how far the second.
   const int first_step = warp * kHalves + (g & 1), second = odd_row ? -1 : 1;
   const char* all_x = space_of() + in.space;
   const char* x = all_x + first_step * kStepBytes + 16 * t + (kDigits<F> ? min(g / 2, kPlanes - 1) * kStep : 0);
@@ -315,17 +331,22 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
   // Out of shared memory, which nothing below lets the compiler remember, and computed once.
   int row_bytes = in.row_bytes, pitch = in.pitch;
   int pieces = (row_bytes + kPieceBytes - 1) / kPieceBytes;
-  int mine_until = row_bytes - warp * kHalves * 64;  // a row's bytes are a multiple of 128: of a box, a warp has both halves or none
+  int mine_until = row_bytes - warp * kHalves * 64;  // a row's bytes are a multiple of 128: of a round, a warp has both halves or none
   int at_row = g * pitch + first_step * 64 + 16 * t;
   const bool gated = in.gated, row_scales = F != Instruction::kPlain && in.groups == 1, grouped = kDigits<F> && in.groups > 1;
-  const int group_shift = in.group_shift, groups = grouped ? pitch >> group_shift : 0;  // groups of a row of a box
-  [[maybe_unused]] int my_group = kRows * kBoxBytes + 4 * (g * groups + (first_step * 64 >> group_shift));
+  const int group_shift = in.group_shift, groups = grouped ? pitch >> group_shift : 0;  // groups of a row of a piece
+  [[maybe_unused]] int my_group = kRows * kPieceBytes + 4 * (g * groups + (first_step * 64 >> group_shift));
   [[maybe_unused]] const int other_group = 4 * (((first_step + second) * 64 >> group_shift) - (first_step * 64 >> group_shift));
+  [[maybe_unused]] const int round_groups = 4 * (kRoundBytes >> group_shift);
   pin(pieces);
   pin(mine_until);
   pin(at_row);
   pin(my_group);
-  const int outputs = in.outputs;
+  const int outputs = in.outputs, bias_dtype = in.bias_dtype, activation = in.activation;
+  const bool with_residual = in.has_residual, wide = in.wide;
+  const void* bias_at = in.bias;
+  const char* residual_at = at(set, in.residual_in_set, in.residual);
+  char* y = at(set, in.y_in_set, in.y);
   const unsigned depth = static_cast<unsigned>(s.args.depth);
   const char* ring = ring_of(s);
   float* tile_sums = reinterpret_cast<float*>(ring_of(s) + depth * kSlotBytes);
@@ -338,22 +359,22 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
     uint32_t bias = 0;  // as read: a conversion would wait here
     uint16_t residual = 0;
     if (mine) {  // what its end needs, now
-      if (in.bias) bias = raw_of(in.bias, in.bias_dtype, gated ? n + row / 8 * outputs : n);
-      if (in.has_residual) residual = load_shared_half(at(set, in.residual_in_set, in.residual) + 2 * n);
+      if (bias_at) bias = raw_of(bias_at, bias_dtype, gated ? n + row / 8 * outputs : n);
+      if (with_residual) residual = load_shared_half(residual_at + 2 * n);
     }
     for (int q = 0; q < pieces; ++q) {
       wait(s.full[walk.slot], static_cast<int>(walk.pass));
       const char* from = ring + walk.slot * kSlotBytes;
-      if (row_scales && mine && q == 0) scale = reinterpret_cast<const float*>(from + kRows * kBoxBytes)[row];
+      if (row_scales && mine && q == 0) scale = reinterpret_cast<const float*>(from + kRows * kPieceBytes)[row];
       // All that this warp has of the piece at once: what one product waits for, others fill.
-      const auto multiply_boxes = [&](auto count) __attribute__((always_inline)) {
+      const auto multiply_rounds = [&](auto count) __attribute__((always_inline)) {
         constexpr int kCount = decltype(count)::value;
         uint4 w[kCount][kHalves][2];  // rows g and g + 8
 #pragma unroll
         for (int b = 0; b < kCount; ++b)
 #pragma unroll
           for (int i = 0; i < kHalves; ++i) {
-            const char* half = from + b * kBoxSlotBytes + at_row + i * second * 64;
+            const char* half = from + b * kRoundBytes + at_row + i * second * 64;
             w[b][i][0] = *reinterpret_cast<const uint4*>(half);
             w[b][i][1] = *reinterpret_cast<const uint4*>(half + 8 * pitch);
           }
@@ -361,13 +382,13 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
         for (int b = 0; b < kCount; ++b)
 #pragma unroll
           for (int i = 0; i < kHalves; ++i) {
-            const int step = (q * kBoxes + b) * kBoxSteps + i * second;
+            const int step = (q * kRounds + b) * kRoundSteps + i * second;
             float sum[2];
             multiply<T, F>(w[b][i][0], w[b][i][1], x + step * kStepBytes, ((g & 1) ^ i) != 0, odd_row, sum);
             if constexpr (kScaled<T, F>) {
               float scales[2] = {x_scales[step], x_scales[step]};
               if (grouped) {
-                const char* at_scale = from + b * kBoxSlotBytes + my_group + i * other_group;
+                const char* at_scale = from + my_group + b * round_groups + i * other_group;
                 scales[0] *= *reinterpret_cast<const float*>(at_scale);
                 scales[1] *= *reinterpret_cast<const float*>(at_scale + 32 * groups);
               }
@@ -379,8 +400,8 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
             }
           }
       };
-      if (q * kPieceBytes + kBoxBytes < mine_until) multiply_boxes(std::integral_constant<int, 2>());
-      else if (q * kPieceBytes < mine_until) multiply_boxes(std::integral_constant<int, 1>());
+      if (q * kPieceBytes + kRoundBytes < mine_until) multiply_rounds(std::integral_constant<int, 2>());
+      else if (q * kPieceBytes < mine_until) multiply_rounds(std::integral_constant<int, 1>());
       __syncwarp();
       if (lane == 0) arrive(s.free[walk.slot]);
       if (++walk.slot == depth) {
@@ -413,14 +434,13 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
     for (int w = 0; w < kWarps / 2; ++w) v += sums[w * kRows];
     v += __shfl_xor_sync(0xffffffffu, v, 16);
     v *= scale * factor;
-    if (in.bias) v += value_of(bias, in.bias_dtype);
+    if (bias_at) v += value_of(bias, bias_dtype);
     if (gated) {
       const float other = __shfl_sync(0xffffffffu, v, (lane & 7) + 8);
-      v = activate(in.activation, v) * other;
+      v = activate(activation, v) * other;
     }
-    if (in.has_residual) v += to_float(reinterpret_cast<const T&>(residual));
-    char* y = at(set, in.y_in_set, in.y);
-    if (in.wide) {
+    if (with_residual) v += to_float(reinterpret_cast<const T&>(residual));
+    if (wide) {
       if (lane < kRows) reinterpret_cast<float*>(y)[n] = v;
       continue;
     }
@@ -455,8 +475,6 @@ __device__ __forceinline__ void follow(const PersistentArgs& a, Shared& s) {
     if (in.attention) {
       if (static_cast<int>(threadIdx.x) < kWords) reinterpret_cast<uint32_t*>(&s.now[(index + 1) % 3])[threadIdx.x] = word;
       sync_readers();
-      note_clock(s, index, 1);
-      note_clock(s, index, 2);
       if (first_tile(in) < in.kv_heads * in.splits) attend<T, HD>(index, set, position);
       note_clock(s, index, 3);
       continue;

@@ -6,7 +6,7 @@
 //
 // Weights do not depend on anything, so their copies run ahead over the borders of instructions and memory stays busy while blocks wait for one
 // another's results. The blocks of a launch must run all at once: only one executable of a process has such a kernel, and no other process may
-// hold a part of the GPU. Thread rule: as Executable.
+// hold a part of the GPU at the same time (taking turns is fine). Thread rule: as Executable.
 #pragma once
 
 #include <functional>
@@ -18,6 +18,9 @@
 #include "cuda/fuse.h"
 
 namespace ingot::cuda {
+
+// Whether processes share the GPU at the same time, through a server (MPS): two such kernels could each hold what the other waits for.
+bool shared_by_mps();
 
 constexpr int kLeastPieces = 2, kMostPieces = 5;  // of 32 KiB of weights, under way in a block
 
@@ -39,14 +42,13 @@ struct alignas(16) Instruction {
   enum Format : int32_t { kPlain, kF8, kI8, kU4 };
   int32_t attention, format;
   int32_t k, outputs, tiles, first;  // tiles of 16 rows of weights; the block that takes the first
-  int32_t row_bytes, pitch;     // pitch: what a box has of a row
+  int32_t row_bytes, pitch;     // pitch: what a piece has of a row
   int32_t groups, group_shift;  // groups of a row that have scales of their own: 1: one scale a row; 0: none; log2 of the bytes of one
   int32_t gated, activation, wide;   // wide: y is f32, outside of the set
   int32_t space;                     // where in the shared space of activations this one's lie
   int32_t x_in_set, has_residual, residual_in_set, y_in_set, norm_f32;
   int64_t x, residual, y;
-  const CUtensorMap* maps;           // of the values, of the scales where there is more than one a row
-  const float* scales;
+  const CUtensorMap* maps;           // of the values, of the scales
   const void* norm;                  // f32 or of the activations' type; null: none
   const void* bias;
   int32_t bias_dtype;
@@ -80,7 +82,7 @@ class Persistent {
   const Instruction* program_ = nullptr;
   char* sets_ = nullptr;
   unsigned* turn_ = nullptr;
-  long long* clocks_ = nullptr;
+  unsigned long long* clocks_ = nullptr;
   int64_t launches_ = 0;
   std::vector<std::string> names_;  // of the instructions, where timed
 
@@ -95,7 +97,7 @@ struct PersistentArgs {
   size_t set_bytes;
   unsigned* turn;    // how many steps were run
   AttentionArgs a;   // what is the same in all attentions
-  long long* clocks;  // [blocks, count, kClocks] sums, or null
+  unsigned long long* clocks;  // [blocks, count, kClocks] sums, or null
 };
 
 template <class T>

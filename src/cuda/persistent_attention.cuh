@@ -76,18 +76,20 @@ __device__ __attribute__((noinline)) void attend(int index, char* set, int posit
         for (int c = 0; c < kQ; ++c) kf[j][c] = *reinterpret_cast<const uint4*>(from_key + 8 * j * HD + 32 * c);
     };
     const auto value_key = [&](int i) { return 2 * t + (i & 1) + i / 2 * 8; };
-    const auto load_values = [&](int key, int c) __attribute__((always_inline)) {  // 64 columns: registers are few
-      const T* from_key = cache_values + slot_of(key) + 8 * g + 64 * c;
+    const auto load_values = [&](int key) __attribute__((always_inline)) {
+      const T* from_key = cache_values + slot_of(key) + 8 * g;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        vf[i][c] = uint4{0, 0, 0, 0};
-        if (key + value_key(i) < position) vf[i][c] = *reinterpret_cast<const uint4*>(from_key + value_key(i) * HD);
-      }
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int c = 0; c < kV; ++c) {
+          vf[i][c] = uint4{0, 0, 0, 0};
+          if (key + value_key(i) < position) vf[i][c] = *reinterpret_cast<const uint4*>(from_key + value_key(i) * HD + 64 * c);
+        }
     };
     int key = from + warp * kTile;
     if (key < to) {  // earlier steps wrote them
       load_keys(key);
-      load_values(key, 0);
+      load_values(key);
     }
     // Queries and the new key, turned, by pairs of 16 bytes; the new value.
     constexpr int kPairs = HD / 16;
@@ -128,6 +130,7 @@ __device__ __attribute__((noinline)) void attend(int index, char* set, int posit
       if (to == end) *reinterpret_cast<uint4*>(cache_values + slot_of(position) + c) = value;
     }
     sync_readers();
+    note_clock(s, index, 1);
 
     const int head = min(g, group - 1);
     const float slope = in.slopes ? in.slopes[first_head + head] : 0.0f;
@@ -152,8 +155,8 @@ __device__ __attribute__((noinline)) void attend(int index, char* set, int posit
           mma_16x8x16<T>(score[j], high, kf[j][c].z, kf[j][c].w);
         }
       }
-#pragma unroll
-      for (int c = 1; c < kV; ++c) load_values(key, c);
+      const int next = key + kWarps * kTile;
+      if (next < to) load_keys(next);
       float top = best;
 #pragma unroll
       for (int j = 0; j < 2; ++j)
@@ -195,20 +198,16 @@ __device__ __attribute__((noinline)) void attend(int index, char* set, int posit
           mma_16x8x16<T>(o, v, p0, p1);
         }
       }
-      if (const int next = key + kWarps * kTile; next < to) {
-        load_keys(next);
-        load_values(next, 0);
-      }
+      if (next < to) load_values(next);
     }
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    const int busy = min(kWarps, (to - from + kTile - 1) / kTile);  // warps that had keys
     float(*outs)[HD + 4] = mem.out + warp * group;
-    if (warp < busy) {
-      if (t == 0) {
-        mem.best[warp][g] = best;
-        mem.sum[warp][g] = sum;
-      }
+    if (t == 0) {
+      mem.best[warp][g] = best;
+      mem.sum[warp][g] = sum;
+    }
+    if (from + warp * kTile < to) {
 #pragma unroll
       for (int c = 0; c < kV; ++c)
 #pragma unroll
@@ -218,6 +217,7 @@ __device__ __attribute__((noinline)) void attend(int index, char* set, int posit
             if (const int h = 2 * t + (j & 1); h < group) outs[h][64 * c + 8 * (2 * q + j / 2) + g] = out[4 * c + q][j];
     }
     sync_readers();
+    note_clock(s, index, 2);
 
     // Eight neighbours leave together.
     char* y = at(set, in.y_in_set, in.y);
@@ -234,11 +234,14 @@ __device__ __attribute__((noinline)) void attend(int index, char* set, int posit
     for (int i = thread; i < group * HD; i += kThreads) {
       const int h = i / HD, column = i % HD;
       float top = -INFINITY, total = 0, o = 0;
-      for (int w = 0; w < busy; ++w) top = fmaxf(top, mem.best[w][h]);
-      for (int w = 0; w < busy; ++w) {
-        const float weight = mem.best[w][h] == -INFINITY ? 0.0f : __expf(mem.best[w][h] - top);
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) top = fmaxf(top, mem.best[w][h]);
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) {
+        const bool none = mem.best[w][h] == -INFINITY;  // of a warp without keys the outputs are not even set
+        const float weight = none ? 0.0f : __expf(mem.best[w][h] - top), out_w = mem.out[w * group + h][column / 64 * 64 + column % 8 * 8 + column / 8 % 8];
         total += mem.sum[w][h] * weight;
-        o += mem.out[w * group + h][column / 64 * 64 + column % 8 * 8 + column / 8 % 8] * weight;
+        o += none ? 0.0f : out_w * weight;
       }
       // Maximum, sum and output of a part go to the block of the first part, word by word: no bits of such a number are those of an absent one.
       char* words = at(set, 1, in.parts) + 4 * static_cast<int64_t>(first_head + h) * in.splits * (HD + 2);

@@ -8,18 +8,18 @@
 
 namespace ingot::cuda::persistent_detail {
 
-// Eight warps, so that each thread has all registers it wants: beside so much shared memory L1 is too small to hold what registers do not. One copies;
-// three more only give their registers to those.
+// Eight warps multiply, so that each thread has all registers it wants: beside so much shared memory L1 is too small to hold what registers do not. One
+// copies; three more only give their registers to those.
 constexpr int kWarps = 8, kThreads = kWarps * 32, kAllThreads = kThreads + 128, kRows = 16;
-constexpr int kBoxBytes = 1024, kBoxes = 2;            // of a row: what a box of the copy engine has at most; boxes of a piece
-constexpr int kPieceBytes = kBoxes * kBoxBytes;
-constexpr int kHalves = 2;                             // of 64 bytes: what a warp takes of a row of a box
-constexpr int kScaleBytes = 64;                        // the most of a row's scales in a box
-constexpr int kBoxSlotBytes = kRows * (kBoxBytes + kScaleBytes), kSlotBytes = kBoxes * kBoxSlotBytes;
+constexpr int kHalves = 2;                              // of 64 bytes: what a warp takes of a row in a round
+constexpr int kRoundBytes = kWarps * kHalves * 64;      // of a row
+constexpr int kRounds = 2;                              // of a piece
+constexpr int kPieceBytes = kRounds * kRoundBytes;
+constexpr int kScaleBytes = 128;                        // the most of a row's scales in a piece
+constexpr int kSlotBytes = kRows * (kPieceBytes + kScaleBytes);
 constexpr int kMostDepth = kMostPieces;
 constexpr int kTileBuffers = 8;  // more than tiles that a warp can be ahead of another: kMostDepth + 2
 constexpr int kSumBytes = kTileBuffers * kWarps * kRows * 4;
-static_assert(kBoxBytes == kWarps * kHalves * 64);
 constexpr int kGranules = 8;  // of eight values of x a thread
 constexpr int kMostInputs = kGranules * kThreads * 8;
 constexpr int kWords = static_cast<int>(sizeof(Instruction)) / 4;
@@ -81,7 +81,8 @@ __device__ __forceinline__ int first_tile(const Instruction& in) {
 __device__ __forceinline__ void note_clock(Shared& s, int index, int which) {
   if (!s.args.clocks || threadIdx.x != 0) return;
   const long long now = clock64();
-  if (which > 0) s.args.clocks[(static_cast<int>(blockIdx.x) * s.args.count + index) * kClocks + which - 1] += now - s.clock;
+  unsigned long long* sum = s.args.clocks + (static_cast<int>(blockIdx.x) * s.args.count + index) * kClocks + which - 1;
+  if (which > 0) atomicAdd(sum, static_cast<unsigned long long>(now - s.clock));  // not waited for
   s.clock = now;
 }
 

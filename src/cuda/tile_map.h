@@ -15,7 +15,8 @@ constexpr int kBoxColumns = 64;
 // `width`: a multiple of 64, of rows that lie side by side; `box_rows`: at most 256. Error: the driver has no such call, or refuses.
 Status make_tile_map(CUtensorMap& map, DType dtype, void* data, int64_t rows, int width, int box_rows);
 
-// Rows of 32-bit words of whatever is in them, a multiple of four; boxes of up to 256 words and rows land row by row.
-Status make_word_map(CUtensorMap& map, const void* data, int64_t rows, int64_t row_words, int box_words, int box_rows);
+// `planes` matrices, one behind the other, of `rows` rows of words of 4 or 8 bytes, a multiple of 16 bytes each. A box has up to 256 words of up to 256
+// rows, of all planes; its rows land one by one, without gaps.
+Status make_rows_map(CUtensorMap& map, const void* data, int word_bytes, int planes, int64_t rows, int64_t row_words, int box_rows, int box_words);
 
 }  // namespace ingot::cuda

@@ -37,19 +37,6 @@ inline void wait(Barrier& b, int parity) {
 }
 
 inline void copy_box(void* to, const CUtensorMap& map, int column, int row, Barrier& full) {
-  if (!map.swizzled) {
-    const size_t bytes = size_t{map.box_columns} * map.element_bytes, most = map.columns * map.element_bytes;
-    for (uint32_t r = 0; r < map.box_rows; ++r) {
-      char* at = static_cast<char*>(to) + r * bytes;
-      const size_t from = static_cast<size_t>(column) * map.element_bytes, there = from < most ? std::min(bytes, most - from) : 0;
-      std::memset(at, 0, bytes);
-      if (static_cast<uint64_t>(row) + r < map.rows) std::memcpy(at, map.data + (static_cast<uint64_t>(row) + r) * map.pitch + from, there);
-    }
-    full.bytes -= static_cast<int>(map.box_rows * bytes);
-    complete(full);
-    emulator::progress();
-    return;
-  }
   for (uint32_t r = 0; r < map.box_rows; ++r)
     for (uint32_t piece = 0; piece < map.box_columns / 8; ++piece) {
       char* at = static_cast<char*>(to) + r * 128 + ((piece ^ (r & 7)) << 4);
@@ -62,16 +49,23 @@ inline void copy_box(void* to, const CUtensorMap& map, int column, int row, Barr
   emulator::progress();
 }
 
-inline void copy_box_once(void* to, const CUtensorMap& map, int column, int row, Barrier& full) { copy_box(to, map, column, row, full); }
-inline void acquire_map(const CUtensorMap&) {}
-inline void prefetch_map(const CUtensorMap&) {}
-
-inline void copy_bytes(void* to, const void* from, int bytes, Barrier& full) {
-  std::memcpy(to, from, static_cast<size_t>(bytes));
-  full.bytes -= bytes;
+inline void copy_rows_once(void* to, const CUtensorMap& map, int column, int row, Barrier& full) {
+  const size_t bytes = size_t{map.box_columns} * map.element_bytes, most = map.columns * map.element_bytes;
+  char* at = static_cast<char*>(to);
+  for (uint32_t plane = 0; plane < map.planes; ++plane)
+    for (uint32_t r = 0; r < map.box_rows; ++r, at += bytes) {
+      const size_t from = static_cast<size_t>(column) * map.element_bytes, there = from < most ? std::min(bytes, most - from) : 0;
+      std::memset(at, 0, bytes);
+      const uint64_t from_row = static_cast<uint64_t>(row) + r;
+      if (from_row < map.rows) std::memcpy(at, map.data + plane * map.plane_pitch + from_row * map.pitch + from, there);
+    }
+  full.bytes -= static_cast<int>(map.planes * map.box_rows * bytes);
   complete(full);
   emulator::progress();
 }
+
+inline void acquire_map(const CUtensorMap&) {}
+inline void prefetch_map(const CUtensorMap&) {}
 
 constexpr bool kBlocksMeet = false;  // a block ends before the next begins
 constexpr uint32_t kAbsent = 0xffffffffu;
