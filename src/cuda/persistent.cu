@@ -26,7 +26,7 @@ namespace {
 constexpr int kMostShared = (227 << 10) - static_cast<int>(sizeof(Shared));
 constexpr int kMostSplits = 16;
 
-std::atomic<bool> taken = false;  // by an executable of this process
+std::array<std::atomic<bool>, 64> taken{};  // by GPU: an executable of this process has such a kernel
 
 bool same(const ingot_operand& a, const ingot_operand& b) { return a.buffer == b.buffer && a.offset == b.offset && a.width == b.width; }
 
@@ -63,6 +63,7 @@ class Lowering {
     out.dim_ = dim_ ? dim_ : 64;
     out.count_ = static_cast<int>(program_.size());
     out.blocks_ = blocks_;
+    out.sm_count_ = m_.sm_count;
     out.space_ = space_;
     out.depth_ = std::min({kMostDepth, m_.depth, (kMostShared - space_ - kSumBytes) / kSlotBytes});
     out.first_ = first;
@@ -310,7 +311,7 @@ class Lowering {
 };
 
 Persistent::~Persistent() {
-  taken = false;
+  taken[static_cast<size_t>(gpu_)] = false;
   if (!clocks_ || launches_ == 0) return;
   std::vector<unsigned long long> clocks(static_cast<size_t>(blocks_) * static_cast<size_t>(count_) * kClocks);
   if (!check(cudaMemcpy(clocks.data(), clocks_, clocks.size() * sizeof clocks[0], cudaMemcpyDeviceToHost), "copy clocks").ok()) return;
@@ -346,16 +347,18 @@ Persistent::~Persistent() {
 }
 
 Result<std::unique_ptr<Persistent>> Persistent::make(const Model& m) {
-  if (taken.exchange(true)) return Result<std::unique_ptr<Persistent>>(nullptr);
+  int gpu = 0;
+  TRY(check(cudaGetDevice(&gpu), "ask for the device"));
+  if (static_cast<size_t>(gpu) >= taken.size() || taken[static_cast<size_t>(gpu)].exchange(true)) return Result<std::unique_ptr<Persistent>>(nullptr);
   std::unique_ptr<Persistent> p(new Persistent);
+  p->gpu_ = gpu;
   Lowering lowering(m);
   if (!lowering.run(*p)) return Result<std::unique_ptr<Persistent>>(nullptr);
   void *program = nullptr, *maps = nullptr, *sets = nullptr, *turn = nullptr;
   const size_t bytes = lowering.maps().size() * sizeof(Instruction), map_bytes = lowering.maps().size() * sizeof lowering.maps()[0];
-  TRY(m.alloc(&program, bytes, "persistent program"));
-  TRY(m.alloc(&maps, map_bytes, "persistent program"));
-  TRY(m.alloc(&sets, 2 * p->set_bytes_, "results of the persistent kernel"));
-  TRY(m.alloc(&turn, sizeof(unsigned), "persistent program"));
+  // Where memory has no room for it, an op a kernel needs none.
+  for (const auto& [to, size] : {std::pair{&program, bytes}, std::pair{&maps, map_bytes}, std::pair{&sets, 2 * p->set_bytes_}, std::pair{&turn, sizeof(unsigned)}})
+    if (!m.alloc(to, size, "one-kernel step").ok()) return Result<std::unique_ptr<Persistent>>(nullptr);
   TRY(check(cudaMemcpy(program, lowering.program(static_cast<const CUtensorMap*>(maps)).data(), bytes, cudaMemcpyHostToDevice), "copy the persistent program"));
   TRY(check(cudaMemcpy(maps, lowering.maps().data(), map_bytes, cudaMemcpyHostToDevice), "copy the persistent program"));
   if (m.timed) {
@@ -386,6 +389,7 @@ Status Persistent::launch(Launch& l) {
   a.sets = sets_;
   a.set_bytes = set_bytes_;
   a.turn = turn_;
+  a.new_blocks = blocks_ < sm_count_;
   a.clocks = clocks_;
   a.a.positions = l.in.positions;
   a.a.page_table = l.in.page_table;

@@ -1,8 +1,8 @@
-// The kernel behind Persistent. A block a multiprocessor; one warp copies weights, sixteen multiply.
+// The kernel behind Persistent. A block a multiprocessor; one warp copies weights, eight multiply.
 //
 // Weights come by tiles of 16 rows (gated: 8 and their partners) in pieces of 2 KiB of each row, a box of the copy engine each, into a ring that
 // the copying warp fills as fast as it empties, whatever the others wait for: it goes through the same instructions on its own. A piece gives each
-// warp twice 128 bytes of every row; tensor cores multiply them with x (mma m16n8k16, of whose eight columns one counts), and the sums of the warps meet
+// warp twice 128 bytes of every row; tensor cores multiply them with x (mma m16n8k16, a column for rows of each parity), and the sums of the warps meet
 // in shared memory, where one warp after the other finishes a tile.
 //
 // Results go through memory to all blocks, as values that are their own flags (bulk.cuh): no block waits for another, only for what it needs. The
@@ -65,7 +65,7 @@ __device__ __forceinline__ void copy_weights(const PersistentArgs& a, Shared& s,
   const int lane = threadIdx.x & 31;
   const uint32_t* words = reinterpret_cast<const uint32_t*>(a.program);
   const unsigned turn = *a.turn;
-  const bool new_maps = turn == 0;
+  const bool new_maps = turn == 0 || a.new_blocks;
   char* set = a.sets + turn % 2 * a.set_bytes;
   Copies copies;
   for (int index = 0; index < a.count; ++index) {

@@ -5,7 +5,7 @@
 //   TRY(p->launch(l));                                               // after the actions before p->first()
 //
 // Weights do not depend on anything, so their copies run ahead over the borders of instructions and memory stays busy while blocks wait for one
-// another's results. The blocks of a launch must run all at once: only one executable of a process has such a kernel, and no other process may
+// another's results. The blocks of a launch must run all at once: only one executable of a process has such a kernel on a GPU, and no other process may
 // hold a part of the GPU at the same time (taking turns is fine). Thread rule: as Executable.
 #pragma once
 
@@ -22,7 +22,7 @@ namespace ingot::cuda {
 // Whether processes share the GPU at the same time, through a server (MPS): two such kernels could each hold what the other waits for.
 bool shared_by_mps();
 
-constexpr int kLeastPieces = 2, kMostPieces = 5;  // of 32 KiB of weights, under way in a block
+constexpr int kLeastPieces = 2, kMostPieces = 5;  // of 32 KiB of weights, in a block's ring
 
 // What is lowered; the references outlive the call alone.
 struct Model {
@@ -77,7 +77,7 @@ class Persistent {
  private:
   Persistent() = default;
   DType dtype_ = DType::kBf16;
-  int dim_ = 0, count_ = 0, blocks_ = 0, space_ = 0, depth_ = 0;
+  int gpu_ = 0, sm_count_ = 0, dim_ = 0, count_ = 0, blocks_ = 0, space_ = 0, depth_ = 0;
   size_t first_ = 0, set_bytes_ = 0;
   const Instruction* program_ = nullptr;
   char* sets_ = nullptr;
@@ -96,6 +96,7 @@ struct PersistentArgs {
   char* sets;        // two: the steps' results, absent until they come; one serves while the other is cleared
   size_t set_bytes;
   unsigned* turn;    // how many steps were run
+  bool new_blocks;   // a block may run where none of this program did
   AttentionArgs a;   // what is the same in all attentions
   unsigned long long* clocks;  // [blocks, count, kClocks] sums, or null
 };

@@ -31,12 +31,15 @@ __device__ __forceinline__ Context context_of(const Instruction& in, int positio
   return {begin, first, share, (length + share - 1) / share};
 }
 
-// Asks L2 for what the cache holds of this block's parts of the context, whole pages, before the queries exist.
+// Asks L2 for what the cache holds of the beginnings of this block's parts of the context, whole pages, before the queries exist; of all of it where
+// it fits, since what is evicted before it is read would come from memory twice.
+constexpr int kMostAhead = 16 << 20;  // bytes of a layer
 __device__ __forceinline__ void prefetch_context(const Instruction& in, const PersistentArgs& p, int dim) {
   const int position = p.a.positions[0], bytes = p.a.page_tokens * dim * 2;
   const auto [begin, first, share, parts] = context_of(in, position);
+  const int most = max(kMostAhead / (4 * dim * in.kv_heads * parts), 1);  // keys of a part
   for (int item = first_tile(in); item < in.kv_heads * parts; item += gridDim.x) {
-    const int kv_head = item % in.kv_heads, from = first + item / in.kv_heads * share, to = min(position + 1, from + share);
+    const int kv_head = item % in.kv_heads, from = first + item / in.kv_heads * share, to = min(min(position + 1, from + share), from + most);
     for (int page = p.a.page_of(from) + static_cast<int>(threadIdx.x & 31); page <= p.a.page_of(to - 1); page += 32) {
       const int64_t at = (static_cast<int64_t>(p.a.page_table[page]) * in.kv_heads + kv_head) * bytes;
       prefetch_to_l2(static_cast<char*>(in.keys) + at, bytes);

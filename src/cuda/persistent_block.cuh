@@ -81,8 +81,8 @@ __device__ __forceinline__ int first_tile(const Instruction& in) {
 __device__ __forceinline__ void note_clock(Shared& s, int index, int which) {
   if (!s.args.clocks || threadIdx.x != 0) return;
   const long long now = clock64();
-  unsigned long long* sum = s.args.clocks + (static_cast<int>(blockIdx.x) * s.args.count + index) * kClocks + which - 1;
-  if (which > 0) atomicAdd(sum, static_cast<unsigned long long>(now - s.clock));  // not waited for
+  if (which > 0)  // not waited for
+    atomicAdd(&s.args.clocks[(static_cast<int>(blockIdx.x) * s.args.count + index) * kClocks + which - 1], static_cast<unsigned long long>(now - s.clock));
   s.clock = now;
 }
 

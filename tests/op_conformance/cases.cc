@@ -526,9 +526,14 @@ void layer_cases(std::vector<Chain>& out) {
                          {8, 2, 64, DType::kU4, 128, kBf16, {6}, {3, 4, 5}, 1, 512, 2560, 1e-3, true},
                          {4, 2, 64, DType::kI8, -1, kBf16, {6}, {3, 4, 5}, 2, 256, 1152, 1e-3},
                          {8, 2, 64, DType::kI8, 128, kBf16, {6}, {3, 4, 5}, 1, 512, 512, 1e-3},
+                         // Rows of weights longer than 2 KiB, and so many answers that a device which replays steps does.
+                         {8, 2, 64, DType::kU4, 128, kBf16, {3}, {1, 2}, 1, 512, 6144, 1e-3},
+                         {4, 2, 64, DType::kI8, 64, kBf16, {3}, {1, 2}, 1, 256, 3072, 1e-3},
+                         {2, 1, 128, kF8, -1, kBf16, {3}, {1, 2}, 1, 256, 5120, 4e-3},
+                         {2, 1, 64, kBf16, 0, kBf16, {9}, {2, 3, 4, 5, 6, 7, 8}, 1, 4608, 128, 5e-4},
                          {4, 1, 128, kBf16, 0, kBf16, {1500}, {1497, 1498, 1499}, 1, 128, 256, 5e-4, true}}) {
     const int longest = *std::max_element(s.lengths.begin(), s.lengths.end());
-    Chain c(cat(longest > 1000 ? "attention/long/" : "", s.lengths.size() == 1 ? "layer/one " : "layer/heads ", s.heads, " of ", s.d, "/", dtype_name(s.weights),
+    Chain c(cat(longest > 1000 ? "attention/long/" : "", s.lengths.size() == 1 ? "layer/one " : "layer/heads ", s.heads, " of ", s.d, "/inner ", s.inner, "/", dtype_name(s.weights),
                 s.group > 0 ? cat("/group ", s.group) : "", "/kv ", dtype_name(s.kv)),
             s.lengths, ++seed);
     const int q_width = s.heads * s.d, kv_width = s.kv_heads * s.d;
