@@ -4,6 +4,7 @@
 Stops at the first stage that fails (its output is printed whole); always ends with a table of the stages and ctest's closing lines.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -53,6 +54,7 @@ def sanitized(preset, tests, log):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()  # no flags; --help must not begin half an hour of tests
     stages = [
         ("release build", lambda log: build("release", [], log)),
         ("demo", lambda log: call([sys.executable, "tools/demo.py", "--port", "18080"], log)),
