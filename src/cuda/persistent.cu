@@ -56,7 +56,10 @@ class Lowering {
       known_.push_back({row, {reinterpret_cast<int64_t>(m_.matrix(row).data), false, true}});
     }
     for (size_t i = first; i < list.size(); ++i)
-      if (!lower(list[i], i + 1 == list.size())) return false;
+      if (!lower(list[i], i + 1 == list.size())) {
+        refused_ = list[i].step;
+        return false;
+      }
     if (program_.empty() || !program_.back().wide) return false;
     place();
     out.dtype_ = dtype_;
@@ -70,6 +73,7 @@ class Lowering {
     out.set_bytes_ = static_cast<size_t>(set_bytes_);
     return out.depth_ >= kLeastPieces;
   }
+  int refused() const { return refused_; }  // the step, -1: none
   // With the maps at their place on the device.
   std::vector<Instruction> program(const CUtensorMap* maps) const {
     std::vector<Instruction> all = program_;
@@ -307,7 +311,7 @@ class Lowering {
   std::vector<Norm> norms_;
   std::vector<std::pair<ingot_operand, ingot_operand>> same_;  // of one row: a copy and what it is of
   int64_t set_bytes_ = 0;
-  int dim_ = 0, blocks_ = 0, space_ = 0;
+  int dim_ = 0, blocks_ = 0, space_ = 0, refused_ = -1;
 };
 
 Persistent::~Persistent() {
@@ -353,7 +357,13 @@ Result<std::unique_ptr<Persistent>> Persistent::make(const Model& m) {
   std::unique_ptr<Persistent> p(new Persistent);
   p->gpu_ = gpu;
   Lowering lowering(m);
-  if (!lowering.run(*p)) return Result<std::unique_ptr<Persistent>>(nullptr);
+  if (!lowering.run(*p)) {
+    if (m.timed && lowering.refused() >= 0) {
+      const ingot_op_desc& d = m.steps[static_cast<size_t>(lowering.refused())].desc;
+      std::fprintf(stderr, "cuda: persistent: not for this model: step %d, %s\n", lowering.refused(), op::op_info(static_cast<Op>(d.op)).name);
+    }
+    return Result<std::unique_ptr<Persistent>>(nullptr);
+  }
   void *program = nullptr, *maps = nullptr, *sets = nullptr, *turn = nullptr;
   const size_t bytes = lowering.maps().size() * sizeof(Instruction), map_bytes = lowering.maps().size() * sizeof lowering.maps()[0];
   // Where memory has no room for it, an op a kernel needs none.
