@@ -10,6 +10,7 @@
 #include <cstring>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "chain.h"
 #include "cpu/cpu.h"
@@ -22,7 +23,8 @@ namespace {
 constexpr char kRounding[] = R"("threads": 2, "activations": "bf16")";
 
 struct Options {
-  std::string device = "cpu", options = "{}", only, except, rows, activation;
+  std::string device = "cpu", options = "{}", only, rows, activation;
+  std::vector<std::string> except;
   int invariance = -1;  // -1: as the device's kind promises
   bool verbose = false;
 };
@@ -71,7 +73,7 @@ class Run {
     const bool invariance = options_.invariance < 0 ? promised : options_.invariance != 0;
     for (Chain& c : all_cases()) {
       if (c.name.find(options_.only) == std::string::npos) continue;
-      if (!options_.except.empty() && c.name.find(options_.except) != std::string::npos) continue;
+      if (std::any_of(options_.except.begin(), options_.except.end(), [&](const std::string& part) { return c.name.find(part) != std::string::npos; })) continue;
       c.round_inputs(static_cast<DType>(activation));
       std::vector<const char*> rows = main_->kernels(describe_subject(c, activation));
       if (!options_.rows.empty() || *part) {
@@ -164,7 +166,7 @@ int run(int argc, char** argv) {
     if (flag == "--device") o.device = value();
     else if (flag == "--options") o.options = value();
     else if (flag == "--only") o.only = value();
-    else if (flag == "--except") o.except = value();
+    else if (flag == "--except") o.except.push_back(value());
     else if (flag == "--rows") o.rows = value();
     else if (flag == "--activation") o.activation = value();
     else if (flag == "--invariance") o.invariance = value() == "0" ? 0 : 1;
