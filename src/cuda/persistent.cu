@@ -188,11 +188,11 @@ class Lowering {
     else if (wtype == DType::kU4) in.format = Instruction::kU4;
     else return false;
     in.row_bytes = static_cast<int>(storage_bytes(wtype, w.k));
-    in.pitch = std::min(in.row_bytes, kPieceBytes);
+    in.pitch = std::min(in.row_bytes, kRoundBytes);
+    const unsigned piece = static_cast<unsigned>(std::min(in.row_bytes, kPieceBytes));  // of a row
     if (in.groups > 1) {  // whole groups to a warp's halves, and copies of their scales by 16 bytes
       const unsigned bytes = static_cast<unsigned>(in.row_bytes / in.groups);
-      const unsigned pitch = static_cast<unsigned>(in.pitch);
-      if (!std::has_single_bit(bytes) || bytes < 64 || pitch % (4 * bytes) != 0 || in.groups % 4 != 0 || 4 * pitch / bytes > kScaleBytes) return false;
+      if (!std::has_single_bit(bytes) || bytes < 64 || piece % (4 * bytes) != 0 || in.groups % 4 != 0 || 4 * piece / bytes > kScaleBytes) return false;
       in.group_shift = std::countr_zero(bytes);
     }
     const WeightArgs args = weight_args(w, s.weight[0]);
@@ -200,7 +200,7 @@ class Lowering {
     const int parts = in.gated ? 2 : 1;
     if (!make_rows_map(maps[0], args.values, 8, parts, in.outputs, in.row_bytes / 8, tile, in.pitch / 8).ok()) return false;
     if (in.groups == 1 && !make_rows_map(maps[1], args.scales, 4, parts, 1, in.outputs, 1, tile).ok()) return false;
-    if (in.groups > 1 && !make_rows_map(maps[1], args.scales, 4, parts, in.outputs, in.groups, tile, in.pitch >> in.group_shift).ok()) return false;
+    if (in.groups > 1 && !make_rows_map(maps[1], args.scales, 4, parts, in.outputs, in.groups, tile, static_cast<int>(piece >> in.group_shift), swizzled(in)).ok()) return false;
     if (s.desc.weights > 1) {
       if (!plain_activation(s.desc.weight[1].dtype)) return false;
       in.bias = s.weight[1];
@@ -216,7 +216,8 @@ class Lowering {
     Known* source = find(x, in.x);
     if (!source || x.width != in.k || in.x % 16 != 0) return false;
     in.x_in_set = source->where.in_set;
-    if (same(source->operand, original(x))) source->where.read = true;
+    const bool whole = same(source->operand, original(x));
+    const size_t source_at = static_cast<size_t>(source - known_.data());
     ingot_operand y = s.out[0];
     if (a.add >= 0) {
       const ingot_step& add = m_.steps[static_cast<size_t>(a.add)];
@@ -235,6 +236,7 @@ class Lowering {
       in.y = make_room(y);
       in.y_in_set = 1;
     }
+    if (whole) known_[source_at].where.read = true;  // not yet where this product's residual is asked for
     program_.push_back(in);
     maps_.push_back(maps);
     spaces_.push_back(product_space(in.format, in.k));
@@ -287,6 +289,7 @@ class Lowering {
     for (size_t i = 0; i + 1 < program_.size(); ++i) most = std::max(most, program_[i].tiles);
     blocks_ = kBlocksMeet ? std::min(m_.sm_count, most) : 1;
     for (size_t i = 0; i < spaces_.size(); ++i) space_ = std::max(space_, spaces_[i] + (i + 1 < spaces_.size() ? spaces_[i + 1] : 0));
+    space_ = ring_begin(space_) - static_cast<int>(sizeof(Shared));
     int next = 0;
     for (size_t i = 0; i < program_.size(); ++i) {
       Instruction& in = program_[i];

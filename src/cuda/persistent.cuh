@@ -1,7 +1,7 @@
 // The kernel behind Persistent. A block a multiprocessor; one warp copies weights, eight multiply.
 //
-// Weights come by tiles of 16 rows (gated: 8 and their partners) in pieces of 2 KiB of each row, a box of the copy engine each, into a ring that
-// the copying warp fills as fast as it empties, whatever the others wait for: it goes through the same instructions on its own. A piece gives each
+// Weights come by tiles of 16 rows (gated: 8 and their partners) in pieces of 2 KiB of each row, two boxes of the copy engine each, into a ring that
+// the copying warps fill as fast as it empties, whatever the others wait for: they go through the same instructions on their own. A piece gives each
 // warp twice 128 bytes of every row; tensor cores multiply them with x (mma m16n8k16, a column for rows of each parity), and the sums of the warps meet
 // in shared memory, where one warp after the other finishes a tile.
 //
@@ -19,40 +19,52 @@
 namespace ingot::cuda {
 namespace persistent_detail {
 
-// ---- the warp that copies ---------------------------------------------------------------------------------------------------------
+// ---- the warps that copy ----------------------------------------------------------------------------------------------------------
 
-// Where the copying warp is in the ring; `landing` comes kFlight pieces after.
+// Where a copying warp is in the ring; `landing` comes kFlight copies after.
 struct Copies {
   int slot = 0, pass = 1, landing = 0, landing_pass = 0, flying = 0;
 };
-// Pieces asked of memory at a time: two keep it busy. The ring is deeper, but with all of it asked for at once the queue before memory is so long that the
-// few reads on which all blocks wait take 5 us instead of 2.
-constexpr int kFlight = 2;
+// Copies of 16 KiB asked of memory at a time: these keep it busy. The ring is deeper, but with all of it asked for at once the queue before memory is so
+// long that the few reads on which all blocks wait take 5 us instead of 2. Fewer while this block waits for such a read.
+constexpr int kFlight = 3, kWaitingFlight = 1;
 
-// One lane has the copy engine do it, a box for a piece and one for its scales.
+// One lane has the copy engine do it: a box for each round of a piece, by another warp one for the scales of the piece.
+template <bool Scales>
 __device__ __forceinline__ void copy_product(const Instruction& in, const PersistentArgs& a, Shared& s, char* ring, Copies& c) {
   const int tiles = in.tiles, row_bytes = in.row_bytes, pitch = in.pitch, shift = in.group_shift, depth = a.depth;
-  const int rows = in.gated ? kRows / 2 : kRows, groups = in.groups > 1 ? pitch >> shift : 0;
+  const int rows = in.gated ? kRows / 2 : kRows, groups = in.groups > 1 ? min(row_bytes, kPieceBytes) >> shift : 0;
   const bool row_scales = in.groups == 1;
   const CUtensorMap* maps = in.maps;
   for (int tile = first_tile(in); tile < tiles; tile += gridDim.x) {
     for (int begin = 0; begin < row_bytes; begin += kPieceBytes) {
-      if (++c.flying > kFlight) {
-        wait(s.full[c.landing], c.landing_pass);
-        --c.flying;
-        if (++c.landing == depth) {
-          c.landing = 0;
-          c.landing_pass ^= 1;
+      char* const to = ring + c.slot * kSlotBytes;
+      if constexpr (Scales) {
+        wait(s.free[c.slot], c.pass);
+        Barrier& full = s.full[c.slot][0];
+        const bool with_row_scales = row_scales && begin == 0;
+        expect(full, 4 * kRows * (with_row_scales ? 1 : groups));
+        if (groups) copy_rows_once(to + kRows * kPieceBytes, maps[1], begin >> shift, tile * rows, full);
+        if (with_row_scales) copy_rows_once(to + kRows * kPieceBytes, maps[1], tile * rows, 0, full);
+      } else {
+#pragma unroll
+        for (int round = 0; round < kRounds; ++round) {
+          while (c.flying >= (is_waiting(s) ? kWaitingFlight : kFlight)) {
+            wait(s.full[c.landing / kRounds][c.landing % kRounds], c.landing_pass);
+            --c.flying;
+            if (++c.landing == kRounds * depth) {
+              c.landing = 0;
+              c.landing_pass ^= 1;
+            }
+          }
+          ++c.flying;
+          if (round == 0) wait(s.free[c.slot], c.pass);
+          Barrier& full = s.full[c.slot][round];
+          const int at = begin + round * kRoundBytes;
+          expect(full, at < row_bytes ? kRows * pitch : 0);
+          if (at < row_bytes) copy_rows_once(to + round * (kRows * kRoundBytes), maps[0], at / 8, tile * rows, full);
         }
       }
-      wait(s.free[c.slot], c.pass);
-      Barrier& full = s.full[c.slot];
-      char *const to = ring + c.slot * kSlotBytes, *const scales = to + kRows * kPieceBytes;
-      const bool with_row_scales = row_scales && begin == 0;
-      expect(full, kRows * (pitch + 4 * groups + (with_row_scales ? 4 : 0)));
-      copy_rows_once(to, maps[0], begin / 8, tile * rows, full);
-      if (groups) copy_rows_once(scales, maps[1], begin >> shift, tile * rows, full);
-      if (with_row_scales) copy_rows_once(scales, maps[1], tile * rows, 0, full);
       if (++c.slot == depth) {
         c.slot = 0;
         c.pass ^= 1;
@@ -62,14 +74,14 @@ __device__ __forceinline__ void copy_product(const Instruction& in, const Persis
 }
 
 __device__ __forceinline__ void copy_weights(const PersistentArgs& a, Shared& s, char* ring, int dim) {
-  const int lane = threadIdx.x & 31;
+  const int lane = threadIdx.x & 31, copier = static_cast<int>(threadIdx.x) / 32 - kWarps;
   const uint32_t* words = reinterpret_cast<const uint32_t*>(a.program);
   const unsigned turn = *a.turn;
   const bool new_maps = turn == 0 || a.new_blocks;
   char* set = a.sets + turn % 2 * a.set_bytes;
   Copies copies;
   for (int index = 0; index < a.count; ++index) {
-    const Instruction& in = s.ahead[index & 1];
+    const Instruction& in = s.ahead[copier][index & 1];
     uint32_t next[2] = {};
     if (index + 1 < a.count) {
 #pragma unroll
@@ -77,25 +89,24 @@ __device__ __forceinline__ void copy_weights(const PersistentArgs& a, Shared& s,
         if (lane + 32 * j < kWords) next[j] = words[(index + 1) * kWords + lane + 32 * j];
     }
     // Others hit what a few blocks ask for. Results, too: a reader that asks memory for what a block has yet to write waits behind all weights under way.
-    if (lane == 0 && in.y_in_set && (blockIdx.x + index) % 16 == 8) prefetch_to_l2(at(set, 1, in.y), in.attention ? 2 * in.heads * dim : 2 * in.outputs);
-    if (in.attention) {
-      prefetch_context(in, a, dim);
-    } else if (lane == 0) {
+    if (lane == 0 && copier == 0) {
+      if (in.y_in_set && (blockIdx.x + index) % 16 == 8) prefetch_to_l2(at(set, 1, in.y), in.attention ? 2 * in.heads * dim : 2 * in.outputs);
       if (in.norm && (blockIdx.x + index) % 16 == 0) prefetch_to_l2(in.norm, in.k * (in.norm_f32 ? 4 : 2));
-      if (new_maps)
-        for (int i = 0; i < (in.groups ? 2 : 1); ++i) acquire_map(in.maps[i]);
-      copy_product(in, a, s, ring, copies);
+    }
+    if (in.attention) {
+      if (copier == 0) prefetch_context(in, a, dim);
+    } else if (lane == 0) {
+      if (new_maps && (copier == 0 || in.groups)) acquire_map(in.maps[copier]);
+      if (copier == 0) copy_product<false>(in, a, s, ring, copies);
+      else copy_product<true>(in, a, s, ring, copies);
     }
     __syncwarp();
-    Instruction& after = s.ahead[(index + 1) & 1];
+    Instruction& after = s.ahead[copier][(index + 1) & 1];
 #pragma unroll
     for (int j = 0; j < 2; ++j)
       if (lane + 32 * j < kWords) reinterpret_cast<uint32_t*>(&after)[lane + 32 * j] = next[j];
     __syncwarp();
-    if (lane == 0 && index + 1 < a.count && !after.attention && !new_maps) {
-      prefetch_map(after.maps[0]);
-      if (after.groups) prefetch_map(after.maps[1]);
-    }
+    if (lane == 0 && index + 1 < a.count && !after.attention && !new_maps && (copier == 0 || after.groups)) prefetch_map(after.maps[copier]);
   }
 }
 
@@ -125,55 +136,55 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
     if (wide_norm) n.high = from[1];
     return n;
   };
-  uint4 raw[kGranules];
-  constexpr int kNormsAhead = 2;  // granules whose norm weights are on their way with x
-  NormGranule norms[kNormsAhead];
-#pragma unroll
-  for (int i = 0; i < kNormsAhead; ++i)
-    if (norm && thread + i * kThreads < granules) norms[i] = read_norm(thread + i * kThreads);
-#pragma unroll
-  for (int i = 0; i < kGranules; ++i) {
-    raw[i] = uint4{0, 0, 0, 0};
-    if (i * kThreads >= granules) continue;
-    if (const int g = thread + i * kThreads; g < granules) raw[i] = load_shared_value(x + 16 * g);
-  }
-  for (Patience p; in_set;) {
-    uint32_t missing = 0;
-#pragma unroll
-    for (int i = 0; i < kGranules; ++i)
-      if (i * kThreads < granules) missing |= absent(raw[i]);
-    if (!missing) break;
-    p.lose();
-#pragma unroll
-    for (int i = 0; i < kGranules; ++i)
-      if (i * kThreads < granules && absent(raw[i])) raw[i] = load_shared_value(x + 16 * (thread + i * kThreads));
-  }
-  __syncwarp();  // the compiler may let whoever waited longer go on alone
-  if (s.args.clocks) sync_readers();  // the last of the waiting belongs to it
-  note_clock(s, index, 1);
-  if (thread < kWords) reinterpret_cast<uint32_t*>(&s.now[(index + 1) % 3])[thread] = word;
-
+  set_waiting(s, true);
   char* to = space_of() + in.space;
   [[maybe_unused]] float* scales = reinterpret_cast<float*>(to + (kDigits<F> ? kPlanes : 2) * in.k);
   float squares = 0;
-  // Two granules at a time: what one waits for, the other fills. Those of a warp share a scale.
+  NormGranule norms[2];
+  const auto read_norms = [&](int first) __attribute__((always_inline)) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      if (const int g = thread + (first + i) * kThreads; norm && g < granules) norms[i] = read_norm(g);
+  };
+  read_norms(0);
+  uint4 raw[kGranules];
+#pragma unroll
+  for (int i = 0; i < kGranules; ++i) {
+    raw[i] = uint4{0, 0, 0, 0};
+    if (const int g = thread + i * kThreads; g < granules) raw[i] = load_shared_value(x + 16 * g);
+  }
+  // Two granules at a time: what one waits for, the other fills. Those of a warp share a scale. What came long ago is staged while the last is on its way.
 #pragma unroll
   for (int first = 0; first < kGranules; first += 2) {
     if (first * kThreads >= granules) break;
+    const int at_first = thread + first * kThreads;
+    uint4* const now = raw + first;
+    for (Patience p; in_set && __any_sync(0xffffffffu, absent(now[0]) | absent(now[1]));) {
+      p.lose();
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        if (absent(now[i])) now[i] = load_shared_value(x + 16 * (at_first + i * kThreads));
+    }
+    const NormGranule norm_now[2] = {norms[0], norms[1]};
+    if ((first + 2) * kThreads < granules) {
+      read_norms(first + 2);
+    } else {
+      set_waiting(s, false);
+      if (s.args.clocks) sync_readers();  // the last of the waiting belongs to it
+      note_clock(s, index, 1);
+    }
     float v[2][8];
     [[maybe_unused]] uint32_t most[2] = {};
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const T* h = reinterpret_cast<const T*>(&raw[first + i]);
+      const T* h = reinterpret_cast<const T*>(&now[i]);
 #pragma unroll
       for (int j = 0; j < 8; ++j) v[i][j] = to_float(h[j]);
-      const int g = thread + (first + i) * kThreads;
-      if (norm && g < granules) {
+      if (norm && at_first + i * kThreads < granules) {
 #pragma unroll
         for (int j = 0; j < 8; ++j) squares = fmaf(v[i][j], v[i][j], squares);
-        const NormGranule n = first + i < kNormsAhead ? norms[first + i < kNormsAhead ? first + i : 0] : read_norm(g);
-        const T* narrow = reinterpret_cast<const T*>(&n.low);
-        const float *low = reinterpret_cast<const float*>(&n.low), *high = reinterpret_cast<const float*>(&n.high);
+        const T* narrow = reinterpret_cast<const T*>(&norm_now[i].low);
+        const float *low = reinterpret_cast<const float*>(&norm_now[i].low), *high = reinterpret_cast<const float*>(&norm_now[i].high);
 #pragma unroll
         for (int j = 0; j < 8; ++j) v[i][j] *= wide_norm ? j < 4 ? low[j % 4] : high[j % 4] : to_float(narrow[j]);
       }
@@ -197,7 +208,7 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int g = thread + (first + i) * kThreads, k = 8 * g, step = k / kStep, in_step = k % kStep;
+      const int g = at_first + i * kThreads, k = 8 * g, step = k / kStep, in_step = k % kStep;
       if (g >= granules) continue;
       if (kScaled<T, F> && in_step == 0) scales[step] = down[i];
       float(&x8)[8] = v[i];
@@ -226,6 +237,7 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
       }
     }
   }
+  if (thread < kWords) reinterpret_cast<uint32_t*>(&s.now[(index + 1) % 3])[thread] = word;
   const int parity = index & 1;
   if (norm) {
 #pragma unroll
@@ -255,9 +267,28 @@ __device__ __forceinline__ float value_of(uint32_t raw, int dtype) {
   return static_cast<DType>(dtype) == DType::kBf16 ? to_float(reinterpret_cast<const __nv_bfloat16&>(half)) : to_float(reinterpret_cast<const __half&>(half));
 }
 
-struct Walk {
-  unsigned slot = 0, pass = 0, tiles = 0;
+// The tile that a warp has to finish next: how many all warps multiplied before it, which it is, and what its end needs of this lane's row, asked for long
+// before.
+struct Mine {
+  unsigned tiles;
+  int tile;
+  uint32_t bias;  // as read: a conversion would wait here
+  uint16_t residual;
+  float scale;
 };
+__device__ __forceinline__ Mine next_tile(const Instruction& in, char* set, unsigned tiles, int tile) {
+  Mine m{tiles, tile, 0, 0, 1};
+  if (tile >= in.tiles) return m;
+  const int row = this_thread() & 15, n = in.gated ? 8 * tile + (row & 7) : kRows * tile + row;
+  if (in.bias) m.bias = raw_of(in.bias, in.bias_dtype, in.gated ? n + row / 8 * in.outputs : n);
+  if (in.has_residual) m.residual = load_shared_half(at(set, in.residual_in_set, in.residual) + 2 * n);
+  return m;
+}
+// The first of a product.
+__device__ __forceinline__ Mine first_of_warp(const Instruction& in, const Shared& s, char* set) {
+  const unsigned warp = static_cast<unsigned>(this_thread()) / 32, tiles = s.walks[warp].tiles, before = (warp - tiles) % kWarps;
+  return next_tile(in, set, tiles + before, first_tile(in) + static_cast<int>(before * gridDim.x));
+}
 
 // The sums of rows g and g + 8 of a warp's 64 bytes of each row, w0 and w1. Odd rows have another half of the warp's bytes than even ones, so columns of
 // the product do as well: a row's sum is in those of its parity. x: this lane's, of the half with the parity of its column; chunk c of it lies at 64 c,
@@ -319,7 +350,7 @@ __device__ __forceinline__ void multiply(const uint4& w0, const uint4& w1, const
 }
 
 template <class T, int F>
-__device__ __forceinline__ void product(const Instruction& in, Shared& s, char* set, float factor, Walk& walk) {
+__device__ __forceinline__ void product(const Instruction& in, Shared& s, char* set, float factor, Mine mine) {
   constexpr int kStep = 4 * kElements<F>, kStepBytes = (kDigits<F> ? kPlanes : 2) * kStep, kRoundSteps = kWarps * kHalves;
   const int thread = this_thread(), warp = thread / 32, lane = thread & 31, g = lane / 4, t = lane & 3, row = lane & 15;
   const bool odd_row = g & 1;
@@ -334,38 +365,62 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
   int mine_until = row_bytes - warp * kHalves * 64;  // a row's bytes are a multiple of 128: of a round, a warp has both halves or none
   int at_row = g * pitch + first_step * 64 + 16 * t;
   const bool gated = in.gated, row_scales = F != Instruction::kPlain && in.groups == 1, grouped = kDigits<F> && in.groups > 1;
-  const int group_shift = in.group_shift, groups = grouped ? pitch >> group_shift : 0;  // groups of a row of a piece
-  [[maybe_unused]] int my_group = kRows * kPieceBytes + 4 * (g * groups + (first_step * 64 >> group_shift));
+  const int group_shift = in.group_shift, groups = grouped ? min(row_bytes, kPieceBytes) >> group_shift : 0;  // groups of a row of a piece
+  const int turn = swizzled(in) ? 16 * g : 0;
+  const auto group_at = [&](int round) { return kRows * kPieceBytes + ((4 * (g * groups + ((round * kRoundBytes + first_step * 64) >> group_shift))) ^ turn); };
+  [[maybe_unused]] int my_groups[kRounds] = {group_at(0), group_at(1)};  // the two halves' lie in the same 16 bytes, those of row g + 8 1024 bytes on
   [[maybe_unused]] const int other_group = 4 * (((first_step + second) * 64 >> group_shift) - (first_step * 64 >> group_shift));
-  [[maybe_unused]] const int round_groups = 4 * (kRoundBytes >> group_shift);
   pin(pieces);
   pin(mine_until);
   pin(at_row);
-  pin(my_group);
-  const int outputs = in.outputs, bias_dtype = in.bias_dtype, activation = in.activation;
-  const bool with_residual = in.has_residual, wide = in.wide;
-  const void* bias_at = in.bias;
-  const char* residual_at = at(set, in.residual_in_set, in.residual);
+  pin(my_groups[0]);
+  pin(my_groups[1]);
+  const int bias_dtype = in.bias_dtype, activation = in.activation;
+  const bool with_bias = in.bias, with_residual = in.has_residual, wide = in.wide;
   char* y = at(set, in.y_in_set, in.y);
   const unsigned depth = static_cast<unsigned>(s.args.depth);
   const char* ring = ring_of(s);
   float* tile_sums = reinterpret_cast<float*>(ring_of(s) + depth * kSlotBytes);
 
+  const auto finish = [&]() __attribute__((always_inline)) {
+    const unsigned buffer = mine.tiles % kTileBuffers;
+    wait(s.done[buffer], static_cast<int>(mine.tiles / kTileBuffers & 1));
+    const float* sums = tile_sums + (buffer * kWarps + static_cast<unsigned>(lane / 16 * (kWarps / 2))) * kRows + row;
+    float v = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps / 2; ++w) v += sums[w * kRows];
+    v += __shfl_xor_sync(0xffffffffu, v, 16);
+    v *= mine.scale * factor;
+    if (with_bias) v += value_of(mine.bias, bias_dtype);
+    if (gated) {
+      const float other = __shfl_sync(0xffffffffu, v, (lane & 7) + 8);
+      v = activate(activation, v) * other;
+    }
+    if (with_residual) v += to_float(reinterpret_cast<const T&>(mine.residual));
+    if (wide) {
+      if (lane < kRows) reinterpret_cast<float*>(y)[kRows * mine.tile + row] = v;
+    } else {
+      const float even = __shfl_sync(0xffffffffu, v, 2 * lane % 32), odd = __shfl_sync(0xffffffffu, v, (2 * lane + 1) % 32);
+      const uint32_t word = pack2<T>(even, odd);
+      uint4 packed;
+      packed.x = __shfl_sync(0xffffffffu, word, 4 * lane % 32);
+      packed.y = __shfl_sync(0xffffffffu, word, (4 * lane + 1) % 32);
+      packed.z = __shfl_sync(0xffffffffu, word, (4 * lane + 2) % 32);
+      packed.w = __shfl_sync(0xffffffffu, word, (4 * lane + 3) % 32);
+      if (lane < (gated ? 1 : 2)) store_shared_value(y + 2 * ((gated ? 8 : kRows) * mine.tile + 8 * lane), packed);
+    }
+    mine = next_tile(in, set, mine.tiles + kWarps, mine.tile + kWarps * static_cast<int>(gridDim.x));
+  };
+
+  Walk walk = s.walks[warp];
   for (int tile = first_tile(in); tile < in.tiles; tile += static_cast<int>(gridDim.x), ++walk.tiles) {
     const unsigned buffer = walk.tiles % kTileBuffers;
-    const int n = (gated ? 8 : kRows) * tile + (gated ? row & 7 : row);
-    const bool mine = walk.tiles % kWarps == static_cast<unsigned>(warp);
-    float total[2] = {}, scale = 1;
-    uint32_t bias = 0;  // as read: a conversion would wait here
-    uint16_t residual = 0;
-    if (mine) {  // what its end needs, now
-      if (bias_at) bias = raw_of(bias_at, bias_dtype, gated ? n + row / 8 * outputs : n);
-      if (with_residual) residual = load_shared_half(residual_at + 2 * n);
-    }
+    float total[2] = {};
     for (int q = 0; q < pieces; ++q) {
-      wait(s.full[walk.slot], static_cast<int>(walk.pass));
+      if (lane < kRounds) wait(s.full[walk.slot][lane], static_cast<int>(walk.pass));
+      __syncwarp();
       const char* from = ring + walk.slot * kSlotBytes;
-      if (row_scales && mine && q == 0) scale = reinterpret_cast<const float*>(from + kRows * kPieceBytes)[row];
+      if (row_scales && q == 0 && walk.tiles == mine.tiles) mine.scale = reinterpret_cast<const float*>(from + kRows * kPieceBytes)[row];
       // All that this warp has of the piece at once: what one product waits for, others fill.
       const auto multiply_rounds = [&](auto count) __attribute__((always_inline)) {
         constexpr int kCount = decltype(count)::value;
@@ -374,7 +429,7 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
         for (int b = 0; b < kCount; ++b)
 #pragma unroll
           for (int i = 0; i < kHalves; ++i) {
-            const char* half = from + b * kRoundBytes + at_row + i * second * 64;
+            const char* half = from + b * (kRows * kRoundBytes) + at_row + i * second * 64;
             w[b][i][0] = *reinterpret_cast<const uint4*>(half);
             w[b][i][1] = *reinterpret_cast<const uint4*>(half + 8 * pitch);
           }
@@ -388,7 +443,7 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
             if constexpr (kScaled<T, F>) {
               float scales[2] = {x_scales[step], x_scales[step]};
               if (grouped) {
-                const char* at_scale = from + my_group + b * round_groups + i * other_group;
+                const char* at_scale = from + my_groups[b] + i * other_group;
                 scales[0] *= *reinterpret_cast<const float*>(at_scale);
                 scales[1] *= *reinterpret_cast<const float*>(at_scale + 32 * groups);
               }
@@ -426,33 +481,11 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
     }
     __syncwarp();
     if (lane == 0) arrive(s.done[buffer]);
-    if (!mine) continue;
-    wait(s.done[buffer], static_cast<int>(walk.tiles / kTileBuffers & 1));
-    const float* sums = tile_sums + (buffer * kWarps + static_cast<unsigned>(lane / 16 * (kWarps / 2))) * kRows + row;
-    float v = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps / 2; ++w) v += sums[w * kRows];
-    v += __shfl_xor_sync(0xffffffffu, v, 16);
-    v *= scale * factor;
-    if (bias_at) v += value_of(bias, bias_dtype);
-    if (gated) {
-      const float other = __shfl_sync(0xffffffffu, v, (lane & 7) + 8);
-      v = activate(activation, v) * other;
-    }
-    if (with_residual) v += to_float(reinterpret_cast<const T&>(residual));
-    if (wide) {
-      if (lane < kRows) reinterpret_cast<float*>(y)[n] = v;
-      continue;
-    }
-    const float even = __shfl_sync(0xffffffffu, v, 2 * lane % 32), odd = __shfl_sync(0xffffffffu, v, (2 * lane + 1) % 32);
-    const uint32_t word = pack2<T>(even, odd);
-    uint4 packed;
-    packed.x = __shfl_sync(0xffffffffu, word, 4 * lane % 32);
-    packed.y = __shfl_sync(0xffffffffu, word, (4 * lane + 1) % 32);
-    packed.z = __shfl_sync(0xffffffffu, word, (4 * lane + 2) % 32);
-    packed.w = __shfl_sync(0xffffffffu, word, (4 * lane + 3) % 32);
-    if (lane < (gated ? 1 : 2)) store_shared_value(y + 2 * ((gated ? 8 : kRows) * tile + 8 * lane), packed);
+    const bool last = tile + static_cast<int>(gridDim.x) >= in.tiles;
+    if (const unsigned since = walk.tiles - mine.tiles; since == kLate || (last && since < kLate)) finish();
   }
+  if (lane == 0) s.walks[warp] = walk;
+  __syncwarp();
 }
 
 // ---- all of it --------------------------------------------------------------------------------------------------------------------
@@ -467,7 +500,6 @@ __device__ __forceinline__ void follow(const PersistentArgs& a, Shared& s) {
   for (size_t i = (blockIdx.x * static_cast<size_t>(kThreads) + threadIdx.x) * 16; i < a.set_bytes; i += gridDim.x * static_cast<size_t>(kThreads) * 16)
     *reinterpret_cast<uint4*>(other + i) = uint4{kAbsent, kAbsent, kAbsent, kAbsent};
   const int position = a.a.positions[0];
-  Walk walk;
   for (int index = 0; index < a.count; ++index) {
     note_clock(s, index, 0);
     const Instruction& in = s.now[index % 3];
@@ -475,15 +507,17 @@ __device__ __forceinline__ void follow(const PersistentArgs& a, Shared& s) {
     if (in.attention) {
       if (static_cast<int>(threadIdx.x) < kWords) reinterpret_cast<uint32_t*>(&s.now[(index + 1) % 3])[threadIdx.x] = word;
       sync_readers();
+      set_waiting(s, true);
       if (first_tile(in) < in.kv_heads * in.splits) attend<T, HD>(index, set, position);
       note_clock(s, index, 3);
       continue;
     }
     const auto run = [&](auto format) __attribute__((always_inline)) {
       constexpr int F = decltype(format)::value;
+      const Mine mine = first_of_warp(in, s, set);
       const float factor = stage<T, F>(in, s, set, index, word);
       note_clock(s, index, 2);
-      product<T, F>(in, s, set, factor, walk);
+      product<T, F>(in, s, set, factor, mine);
     };
     switch (in.format) {
       case Instruction::kF8: run(std::integral_constant<int, Instruction::kF8>()); break;
@@ -503,19 +537,24 @@ __global__ void __launch_bounds__(kAllThreads, 1) persistent_kernel(const Persis
   const int warp = threadIdx.x / 32;
   if (threadIdx.x == 0) {
     s.args = a;
+    s.waiting = 0;
+    for (Walk& walk : s.walks) walk = {};
     for (int i = 0; i < a.depth; ++i) {
-      make_barrier(s.full[i], 1);
+      for (int round = 0; round < kRounds; ++round) make_barrier(s.full[i][round], round == 0 ? kCopyWarps : 1);
       make_barrier(s.free[i], kWarps);
     }
     for (int i = 0; i < kTileBuffers; ++i) make_barrier(s.done[i], kWarps);
     barriers_made();
   }
   const uint32_t* words = reinterpret_cast<const uint32_t*>(a.program);
-  for (int i = threadIdx.x; i < kWords; i += blockDim.x) reinterpret_cast<uint32_t*>(&s.now[0])[i] = reinterpret_cast<uint32_t*>(&s.ahead[0])[i] = words[i];
+  for (int i = threadIdx.x; i < kWords; i += blockDim.x) {
+    reinterpret_cast<uint32_t*>(&s.now[0])[i] = words[i];
+    for (auto& ahead : s.ahead) reinterpret_cast<uint32_t*>(&ahead[0])[i] = words[i];
+  }
   __syncthreads();
   if (warp >= kWarps) {
     keep_registers<72>();
-    if (warp == kWarps) copy_weights(a, s, space_of() + a.space, HD);
+    if (warp < kWarps + kCopyWarps) copy_weights(a, s, space_of() + a.space, HD);
   } else {
     take_registers<216>();
     follow<T, HD>(a, s);

@@ -42,7 +42,7 @@ struct alignas(16) Instruction {
   enum Format : int32_t { kPlain, kF8, kI8, kU4 };
   int32_t attention, format;
   int32_t k, outputs, tiles, first;  // tiles of 16 rows of weights; the block that takes the first
-  int32_t row_bytes, pitch;     // pitch: what a piece has of a row
+  int32_t row_bytes, pitch;     // pitch: what a round has of a row
   int32_t groups, group_shift;  // groups of a row that have scales of their own: 1: one scale a row; 0: none; log2 of the bytes of one
   int32_t gated, activation, wide;   // wide: y is f32, outside of the set
   int32_t space;                     // where in the shared space of activations this one's lie

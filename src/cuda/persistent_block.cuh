@@ -9,21 +9,24 @@
 namespace ingot::cuda::persistent_detail {
 
 // Eight warps multiply, so that each thread has all registers it wants: beside so much shared memory L1 is too small to hold what registers do not. One
-// copies; three more only give their registers to those.
-constexpr int kWarps = 8, kThreads = kWarps * 32, kAllThreads = kThreads + 128, kRows = 16;
+// copies weights and one their scales: with all that belongs to it, an instruction of the copy engine costs a thread 500 cycles. Two more only give their
+// registers to those.
+constexpr int kWarps = 8, kThreads = kWarps * 32, kCopyWarps = 2, kAllThreads = kThreads + 128, kRows = 16;
 constexpr int kHalves = 2;                              // of 64 bytes: what a warp takes of a row in a round
 constexpr int kRoundBytes = kWarps * kHalves * 64;      // of a row
 constexpr int kRounds = 2;                              // of a piece
-constexpr int kPieceBytes = kRounds * kRoundBytes;
+constexpr int kPieceBytes = kRounds * kRoundBytes;      // a round of all rows is a copy of its own
 constexpr int kScaleBytes = 128;                        // the most of a row's scales in a piece
 constexpr int kSlotBytes = kRows * (kPieceBytes + kScaleBytes);
 constexpr int kMostDepth = kMostPieces;
-constexpr int kTileBuffers = 8;  // more than tiles that a warp can be ahead of another: kMostDepth + 2
+// A warp finishes a tile when it has multiplied kLate more: by then all others have as well, and it does not come late to the next tile.
+constexpr int kLate = 2;
+constexpr int kTileBuffers = 8;  // a warp is kMostDepth tiles ahead of another at most
 constexpr int kSumBytes = kTileBuffers * kWarps * kRows * 4;
 constexpr int kGranules = 8;  // of eight values of x a thread
 constexpr int kMostInputs = kGranules * kThreads * 8;
 constexpr int kWords = static_cast<int>(sizeof(Instruction)) / 4;
-static_assert(kWords <= 64 && kTileBuffers >= kMostDepth + 3);
+static_assert(kWords <= 64 && kTileBuffers > kMostDepth + kLate && kLate < kWarps);
 
 template <int F>
 constexpr int kElements = F == Instruction::kU4 ? 32 : F == Instruction::kPlain ? 8 : 16;  // weights in 16 bytes
@@ -36,6 +39,9 @@ constexpr int kPlanes = 3;  // of digits, the lowest first
 template <class T, int F>
 constexpr bool kScaled = F != Instruction::kPlain || std::is_same_v<T, __half>;
 
+// Scales of groups, 32 a row and piece: so that those of rows lie in different banks.
+__host__ __device__ inline bool swizzled(const Instruction& in) { return in.groups > 1 && (in.row_bytes < kPieceBytes ? in.row_bytes : kPieceBytes) >> in.group_shift == 32; }
+
 // Bytes in the space of activations, for any type of them: x and its parts' scales.
 inline int product_space(int format, int k) {
   const int part = format == Instruction::kU4 ? 128 : format == Instruction::kPlain ? 32 : 64;
@@ -43,14 +49,23 @@ inline int product_space(int format, int k) {
   return (bytes * k + 4 * (k / part) + 127) / 128 * 128;
 }
 
+// Where a warp that multiplies is: in the ring, and how many tiles it has done.
+struct Walk {
+  unsigned slot, pass, tiles;
+};
+
 struct alignas(128) Shared {
   PersistentArgs args;
-  Barrier full[kMostDepth], free[kMostDepth], done[kTileBuffers];
+  Barrier full[kMostDepth][kRounds], free[kMostDepth], done[kTileBuffers];
   alignas(16) float squares[2][kWarps];
-  Instruction now[3], ahead[2];  // of those who multiply; of the one who copies
+  Instruction now[3], ahead[kCopyWarps][2];  // of those who multiply; of those who copy
+  Walk walks[kWarps];
   long long clock;
+  int waiting;  // whether those who multiply wait for x
 };
-// The block's shared memory: this, activations, the ring, sums of tiles.
+// The block's shared memory: this, activations, the ring from a multiple of 1024 on, sums of tiles.
+constexpr int ring_begin(int space) { return (static_cast<int>(sizeof(Shared)) + space + 1023) / 1024 * 1024; }
+static_assert(kSlotBytes % 1024 == 0 && kRows * kPieceBytes % 1024 == 0);
 __device__ __forceinline__ Shared& shared() { return *reinterpret_cast<Shared*>(dynamic_shared()); }
 __device__ __forceinline__ char* space_of() { return dynamic_shared() + sizeof(Shared); }
 __device__ __forceinline__ char* ring_of(const Shared& s) { return space_of() + s.args.space; }
@@ -68,6 +83,11 @@ __device__ __forceinline__ void pin(V& x) {
   asm volatile("" : "+r"(x));
 }
 __device__ __forceinline__ void sync_readers() { sync_some(1, kThreads); }
+// Said by one thread of those who multiply, for those who copy.
+__device__ __forceinline__ void set_waiting(Shared& s, bool waiting) {
+  if (this_thread() == 0) *static_cast<volatile int*>(&s.waiting) = waiting;
+}
+__device__ __forceinline__ bool is_waiting(const Shared& s) { return *static_cast<const volatile int*>(&s.waiting); }
 
 __device__ __forceinline__ char* at(char* set, int in_set, int64_t offset) {
   return reinterpret_cast<char*>((in_set ? reinterpret_cast<uintptr_t>(set) : 0) + static_cast<uintptr_t>(offset));

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "cuda_runtime.h"
 
@@ -51,13 +52,17 @@ inline void copy_box(void* to, const CUtensorMap& map, int column, int row, Barr
 
 inline void copy_rows_once(void* to, const CUtensorMap& map, int column, int row, Barrier& full) {
   const size_t bytes = size_t{map.box_columns} * map.element_bytes, most = map.columns * map.element_bytes;
-  char* at = static_cast<char*>(to);
+  char* landed = static_cast<char*>(to);
+  std::vector<char> line(bytes);
   for (uint32_t plane = 0; plane < map.planes; ++plane)
-    for (uint32_t r = 0; r < map.box_rows; ++r, at += bytes) {
+    for (uint32_t r = 0; r < map.box_rows; ++r, landed += bytes) {
+      char* at = line.data();
       const size_t from = static_cast<size_t>(column) * map.element_bytes, there = from < most ? std::min(bytes, most - from) : 0;
       std::memset(at, 0, bytes);
       const uint64_t from_row = static_cast<uint64_t>(row) + r;
       if (from_row < map.rows) std::memcpy(at, map.data + plane * map.plane_pitch + from_row * map.pitch + from, there);
+      for (size_t c = 0; c < bytes; c += 16)
+        std::memcpy(landed + (map.swizzled ? c ^ (reinterpret_cast<uintptr_t>(landed) >> 3 & 0x70) : c), at + c, 16);
     }
   full.bytes -= static_cast<int>(map.planes * map.box_rows * bytes);
   complete(full);
