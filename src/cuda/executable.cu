@@ -190,7 +190,7 @@ Status Executable::allocate(const ingot_program& p) {
                                                " to ", kMostPieces));
   }
   if (pieces && hopper_ && !deterministic_ && !shared_by_mps())
-    persistent_ = TRY(Persistent::make({steps_, kv_, tables_, fused_, [this](const ingot_operand& o) { return matrix(o, flights_[0]); },
+    persistent_ = TRY(Persistent::make({steps_, kv_, tables_, fused_, states_, [this](const ingot_operand& o) { return matrix(o, flights_[0]); },
                                         [this](void** out, size_t bytes, const char* what) { return device_alloc(out, bytes, what); }, sm_count_, pieces, times_.ops()}));
 
   // The input block of a flight.

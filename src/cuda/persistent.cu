@@ -81,6 +81,7 @@ class Lowering {
     return all;
   }
   const std::vector<std::array<CUtensorMap, 2>>& maps() const { return maps_; }
+  const std::vector<Keep>& keeps() const { return keeps_; }
 
  private:
   // Where a value lies; read: all blocks have waited for all of it.
@@ -97,6 +98,13 @@ class Lowering {
     const void* weight;
     DType dtype;
     float eps;
+  };
+
+  // A row beside the one before it.
+  struct Pair {
+    ingot_operand out, row;
+    int state;
+    bool kept = false;
   };
 
   const ingot_step& step_of(const Action& a) const { return m_.steps[static_cast<size_t>(a.step)]; }
@@ -118,6 +126,10 @@ class Lowering {
       return &k;
     }
     return nullptr;
+  }
+  const Norm* norm_of(const ingot_operand& o) const {
+    const auto n = std::find_if(norms_.rbegin(), norms_.rend(), [&](const Norm& norm) { return same(norm.out, o); });
+    return n == norms_.rend() ? nullptr : &*n;
   }
   int64_t make_room(const ingot_operand& o) {
     const int64_t at = set_bytes_;
@@ -141,6 +153,9 @@ class Lowering {
       case Action::kNorm: return add_norm(s, s.out[1]);
       case Action::kLinear: return product(a, s, last);
       case Action::kAttention: return !last && attention(a, s);
+      case Action::kShiftConcat:
+        pairs_.push_back({s.out[0], original(s.in[1]), m_.steps[static_cast<size_t>(a.shift)].desc.attrs.layer});
+        return true;
       default: return false;
     }
   }
@@ -207,21 +222,36 @@ class Lowering {
       in.bias_dtype = s.desc.weight[1].dtype;
     }
     ingot_operand x = original(s.in[0]);
-    if (const auto n = std::find_if(norms_.rbegin(), norms_.rend(), [&](const Norm& norm) { return same(norm.out, x); }); n != norms_.rend()) {
+    const auto pair = std::find_if(pairs_.rbegin(), pairs_.rend(), [&](const Pair& p) { return same(p.out, x); });
+    if (pair != pairs_.rend()) {
+      x = pair->row;
+      in.state = static_cast<const float*>(m_.states[static_cast<size_t>(pair->state)]);
+    }
+    if (const Norm* n = norm_of(x)) {
+      if (in.state) {
+        if (in.row_bytes / 2 % kPieceBytes != 0) return false;  // where the half begins that the norm is of
+        normed_pair_ = n->out;
+      }
       in.norm = n->weight;
       in.norm_f32 = n->dtype == DType::kF32;
       in.eps = n->eps;
       x = n->x;
     }
     Known* source = find(x, in.x);
-    if (!source || x.width != in.k || in.x % 16 != 0) return false;
+    if (!source || x.width * (in.state ? 2 : 1) != in.k || in.k % 16 != 0 || in.x % 16 != 0) return false;
     in.x_in_set = source->where.in_set;
     const bool whole = same(source->operand, original(x));
     const size_t source_at = static_cast<size_t>(source - known_.data());
     ingot_operand y = s.out[0];
     if (a.add >= 0) {
       const ingot_step& add = m_.steps[static_cast<size_t>(a.add)];
-      const Known* other = find(add.in[a.add_operand], in.residual);
+      const ingot_operand added = original(add.in[a.add_operand]);
+      const Known* other = find(added, in.residual);
+      if (const Norm* n = norm_of(added); !other && n && same(added, normed_pair_)) {
+        other = find(n->x, in.residual);
+        in.residual_norm = n->weight;
+        in.residual_norm_f32 = n->dtype == DType::kF32;
+      }
       if (!other || !other->where.read) return false;
       in.residual_in_set = other->where.in_set;
       in.has_residual = 1;
@@ -235,6 +265,10 @@ class Lowering {
       if (last || static_cast<DType>(s.desc.out_dtype[0]) != dtype_) return false;
       in.y = make_room(y);
       in.y_in_set = 1;
+    }
+    if (pair != pairs_.rend() && !pair->kept) {
+      pair->kept = true;
+      keeps_.push_back({in.x, in.norm, static_cast<float*>(m_.states[static_cast<size_t>(pair->state)]), in.x_in_set, static_cast<int>(x.width), in.norm_f32, in.eps});
     }
     if (whole) known_[source_at].where.read = true;  // not yet where this product's residual is asked for
     program_.push_back(in);
@@ -312,6 +346,9 @@ class Lowering {
   std::vector<int32_t> layers_;  // whose caches are appended to
   std::vector<Known> known_;
   std::vector<Norm> norms_;
+  std::vector<Pair> pairs_;
+  std::vector<Keep> keeps_;
+  ingot_operand normed_pair_{-1, 0, 0, 0};  // whose rms the blocks have
   std::vector<std::pair<ingot_operand, ingot_operand>> same_;  // of one row: a copy and what it is of
   int64_t set_bytes_ = 0;
   int dim_ = 0, blocks_ = 0, space_ = 0, refused_ = -1;
@@ -367,10 +404,11 @@ Result<std::unique_ptr<Persistent>> Persistent::make(const Model& m) {
     }
     return Result<std::unique_ptr<Persistent>>(nullptr);
   }
-  void *program = nullptr, *maps = nullptr, *sets = nullptr, *turn = nullptr;
+  void *program = nullptr, *maps = nullptr, *sets = nullptr, *turn = nullptr, *keeps = nullptr;
   const size_t bytes = lowering.maps().size() * sizeof(Instruction), map_bytes = lowering.maps().size() * sizeof lowering.maps()[0];
+  const size_t keep_bytes = lowering.keeps().size() * sizeof(Keep);
   // Where memory has no room for it, an op a kernel needs none.
-  for (const auto& [to, size] : {std::pair{&program, bytes}, std::pair{&maps, map_bytes}, std::pair{&sets, 2 * p->set_bytes_}, std::pair{&turn, sizeof(unsigned)}})
+  for (const auto& [to, size] : {std::pair{&program, bytes}, std::pair{&maps, map_bytes}, std::pair{&sets, 2 * p->set_bytes_}, std::pair{&turn, sizeof(unsigned)}, std::pair{&keeps, keep_bytes}})
     if (!m.alloc(to, size, "one-kernel step").ok()) return Result<std::unique_ptr<Persistent>>(nullptr);
   TRY(check(cudaMemcpy(program, lowering.program(static_cast<const CUtensorMap*>(maps)).data(), bytes, cudaMemcpyHostToDevice), "copy the persistent program"));
   TRY(check(cudaMemcpy(maps, lowering.maps().data(), map_bytes, cudaMemcpyHostToDevice), "copy the persistent program"));
@@ -382,11 +420,14 @@ Result<std::unique_ptr<Persistent>> Persistent::make(const Model& m) {
     for (const Instruction& in : lowering.program(nullptr))
       p->names_.push_back(in.attention ? std::string("attention") : cat(in.gated ? "gated_linear " : "linear ", in.gated ? 2 * in.outputs : in.outputs, " x ", in.k));
   }
+  if (keep_bytes) TRY(check(cudaMemcpy(keeps, lowering.keeps().data(), keep_bytes, cudaMemcpyHostToDevice), "copy the persistent program"));
   TRY(check(cudaMemset(sets, 0xff, 2 * p->set_bytes_), "clear results"));
   TRY(check(cudaMemset(turn, 0, sizeof(unsigned)), "clear results"));
   unsigned cleared = 0;  // waits for all of that, which the executable's streams would not
   TRY(check(cudaMemcpy(&cleared, turn, sizeof cleared, cudaMemcpyDeviceToHost), "clear results"));
   p->program_ = static_cast<const Instruction*>(program);
+  p->keeps_ = static_cast<const Keep*>(keeps);
+  p->keep_count_ = static_cast<int>(lowering.keeps().size());
   p->sets_ = static_cast<char*>(sets);
   p->turn_ = static_cast<unsigned*>(turn);
   return Result<std::unique_ptr<Persistent>>(std::move(p));
@@ -398,6 +439,9 @@ Status Persistent::launch(Launch& l) {
   a.program = program_;
   a.count = count_;
   a.depth = depth_;
+  a.keeps = keeps_;
+  a.keep_count = keep_count_;
+  a.state_slot = l.in.state_slot;
   a.space = space_;
   a.sets = sets_;
   a.set_bytes = set_bytes_;

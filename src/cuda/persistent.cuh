@@ -116,14 +116,40 @@ __device__ __forceinline__ void copy_weights(const PersistentArgs& a, Shared& s,
 // time, the chunks of which are the other way round where there are two: in other banks.
 __device__ __forceinline__ int chunk_of(int i, int step, int chunks, int t) { return (chunks > 1 ? i ^ (step & 1) : i) * 64 + t * 16; }
 
+// An element of a vector of any plain type, in two steps: its bits, its value.
+__device__ __forceinline__ uint32_t raw_of(const void* vector, int dtype, int i) {
+  return static_cast<DType>(dtype) == DType::kF32 ? static_cast<const uint32_t*>(vector)[i] : static_cast<const uint16_t*>(vector)[i];
+}
+__device__ __forceinline__ float value_of(uint32_t raw, int dtype) {
+  if (static_cast<DType>(dtype) == DType::kF32) return __int_as_float(static_cast<int>(raw));
+  const uint16_t half = static_cast<uint16_t>(raw);
+  return static_cast<DType>(dtype) == DType::kBf16 ? to_float(reinterpret_cast<const __nv_bfloat16&>(half)) : to_float(reinterpret_cast<const __half&>(half));
+}
+
+// Of a norm's weights.
+template <class T>
+__device__ __forceinline__ int norm_dtype(int f32) {
+  return static_cast<int>(f32 ? DType::kF32 : std::is_same_v<T, __half> ? DType::kF16 : DType::kBf16);
+}
+
+// Eight values of the row before, which a block without a tile of the instruction does not need: it may come here when others leave the next state.
+template <class T>
+__device__ __forceinline__ uint4 row_before(const Instruction& in, const Shared& s, int granule) {
+  if (first_tile(in) >= in.tiles) return uint4{0, 0, 0, 0};
+  const float4* from = reinterpret_cast<const float4*>(in.state + static_cast<int64_t>(s.args.state_slot[0]) * (in.k / 2) + 8 * granule);
+  const float4 low = from[0], high = from[1];
+  return uint4{pack2<T>(low.x, low.y), pack2<T>(low.z, low.w), pack2<T>(high.x, high.y), pack2<T>(high.z, high.w)};
+}
+
 // x of the instruction into `space`, in the order that lanes want; returns what multiplies the results. All readers; `word` is theirs of the next
 // instruction.
-template <class T, int F>
+template <class T, int F, bool States>
 __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* set, int index, uint32_t word) {
   using H = std::conditional_t<F == Instruction::kPlain, T, __half>;
   constexpr int E = kElements<F>, kStep = 4 * E;
   const int thread = this_thread(), warp = thread / 32, lane = thread & 31, granules = in.k / 8;
-  const char* x = at(set, in.x_in_set, in.x);
+  const int before = States && in.state ? granules / 2 : 0;  // granules of the row before
+  const char* x = at(set, in.x_in_set, in.x) - 16 * before;
   const bool norm = in.norm != nullptr, wide_norm = in.norm_f32, in_set = in.x_in_set;
   const char* norm_at = static_cast<const char*>(in.norm);
   struct NormGranule {
@@ -144,14 +170,15 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
   const auto read_norms = [&](int first) __attribute__((always_inline)) {
 #pragma unroll
     for (int i = 0; i < 2; ++i)
-      if (const int g = thread + (first + i) * kThreads; norm && g < granules) norms[i] = read_norm(g);
+      if (const int g = thread + (first + i) * kThreads; norm && (!States || g >= before) && g < granules) norms[i] = read_norm(g - before);
   };
   read_norms(0);
   uint4 raw[kGranules];
 #pragma unroll
   for (int i = 0; i < kGranules; ++i) {
     raw[i] = uint4{0, 0, 0, 0};
-    if (const int g = thread + i * kThreads; g < granules) raw[i] = load_shared_value(x + 16 * g);
+    if (const int g = thread + i * kThreads; (!States || g >= before) && g < granules) raw[i] = load_shared_value(x + 16 * g);
+    else if (States && g < before) raw[i] = row_before<T>(in, s, g);
   }
   // Two granules at a time: what one waits for, the other fills. Those of a warp share a scale. What came long ago is staged while the last is on its way.
 #pragma unroll
@@ -159,12 +186,13 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
     if (first * kThreads >= granules) break;
     const int at_first = thread + first * kThreads;
     uint4* const now = raw + first;
-    for (Patience p; in_set && __any_sync(0xffffffffu, absent(now[0]) | absent(now[1]));) {
+    for (Patience p; in_set && (absent(now[0]) | absent(now[1]));) {
       p.lose();
 #pragma unroll
       for (int i = 0; i < 2; ++i)
         if (absent(now[i])) now[i] = load_shared_value(x + 16 * (at_first + i * kThreads));
     }
+    __syncwarp();  // the compiler may let whoever waited longer go on alone
     const NormGranule norm_now[2] = {norms[0], norms[1]};
     if ((first + 2) * kThreads < granules) {
       read_norms(first + 2);
@@ -180,7 +208,7 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
       const T* h = reinterpret_cast<const T*>(&now[i]);
 #pragma unroll
       for (int j = 0; j < 8; ++j) v[i][j] = to_float(h[j]);
-      if (norm && at_first + i * kThreads < granules) {
+      if (const int g = at_first + i * kThreads; norm && (!States || g >= before) && g < granules) {
 #pragma unroll
         for (int j = 0; j < 8; ++j) squares = fmaf(v[i][j], v[i][j], squares);
         const T* narrow = reinterpret_cast<const T*>(&norm_now[i].low);
@@ -252,20 +280,51 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
     const float4 four = *reinterpret_cast<const float4*>(&s.squares[parity][w]);
     squares += four.x + four.y + (four.z + four.w);
   }
-  return rsqrtf(squares / static_cast<float>(in.k) + in.eps);
+  const float factor = rsqrtf(squares / static_cast<float>(in.k - 8 * before) + in.eps);
+  if (States && before && thread == 0) s.factor = factor;
+  return factor;
+}
+
+// The states of the step, when all blocks have read the ones before: whoever gets here has waited for results of all that do.
+template <class T>
+__device__ __attribute__((noinline)) void leave_states(char* set) {
+  Shared& s = shared();
+  const PersistentArgs& a = s.args;
+  const int thread = this_thread(), warp = thread / 32, lane = thread & 31;
+  for (int i = blockIdx.x; i < a.keep_count; i += gridDim.x) {
+    const Keep& keep = a.keeps[i];
+    const char* x = at(set, keep.x_in_set, keep.x);
+    float factor = 1;
+    if (keep.norm) {
+      float squares = 0;
+      for (int g = thread; g < keep.width / 8; g += kThreads) {
+        const uint4 v = load_shared_value(x + 16 * g);
+        for (int j = 0; j < 8; ++j) {
+          const float of = to_float(reinterpret_cast<const T*>(&v)[j]);
+          squares = fmaf(of, of, squares);
+        }
+      }
+      for (int m = 16; m; m >>= 1) squares += __shfl_xor_sync(0xffffffffu, squares, m);
+      sync_readers();
+      if (lane == 0) s.squares[0][warp] = squares;
+      sync_readers();
+      squares = 0;
+      for (int w = 0; w < kWarps; ++w) squares += s.squares[0][w];
+      factor = rsqrtf(squares / static_cast<float>(keep.width) + keep.eps);
+    }
+    float* state = keep.state + static_cast<int64_t>(a.state_slot[0]) * keep.width;
+    for (int g = thread; g < keep.width / 8; g += kThreads) {
+      const uint4 v = load_shared_value(x + 16 * g);
+      for (int j = 0; j < 8; ++j) {
+        float of = to_float(reinterpret_cast<const T*>(&v)[j]);
+        if (keep.norm) of *= factor * value_of(raw_of(keep.norm, norm_dtype<T>(keep.norm_f32), 8 * g + j), norm_dtype<T>(keep.norm_f32));
+        state[8 * g + j] = to_float(from_float<T>(of));
+      }
+    }
+  }
 }
 
 // ---- products ---------------------------------------------------------------------------------------------------------------------
-
-// An element of a vector of any plain type, in two steps: its bits, its value.
-__device__ __forceinline__ uint32_t raw_of(const void* vector, int dtype, int i) {
-  return static_cast<DType>(dtype) == DType::kF32 ? static_cast<const uint32_t*>(vector)[i] : static_cast<const uint16_t*>(vector)[i];
-}
-__device__ __forceinline__ float value_of(uint32_t raw, int dtype) {
-  if (static_cast<DType>(dtype) == DType::kF32) return __int_as_float(static_cast<int>(raw));
-  const uint16_t half = static_cast<uint16_t>(raw);
-  return static_cast<DType>(dtype) == DType::kBf16 ? to_float(reinterpret_cast<const __nv_bfloat16&>(half)) : to_float(reinterpret_cast<const __half&>(half));
-}
 
 // The tile that a warp has to finish next: how many all warps multiplied before it, which it is, and what its end needs of this lane's row, asked for long
 // before.
@@ -275,19 +334,23 @@ struct Mine {
   uint32_t bias;  // as read: a conversion would wait here
   uint16_t residual;
   float scale;
+  uint32_t norm;  // of the residual
 };
+template <class T, bool States>
 __device__ __forceinline__ Mine next_tile(const Instruction& in, char* set, unsigned tiles, int tile) {
-  Mine m{tiles, tile, 0, 0, 1};
+  Mine m{tiles, tile, 0, 0, 1, 0};
   if (tile >= in.tiles) return m;
   const int row = this_thread() & 15, n = in.gated ? 8 * tile + (row & 7) : kRows * tile + row;
   if (in.bias) m.bias = raw_of(in.bias, in.bias_dtype, in.gated ? n + row / 8 * in.outputs : n);
   if (in.has_residual) m.residual = load_shared_half(at(set, in.residual_in_set, in.residual) + 2 * n);
+  if (States && in.residual_norm) m.norm = raw_of(in.residual_norm, norm_dtype<T>(in.residual_norm_f32), n);
   return m;
 }
 // The first of a product.
+template <class T, bool States>
 __device__ __forceinline__ Mine first_of_warp(const Instruction& in, const Shared& s, char* set) {
   const unsigned warp = static_cast<unsigned>(this_thread()) / 32, tiles = s.walks[warp].tiles, before = (warp - tiles) % kWarps;
-  return next_tile(in, set, tiles + before, first_tile(in) + static_cast<int>(before * gridDim.x));
+  return next_tile<T, States>(in, set, tiles + before, first_tile(in) + static_cast<int>(before * gridDim.x));
 }
 
 // The sums of rows g and g + 8 of a warp's 64 bytes of each row, w0 and w1. Odd rows have another half of the warp's bytes than even ones, so columns of
@@ -349,7 +412,7 @@ __device__ __forceinline__ void multiply(const uint4& w0, const uint4& w1, const
   }
 }
 
-template <class T, int F>
+template <class T, int F, bool States>
 __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* set, float factor, Mine mine) {
   constexpr int kStep = 4 * kElements<F>, kStepBytes = (kDigits<F> ? kPlanes : 2) * kStep, kRoundSteps = kWarps * kHalves;
   const int thread = this_thread(), warp = thread / 32, lane = thread & 31, g = lane / 4, t = lane & 3, row = lane & 15;
@@ -377,6 +440,8 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
   pin(my_groups[1]);
   const int bias_dtype = in.bias_dtype, activation = in.activation;
   const bool with_bias = in.bias, with_residual = in.has_residual, wide = in.wide;
+  [[maybe_unused]] const int norm_from = States && in.state && in.norm ? pieces / 2 : -1;  // the piece from which on x is normed
+
   char* y = at(set, in.y_in_set, in.y);
   const unsigned depth = static_cast<unsigned>(s.args.depth);
   const char* ring = ring_of(s);
@@ -396,7 +461,11 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
       const float other = __shfl_sync(0xffffffffu, v, (lane & 7) + 8);
       v = activate(activation, v) * other;
     }
-    if (with_residual) v += to_float(reinterpret_cast<const T&>(mine.residual));
+    if (with_residual) {
+      float residual = to_float(reinterpret_cast<const T&>(mine.residual));
+      if (States && in.residual_norm) residual *= s.factor * value_of(mine.norm, norm_dtype<T>(in.residual_norm_f32));  // read here: rare
+      v += residual;
+    }
     if (wide) {
       if (lane < kRows) reinterpret_cast<float*>(y)[kRows * mine.tile + row] = v;
     } else {
@@ -409,7 +478,7 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
       packed.w = __shfl_sync(0xffffffffu, word, (4 * lane + 3) % 32);
       if (lane < (gated ? 1 : 2)) store_shared_value(y + 2 * ((gated ? 8 : kRows) * mine.tile + 8 * lane), packed);
     }
-    mine = next_tile(in, set, mine.tiles + kWarps, mine.tile + kWarps * static_cast<int>(gridDim.x));
+    mine = next_tile<T, States>(in, set, mine.tiles + kWarps, mine.tile + kWarps * static_cast<int>(gridDim.x));
   };
 
   Walk walk = s.walks[warp];
@@ -455,6 +524,10 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
             }
           }
       };
+      if (States && q == norm_from) {  // what came before is not to be multiplied by the factor at the end
+        total[0] *= 1 / factor;
+        total[1] *= 1 / factor;
+      }
       if (q * kPieceBytes + kRoundBytes < mine_until) multiply_rounds(std::integral_constant<int, 2>());
       else if (q * kPieceBytes < mine_until) multiply_rounds(std::integral_constant<int, 1>());
       __syncwarp();
@@ -491,7 +564,7 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
 // ---- all of it --------------------------------------------------------------------------------------------------------------------
 
 // The instructions as the warps that multiply go through them.
-template <class T, int HD>
+template <class T, int HD, bool States>
 __device__ __forceinline__ void follow(const PersistentArgs& a, Shared& s) {
   const uint32_t* words = reinterpret_cast<const uint32_t*>(a.program);
   wait_for_predecessor();
@@ -514,10 +587,10 @@ __device__ __forceinline__ void follow(const PersistentArgs& a, Shared& s) {
     }
     const auto run = [&](auto format) __attribute__((always_inline)) {
       constexpr int F = decltype(format)::value;
-      const Mine mine = first_of_warp(in, s, set);
-      const float factor = stage<T, F>(in, s, set, index, word);
+      const Mine mine = first_of_warp<T, States>(in, s, set);
+      const float factor = stage<T, F, States>(in, s, set, index, word);
       note_clock(s, index, 2);
-      product<T, F>(in, s, set, factor, mine);
+      product<T, F, States>(in, s, set, factor, mine);
     };
     switch (in.format) {
       case Instruction::kF8: run(std::integral_constant<int, Instruction::kF8>()); break;
@@ -527,11 +600,13 @@ __device__ __forceinline__ void follow(const PersistentArgs& a, Shared& s) {
     }
     note_clock(s, index, 3);
   }
+  if (States) leave_states<T>(set);
   // Nobody reads it any more: this block has waited for results of all others.
   if (blockIdx.x == 0 && threadIdx.x == 0) *a.turn = turn + 1;
 }
 
-template <class T, int HD>
+// States: of a model with states, or without: what belongs to them costs others registers.
+template <class T, int HD, bool States>
 __global__ void __launch_bounds__(kAllThreads, 1) persistent_kernel(const PersistentArgs a) {
   Shared& s = shared();
   const int warp = threadIdx.x / 32;
@@ -557,7 +632,7 @@ __global__ void __launch_bounds__(kAllThreads, 1) persistent_kernel(const Persis
     if (warp < kWarps + kCopyWarps) copy_weights(a, s, space_of() + a.space, HD);
   } else {
     take_registers<216>();
-    follow<T, HD>(a, s);
+    follow<T, HD, States>(a, s);
   }
 }
 
@@ -572,7 +647,8 @@ Status launch_persistent(const PersistentArgs& a, int dim, int blocks, Launch& l
     launch_dependent(kernel, blocks, kAllThreads, static_cast<size_t>(bytes), l, a);
     return launched("persistent kernel");
   };
-  return dim == 64 ? launch_it(persistent_kernel<T, 64>) : launch_it(persistent_kernel<T, 128>);
+  if (a.keep_count > 0) return dim == 64 ? launch_it(persistent_kernel<T, 64, true>) : launch_it(persistent_kernel<T, 128, true>);
+  return dim == 64 ? launch_it(persistent_kernel<T, 64, false>) : launch_it(persistent_kernel<T, 128, false>);
 }
 
 }  // namespace ingot::cuda

@@ -30,6 +30,7 @@ struct Model {
   const std::vector<KvPool>& kv;
   const std::vector<float2*>& tables;
   const Fused& fused;
+  const std::vector<void*>& states;
   std::function<Matrix(const ingot_operand&)> matrix;                      // of a row of a step
   std::function<Status(void** out, size_t bytes, const char* what)> alloc;  // for as long as the executable
   int sm_count = 0;
@@ -53,6 +54,9 @@ struct alignas(16) Instruction {
   const void* bias;
   int32_t bias_dtype;
   float eps;
+  const float* state;         // [slots, k / 2]: x is the row before, which is there, and then this one, half of k each; null: this one alone
+  const void* residual_norm;  // what is added is normed by this, with the rms of the last product that had a state; null: it is not
+  int32_t residual_norm_f32;
   // attention: x is q, residual k, y the result
   int64_t v;
   void* keys;
@@ -62,6 +66,15 @@ struct alignas(16) Instruction {
   int32_t heads, kv_heads, window, splits;  // the most parts of a context
   int64_t parts;                            // in the set: [heads, splits, head columns + 2] words
   float scale, softcap;
+};
+
+// What the step leaves for the next: a row, normed or not, rounded as an activation.
+struct Keep {
+  int64_t x;
+  const void* norm;  // as Instruction's
+  float* state;      // [slots, width]
+  int32_t x_in_set, width, norm_f32;
+  float eps;
 };
 
 // Cycles of a block: until x is there, until it is staged, until the end.
@@ -80,6 +93,8 @@ class Persistent {
   int gpu_ = 0, sm_count_ = 0, dim_ = 0, count_ = 0, blocks_ = 0, space_ = 0, depth_ = 0;
   size_t first_ = 0, set_bytes_ = 0;
   const Instruction* program_ = nullptr;
+  const Keep* keeps_ = nullptr;
+  int keep_count_ = 0;
   char* sets_ = nullptr;
   unsigned* turn_ = nullptr;
   unsigned long long* clocks_ = nullptr;
@@ -92,7 +107,9 @@ class Persistent {
 // What the kernel is given.
 struct PersistentArgs {
   const Instruction* program;
-  int count, depth, space;
+  int count, depth, space, keep_count;
+  const Keep* keeps;
+  const int32_t* state_slot;
   char* sets;        // two: the steps' results, absent until they come; one serves while the other is cleared
   size_t set_bytes;
   unsigned* turn;    // how many steps were run

@@ -62,6 +62,7 @@ struct alignas(128) Shared {
   Walk walks[kWarps];
   long long clock;
   int waiting;  // whether those who multiply wait for x
+  float factor;  // of the norm of the last x that had a state
 };
 // The block's shared memory: this, activations, the ring from a multiple of 1024 on, sums of tiles.
 constexpr int ring_begin(int space) { return (static_cast<int>(sizeof(Shared)) + space + 1023) / 1024 * 1024; }

@@ -511,7 +511,7 @@ void layer_cases(std::vector<Chain>& out) {
     std::vector<int> lengths, logits_rows;
     int layers, width, inner;
     double nmse;  // of activations in the cache's type; those of a product of fp8 are rounded to fp8
-    bool packed = false;  // q, k and v of one product, with a bias
+    enum { kApart, kPacked, kFiltered } form = kApart;  // q, k and v; packed: of one product, with a bias; filtered: q and k as Yuan has them
   };
   constexpr DType kBf16 = DType::kBf16, kF16 = DType::kF16, kF8 = DType::kF8E4M3;
   const std::vector<int> several{1, 150, 1, 9}, wanted{0, 20, 90, 127, 128, 150, 151, 160};
@@ -519,11 +519,11 @@ void layer_cases(std::vector<Chain>& out) {
                          {2, 1, 128, kF16, 0, kF16, several, wanted, 1, 128, 192, 5e-5},
                          {4, 1, 128, kF8, -1, kBf16, several, wanted, 1, 128, 192, 4e-3},
                          {2, 2, 64, kF8, -1, kBf16, {1, 520, 1, 9}, {0, 20, 90, 127, 128, 520, 521, 530}, 1, 128, 192, 4e-3},
-                         {8, 2, 64, kBf16, 0, kBf16, {6}, {3, 4, 5}, 2, 256, 768, 5e-4, true},
+                         {8, 2, 64, kBf16, 0, kBf16, {6}, {3, 4, 5}, 2, 256, 768, 5e-4, Shape::kPacked},
                          {2, 1, 128, kBf16, 0, kBf16, {300}, {297, 298, 299}, 1, 128, 128, 5e-4},
                          {2, 1, 128, kF16, 0, kF16, {6}, {3, 4, 5}, 1, 256, 384, 5e-5},
-                         {8, 1, 64, kF8, -1, kBf16, {6}, {3, 4, 5}, 1, 256, 1152, 4e-3, true},
-                         {8, 2, 64, DType::kU4, 128, kBf16, {6}, {3, 4, 5}, 1, 512, 2560, 1e-3, true},
+                         {8, 1, 64, kF8, -1, kBf16, {6}, {3, 4, 5}, 1, 256, 1152, 4e-3, Shape::kPacked},
+                         {8, 2, 64, DType::kU4, 128, kBf16, {6}, {3, 4, 5}, 1, 512, 2560, 1e-3, Shape::kPacked},
                          {4, 2, 64, DType::kI8, -1, kBf16, {6}, {3, 4, 5}, 2, 256, 1152, 1e-3},
                          {8, 2, 64, DType::kI8, 128, kBf16, {6}, {3, 4, 5}, 1, 512, 512, 1e-3},
                          // Rows of weights longer than 2 KiB, and so many answers that a device which replays steps does.
@@ -531,9 +531,13 @@ void layer_cases(std::vector<Chain>& out) {
                          {4, 2, 64, DType::kI8, 64, kBf16, {3}, {1, 2}, 1, 256, 3072, 1e-3},
                          {2, 1, 128, kF8, -1, kBf16, {3}, {1, 2}, 1, 256, 5120, 4e-3},
                          {2, 1, 64, kBf16, 0, kBf16, {9}, {2, 3, 4, 5, 6, 7, 8}, 1, 4608, 128, 5e-4},
-                         {4, 1, 128, kBf16, 0, kBf16, {1500}, {1497, 1498, 1499}, 1, 128, 256, 5e-4, true}}) {
+                         {4, 1, 128, kBf16, 0, kBf16, {1500}, {1497, 1498, 1499}, 1, 128, 256, 5e-4, Shape::kPacked},
+                         {16, 16, 64, kBf16, 0, kBf16, {1}, {0}, 1, 1024, 256, 5e-4, Shape::kFiltered},
+                         {16, 16, 64, kBf16, 0, kBf16, {5}, {2, 3, 4}, 2, 1024, 256, 5e-4, Shape::kFiltered},
+                         {8, 8, 128, kF16, 0, kF16, {5}, {2, 3, 4}, 1, 1024, 256, 5e-5, Shape::kFiltered},
+                         {32, 32, 64, kF8, -1, kBf16, {4}, {2, 3}, 1, 2048, 256, 4e-3, Shape::kFiltered}}) {
     const int longest = *std::max_element(s.lengths.begin(), s.lengths.end());
-    Chain c(cat(longest > 1000 ? "attention/long/" : "", s.lengths.size() == 1 ? "layer/one " : "layer/heads ", s.heads, " of ", s.d, "/inner ", s.inner, "/", dtype_name(s.weights),
+    Chain c(cat(longest > 1000 ? "attention/long/" : "", s.lengths.size() == 1 ? "layer/one " : "layer/heads ", s.heads, " of ", s.d, "/inner ", s.inner, s.form == Shape::kFiltered ? "/filtered/" : "/", dtype_name(s.weights),
                 s.group > 0 ? cat("/group ", s.group) : "", "/kv ", dtype_name(s.kv)),
             s.lengths, ++seed);
     const int q_width = s.heads * s.d, kv_width = s.kv_heads * s.d;
@@ -561,7 +565,21 @@ void layer_cases(std::vector<Chain>& out) {
     for (int layer = 0; layer < s.layers; ++layer) {
       attend.layer = layer;
       int q, k, v;
-      if (s.packed) {
+      if (s.form == Shape::kFiltered) {
+        const auto beside = [&](int row, int width, int state) {
+          Attrs shift{}, join{};
+          shift.layer = 2 * layer + state;
+          join.width = width;
+          return c.add(Op::kConcat, join, {c.add(Op::kShift, shift, {row}), row});
+        };
+        const int half = c.add(Op::kLinear, {}, {beside(before, s.width, 0)}, {matrix(s.width / 2, 2 * s.width), c.vector(s.width / 2, 0.2f)});
+        const int whole = c.add(Op::kLinear, {}, {beside(half, s.width / 2, 1)}, {matrix(s.width, s.width), c.vector(s.width, 0.2f)});
+        const int filtered = c.add_all(Op::kAddRmsNorm, norm, {whole, before}, {c.vector(s.width)})[0];
+        const int packed = c.add(Op::kLinear, {}, {filtered}, {matrix(q_width + kv_width, s.width)});
+        q = part(packed, 0, q_width);
+        k = part(packed, q_width, kv_width);
+        v = c.add(Op::kLinear, {}, {before}, {matrix(kv_width, s.width)});
+      } else if (s.form == Shape::kPacked) {
         const int packed = c.add(Op::kLinear, {}, {before}, {matrix(q_width + 2 * kv_width, s.width), c.vector(q_width + 2 * kv_width, 0.2f)});
         q = part(packed, 0, q_width);
         k = part(packed, q_width, kv_width);
