@@ -61,6 +61,8 @@ class Lowering {
         return false;
       }
     if (program_.empty() || !program_.back().wide) return false;
+    for (const size_t i : stateful_)
+      if (!known_[i].where.read) return false;  // else the state could be left before a block reads the one before
     place();
     out.dtype_ = dtype_;
     out.dim_ = dim_ ? dim_ : 64;
@@ -154,6 +156,8 @@ class Lowering {
       case Action::kLinear: return product(a, s, last);
       case Action::kAttention: return !last && attention(a, s);
       case Action::kShiftConcat:
+        for (const Pair& p : pairs_)
+          if (p.state == m_.steps[static_cast<size_t>(a.shift)].desc.attrs.layer) return false;
         pairs_.push_back({s.out[0], original(s.in[1]), m_.steps[static_cast<size_t>(a.shift)].desc.attrs.layer});
         return true;
       default: return false;
@@ -174,7 +178,7 @@ class Lowering {
       int64_t at = 0;
       if (!same(known_.back().operand, original(s.in[i]))) continue;
       const Known* other = find(s.in[1 - i], at);
-      if (!other || !other->where.read) return false;
+      if (!other || !other->where.read || other - known_.data() == last_read_) return false;
       in.residual = at;
       in.residual_in_set = other->where.in_set;
       in.has_residual = 1;
@@ -238,6 +242,7 @@ class Lowering {
       x = n->x;
     }
     Known* source = find(x, in.x);
+    if (in.norm) in.norm_bytes = static_cast<int>(x.width) * (in.norm_f32 ? 4 : 2);
     if (!source || x.width * (in.state ? 2 : 1) != in.k || in.k % 16 != 0 || in.x % 16 != 0) return false;
     in.x_in_set = source->where.in_set;
     const bool whole = same(source->operand, original(x));
@@ -258,19 +263,22 @@ class Lowering {
       y = add.out[1];
     }
     if (y.buffer == INGOT_BUF_LOGITS) {
-      if (!last || in.gated) return false;
+      if (!last || in.gated || in.state) return false;
       in.wide = 1;
       in.y = reinterpret_cast<int64_t>(m_.matrix(y).data);
     } else {
       if (last || static_cast<DType>(s.desc.out_dtype[0]) != dtype_) return false;
       in.y = make_room(y);
       in.y_in_set = 1;
+      if (in.state) stateful_.push_back(known_.size() - 1);
     }
     if (pair != pairs_.rend() && !pair->kept) {
       pair->kept = true;
       keeps_.push_back({in.x, in.norm, static_cast<float*>(m_.states[static_cast<size_t>(pair->state)]), in.x_in_set, static_cast<int>(x.width), in.norm_f32, in.eps});
     }
-    if (whole) known_[source_at].where.read = true;  // not yet where this product's residual is asked for
+    // Not yet where this product's residual is asked for: that is read before x is there.
+    last_read_ = whole && !known_[source_at].where.read ? static_cast<ptrdiff_t>(source_at) : -1;
+    if (whole) known_[source_at].where.read = true;
     program_.push_back(in);
     maps_.push_back(maps);
     spaces_.push_back(product_space(in.format, in.k));
@@ -348,6 +356,8 @@ class Lowering {
   std::vector<Norm> norms_;
   std::vector<Pair> pairs_;
   std::vector<Keep> keeps_;
+  std::vector<size_t> stateful_;  // of known_: results of products that read a state
+  ptrdiff_t last_read_ = -1;      // of known_: what the last product is the first to read
   ingot_operand normed_pair_{-1, 0, 0, 0};  // whose rms the blocks have
   std::vector<std::pair<ingot_operand, ingot_operand>> same_;  // of one row: a copy and what it is of
   int64_t set_bytes_ = 0;

@@ -21,7 +21,7 @@ namespace persistent_detail {
 
 // ---- the warps that copy ----------------------------------------------------------------------------------------------------------
 
-// Where a copying warp is in the ring; `landing` comes kFlight copies after.
+// Where a copying warp is in the ring; `landing` comes up to kFlight copies after.
 struct Copies {
   int slot = 0, pass = 1, landing = 0, landing_pass = 0, flying = 0;
 };
@@ -91,7 +91,7 @@ __device__ __forceinline__ void copy_weights(const PersistentArgs& a, Shared& s,
     // Others hit what a few blocks ask for. Results, too: a reader that asks memory for what a block has yet to write waits behind all weights under way.
     if (lane == 0 && copier == 0) {
       if (in.y_in_set && (blockIdx.x + index) % 16 == 8) prefetch_to_l2(at(set, 1, in.y), in.attention ? 2 * in.heads * dim : 2 * in.outputs);
-      if (in.norm && (blockIdx.x + index) % 16 == 0) prefetch_to_l2(in.norm, in.k * (in.norm_f32 ? 4 : 2));
+      if (in.norm && (blockIdx.x + index) % 16 == 0) prefetch_to_l2(in.norm, in.norm_bytes);
     }
     if (in.attention) {
       if (copier == 0) prefetch_context(in, a, dim);
@@ -132,7 +132,8 @@ __device__ __forceinline__ int norm_dtype(int f32) {
   return static_cast<int>(f32 ? DType::kF32 : std::is_same_v<T, __half> ? DType::kF16 : DType::kBf16);
 }
 
-// Eight values of the row before, which a block without a tile of the instruction does not need: it may come here when others leave the next state.
+// Eight values of the row before. All wait for the results of blocks that have a tile; one without may come here when others leave the next state, and
+// needs none.
 template <class T>
 __device__ __forceinline__ uint4 row_before(const Instruction& in, const Shared& s, int granule) {
   if (first_tile(in) >= in.tiles) return uint4{0, 0, 0, 0};

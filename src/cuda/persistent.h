@@ -47,7 +47,7 @@ struct alignas(16) Instruction {
   int32_t groups, group_shift;  // groups of a row that have scales of their own: 1: one scale a row; 0: none; log2 of the bytes of one
   int32_t gated, activation, wide;   // wide: y is f32, outside of the set
   int32_t space;                     // where in the shared space of activations this one's lie
-  int32_t x_in_set, has_residual, residual_in_set, y_in_set, norm_f32;
+  int32_t x_in_set, has_residual, residual_in_set, y_in_set, norm_f32, norm_bytes;
   int64_t x, residual, y;
   const CUtensorMap* maps;           // of the values, of the scales
   const void* norm;                  // f32 or of the activations' type; null: none
@@ -55,7 +55,7 @@ struct alignas(16) Instruction {
   int32_t bias_dtype;
   float eps;
   const float* state;         // [slots, k / 2]: x is the row before, which is there, and then this one, half of k each; null: this one alone
-  const void* residual_norm;  // what is added is normed by this, with the rms of the last product that had a state; null: it is not
+  const void* residual_norm;  // what is added is normed by this, with the rms of the last product that had a state and a norm; null: it is not
   int32_t residual_norm_f32;
   // attention: x is q, residual k, y the result
   int64_t v;
@@ -68,7 +68,7 @@ struct alignas(16) Instruction {
   float scale, softcap;
 };
 
-// What the step leaves for the next: a row, normed or not, rounded as an activation.
+// What the step leaves for the next: a row, normed or not, rounded as an activation. A later product reads all that the one with this state makes.
 struct Keep {
   int64_t x;
   const void* norm;  // as Instruction's
@@ -77,7 +77,7 @@ struct Keep {
   float eps;
 };
 
-// Cycles of a block: until x is there, until it is staged, until the end.
+// Cycles of a block: until the last of x is there (what came before it is staged by then), until that is staged, until the end.
 constexpr int kClocks = 3;
 
 class Persistent {

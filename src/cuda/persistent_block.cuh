@@ -19,7 +19,7 @@ constexpr int kPieceBytes = kRounds * kRoundBytes;      // a round of all rows i
 constexpr int kScaleBytes = 128;                        // the most of a row's scales in a piece
 constexpr int kSlotBytes = kRows * (kPieceBytes + kScaleBytes);
 constexpr int kMostDepth = kMostPieces;
-// A warp finishes a tile when it has multiplied kLate more: by then all others have as well, and it does not come late to the next tile.
+// A warp finishes a tile when it has multiplied kLate more: by then others mostly have that one as well, and it does not come late to the next.
 constexpr int kLate = 2;
 constexpr int kTileBuffers = 8;  // a warp is kMostDepth tiles ahead of another at most
 constexpr int kSumBytes = kTileBuffers * kWarps * kRows * 4;
@@ -61,8 +61,8 @@ struct alignas(128) Shared {
   Instruction now[3], ahead[kCopyWarps][2];  // of those who multiply; of those who copy
   Walk walks[kWarps];
   long long clock;
-  int waiting;  // whether those who multiply wait for x
-  float factor;  // of the norm of the last x that had a state
+  int waiting;   // a hint: whether those who multiply wait for x or attend
+  float factor;  // of the norm of the last x that had a state and a norm
 };
 // The block's shared memory: this, activations, the ring from a multiple of 1024 on, sums of tiles.
 constexpr int ring_begin(int space) { return (static_cast<int>(sizeof(Shared)) + space + 1023) / 1024 * 1024; }

@@ -535,7 +535,8 @@ void layer_cases(std::vector<Chain>& out) {
                          {16, 16, 64, kBf16, 0, kBf16, {1}, {0}, 1, 1024, 256, 5e-4, Shape::kFiltered},
                          {16, 16, 64, kBf16, 0, kBf16, {5}, {2, 3, 4}, 2, 1024, 256, 5e-4, Shape::kFiltered},
                          {8, 8, 128, kF16, 0, kF16, {5}, {2, 3, 4}, 1, 1024, 256, 5e-5, Shape::kFiltered},
-                         {32, 32, 64, kF8, -1, kBf16, {4}, {2, 3}, 1, 2048, 256, 4e-3, Shape::kFiltered}}) {
+                         {32, 32, 64, kF8, -1, kBf16, {4}, {2, 3}, 1, 2048, 256, 4e-3, Shape::kFiltered},
+                         {32, 32, 64, DType::kI8, 128, kBf16, {3}, {1, 2}, 1, 2048, 512, 1e-3, Shape::kFiltered}}) {
     const int longest = *std::max_element(s.lengths.begin(), s.lengths.end());
     Chain c(cat(longest > 1000 ? "attention/long/" : "", s.lengths.size() == 1 ? "layer/one " : "layer/heads ", s.heads, " of ", s.d, "/inner ", s.inner, s.form == Shape::kFiltered ? "/filtered/" : "/", dtype_name(s.weights),
                 s.group > 0 ? cat("/group ", s.group) : "", "/kv ", dtype_name(s.kv)),
