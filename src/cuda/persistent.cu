@@ -219,7 +219,8 @@ class Lowering {
     const int parts = in.gated ? 2 : 1;
     if (!make_rows_map(maps[0], args.values, 8, parts, in.outputs, in.row_bytes / 8, tile, in.pitch / 8).ok()) return false;
     if (in.groups == 1 && !make_rows_map(maps[1], args.scales, 4, parts, 1, in.outputs, 1, tile).ok()) return false;
-    if (in.groups > 1 && !make_rows_map(maps[1], args.scales, 4, parts, in.outputs, in.groups, tile, static_cast<int>(piece >> in.group_shift), swizzled(in)).ok()) return false;
+    const int scales = static_cast<int>(piece >> in.group_shift);
+    if (in.groups > 1 && !make_rows_map(maps[1], args.scales, 4, parts, in.outputs, in.groups, tile, scales, swizzled(in)).ok()) return false;
     if (s.desc.weights > 1) {
       if (!plain_activation(s.desc.weight[1].dtype)) return false;
       in.bias = s.weight[1];
@@ -274,7 +275,8 @@ class Lowering {
     }
     if (pair != pairs_.rend() && !pair->kept) {
       pair->kept = true;
-      keeps_.push_back({in.x, in.norm, static_cast<float*>(m_.states[static_cast<size_t>(pair->state)]), in.x_in_set, static_cast<int>(x.width), in.norm_f32, in.eps});
+      float* state = static_cast<float*>(m_.states[static_cast<size_t>(pair->state)]);
+      keeps_.push_back({in.x, in.norm, state, in.x_in_set, static_cast<int>(x.width), in.norm_f32, in.eps});
     }
     // Not yet where this product's residual is asked for: that is read before x is there.
     last_read_ = whole && !known_[source_at].where.read ? static_cast<ptrdiff_t>(source_at) : -1;
@@ -418,7 +420,8 @@ Result<std::unique_ptr<Persistent>> Persistent::make(const Model& m) {
   const size_t bytes = lowering.maps().size() * sizeof(Instruction), map_bytes = lowering.maps().size() * sizeof lowering.maps()[0];
   const size_t keep_bytes = lowering.keeps().size() * sizeof(Keep);
   // Where memory has no room for it, an op a kernel needs none.
-  for (const auto& [to, size] : {std::pair{&program, bytes}, std::pair{&maps, map_bytes}, std::pair{&sets, 2 * p->set_bytes_}, std::pair{&turn, sizeof(unsigned)}, std::pair{&keeps, keep_bytes}})
+  for (const auto& [to, size] : {std::pair{&program, bytes}, std::pair{&maps, map_bytes}, std::pair{&sets, 2 * p->set_bytes_},
+                                 std::pair{&turn, sizeof(unsigned)}, std::pair{&keeps, keep_bytes}})
     if (!m.alloc(to, size, "one-kernel step").ok()) return Result<std::unique_ptr<Persistent>>(nullptr);
   TRY(check(cudaMemcpy(program, lowering.program(static_cast<const CUtensorMap*>(maps)).data(), bytes, cudaMemcpyHostToDevice), "copy the persistent program"));
   TRY(check(cudaMemcpy(maps, lowering.maps().data(), map_bytes, cudaMemcpyHostToDevice), "copy the persistent program"));

@@ -40,7 +40,10 @@ template <class T, int F>
 constexpr bool kScaled = F != Instruction::kPlain || std::is_same_v<T, __half>;
 
 // Scales of groups, 32 a row and piece: so that those of rows lie in different banks.
-__host__ __device__ inline bool swizzled(const Instruction& in) { return in.groups > 1 && (in.row_bytes < kPieceBytes ? in.row_bytes : kPieceBytes) >> in.group_shift == 32; }
+__host__ __device__ inline bool swizzled(const Instruction& in) {
+  const int piece = in.row_bytes < kPieceBytes ? in.row_bytes : kPieceBytes;
+  return in.groups > 1 && piece >> in.group_shift == 32;
+}
 
 // Bytes in the space of activations, for any type of them: x and its parts' scales.
 inline int product_space(int format, int k) {

@@ -538,8 +538,8 @@ void layer_cases(std::vector<Chain>& out) {
                          {32, 32, 64, kF8, -1, kBf16, {4}, {2, 3}, 1, 2048, 256, 4e-3, Shape::kFiltered},
                          {32, 32, 64, DType::kI8, 128, kBf16, {3}, {1, 2}, 1, 2048, 512, 1e-3, Shape::kFiltered}}) {
     const int longest = *std::max_element(s.lengths.begin(), s.lengths.end());
-    Chain c(cat(longest > 1000 ? "attention/long/" : "", s.lengths.size() == 1 ? "layer/one " : "layer/heads ", s.heads, " of ", s.d, "/inner ", s.inner, s.form == Shape::kFiltered ? "/filtered/" : "/", dtype_name(s.weights),
-                s.group > 0 ? cat("/group ", s.group) : "", "/kv ", dtype_name(s.kv)),
+    Chain c(cat(longest > 1000 ? "attention/long/" : "", s.lengths.size() == 1 ? "layer/one " : "layer/heads ", s.heads, " of ", s.d,
+                "/inner ", s.inner, s.form == Shape::kFiltered ? "/filtered/" : "/", dtype_name(s.weights), s.group > 0 ? cat("/group ", s.group) : "", "/kv ", dtype_name(s.kv)),
             s.lengths, ++seed);
     const int q_width = s.heads * s.d, kv_width = s.kv_heads * s.d;
     const auto matrix = [&](int n, int k) { return c.matrix(s.weights, n, k, s.group < 0 ? k : s.group); };
