@@ -36,7 +36,8 @@ Status make_tile_map(CUtensorMap& map, DType dtype, void* data, int64_t rows, in
   return encode(map, dtype == DType::kBf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, data, shape, false, CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
-Status make_rows_map(CUtensorMap& map, const void* data, int word_bytes, int planes, int64_t rows, int64_t row_words, int box_rows, int box_words, bool swizzled) {
+Status make_rows_map(CUtensorMap& map, const void* data, int word_bytes, int planes, int64_t rows, int64_t row_words, int box_rows, int box_words,
+                     bool swizzled) {
   const Shape shape{.columns = row_words, .rows = rows, .pitch_bytes = row_words * word_bytes, .planes = planes, .plane_bytes = rows * row_words * word_bytes,
                     .box_columns = box_words, .box_rows = box_rows};
   return encode(map, word_bytes == 8 ? CU_TENSOR_MAP_DATA_TYPE_UINT64 : CU_TENSOR_MAP_DATA_TYPE_UINT32, data, shape, true,

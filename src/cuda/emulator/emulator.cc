@@ -373,7 +373,8 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
   const bool swizzled = swizzle == CU_TENSOR_MAP_SWIZZLE_128B, flat = rank == 2;
   const uint32_t bytes = type == CU_TENSOR_MAP_DATA_TYPE_UINT64 ? 8 : type == CU_TENSOR_MAP_DATA_TYPE_UINT32 ? 4 : 2;
   const bool shape = flat ? swizzled && bytes == 2 && box[0] == 64
-                          : rank == 3 && (!swizzled || box[0] * bytes == 128) && box[0] >= 1 && box[0] <= 256 && box[0] * bytes % 16 == 0 && box[2] == sizes[2] && pitches[1] % 16 == 0 &&
+                          : rank == 3 && (!swizzled || box[0] * bytes == 128) && box[0] >= 1 && box[0] <= 256 && box[0] * bytes % 16 == 0 &&
+                                    box[2] == sizes[2] && pitches[1] % 16 == 0 &&
                                     sizes[1] * pitches[0] <= pitches[1];
   if (!shape || box[1] < 1 || box[1] > 256 || pitches[0] % 16 != 0 || reinterpret_cast<uintptr_t>(data) % 16 != 0 || sizes[0] * bytes > pitches[0])
     return CUDA_ERROR_INVALID_VALUE;
