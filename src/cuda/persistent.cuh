@@ -174,19 +174,23 @@ __device__ __forceinline__ float stage(const Instruction& in, Shared& s, char* s
       if (const int g = thread + (first + i) * kThreads; norm && (!States || g >= before) && g < granules) norms[i] = read_norm(g - before);
   };
   read_norms(0);
-  uint4 raw[kGranules];
+  uint4 next[2];
+  const auto read = [&](int first) __attribute__((always_inline)) {
 #pragma unroll
-  for (int i = 0; i < kGranules; ++i) {
-    raw[i] = uint4{0, 0, 0, 0};
-    if (const int g = thread + i * kThreads; (!States || g >= before) && g < granules) raw[i] = load_shared_value(x + 16 * g);
-    else if (States && g < before) raw[i] = row_before<T>(in, s, g);
-  }
+    for (int i = 0; i < 2; ++i) {
+      next[i] = uint4{0, 0, 0, 0};
+      if (const int g = thread + (first + i) * kThreads; (!States || g >= before) && g < granules) next[i] = load_shared_value(x + 16 * g);
+      else if (States && g < before) next[i] = row_before<T>(in, s, g);
+    }
+  };
+  read(0);
   // Two granules at a time: what one waits for, the other fills. Those of a warp share a scale. What came long ago is staged while the last is on its way.
 #pragma unroll
   for (int first = 0; first < kGranules; first += 2) {
     if (first * kThreads >= granules) break;
     const int at_first = thread + first * kThreads;
-    uint4* const now = raw + first;
+    uint4 now[2] = {next[0], next[1]};
+    if ((first + 2) * kThreads < granules) read(first + 2);
     for (Patience p; in_set && (absent(now[0]) | absent(now[1]));) {
       p.lose();
 #pragma unroll
@@ -354,21 +358,35 @@ __device__ __forceinline__ Mine first_of_warp(const Instruction& in, const Share
   return next_tile<T, States>(in, set, tiles + before, first_tile(in) + static_cast<int>(before * gridDim.x));
 }
 
-// The sums of rows g and g + 8 of a warp's 64 bytes of each row, w0 and w1. Odd rows have another half of the warp's bytes than even ones, so columns of
-// the product do as well: a row's sum is in those of its parity. x: this lane's, of the half with the parity of its column; chunk c of it lies at 64 c,
-// or where `turned` at 64 (c ^ 1). Of digits, lane t gets the sum of the t-th, t < 3.
-template <class T, int F>
-__device__ __forceinline__ void multiply(const uint4& w0, const uint4& w1, const char* x, bool turned, bool odd_row, float (&sum)[2]) {
+// What meets 16 bytes of a lane's weights, in parts of 16 bytes of x.
+template <int F>
+constexpr int kChunks = F == Instruction::kU4 || F == Instruction::kF8 ? 2 : 1;
+
+// The sums of rows g and g + 8 of N times 64 bytes of each row, w[n][0] and w[n][1]. Odd rows have another half of the warp's bytes than even ones, so
+// columns of the product do as well: a row's sum is in those of its parity. x[n]: this lane's, of the half with the parity of its column; chunk c of it lies
+// at 64 c, or where `turned[n]` at 64 (c ^ 1). Of digits, lane t gets the sum of the t-th, t < 3. Products that do not wait for one another stand side by
+// side: what the compiler finds in a row it does in a row, and a chain of four takes 150 cycles.
+template <class T, int F, int N, class X>
+__device__ __forceinline__ void multiply(const uint4 (&w)[N][2], const X& x, bool odd_row, float (&sum)[N][2]) {
   using H = std::conditional_t<F == Instruction::kPlain, T, __half>;
-  const uint32_t *a = &w0.x, *b = &w1.x;
-  if constexpr (kDigits<F>) {
-    constexpr int kMagic = 0x4b400000;  // the float 12582912: integers below 2^22 added to its bits are added to it
-    int s[4] = {kMagic, kMagic, kMagic, kMagic};
+  using Sum = std::conditional_t<kDigits<F>, int, float>;
+  constexpr int kMagic = 0x4b400000;  // the float 12582912: integers below 2^22 added to its bits are added to it
+  Sum s[N][4];
 #pragma unroll
-    for (int c = 0; c < kElements<F> / 16; ++c) {
-      const uint4 v = *reinterpret_cast<const uint4*>(x + (F == Instruction::kU4 && turned ? 64 - 64 * c : 64 * c));
+  for (int n = 0; n < N; ++n)
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
+    for (int i = 0; i < 4; ++i) s[n][i] = kDigits<F> ? kMagic : 0;
+#pragma unroll
+  for (int c = 0; c < kChunks<F>; ++c) {
+    uint4 v[N];
+#pragma unroll
+    for (int n = 0; n < N; ++n) v[n] = x(n, c);
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        const uint32_t *a = &w[n][0].x, *b = &w[n][1].x;
+        const uint32_t low = j ? v[n].z : v[n].x, high = j ? v[n].w : v[n].y;
         uint32_t words[4];
         if constexpr (F == Instruction::kU4) {
           constexpr uint32_t kHigh = 0xf0f0f0f0u, kSigns = 0x88888888u;
@@ -376,41 +394,25 @@ __device__ __forceinline__ void multiply(const uint4& w0, const uint4& w1, const
           words[1] = xor_and(b[2 * c + j] << 4, kSigns, kHigh);
           words[2] = xor_and(a[2 * c + j], kSigns, kHigh);
           words[3] = xor_and(b[2 * c + j], kSigns, kHigh);
+        } else if constexpr (F == Instruction::kF8) {
+          f8_to_f16(a[2 * c + j], words[0], words[2]);
+          f8_to_f16(b[2 * c + j], words[1], words[3]);
         } else {
 #pragma unroll
           for (int i = 0; i < 4; ++i) words[i] = i % 2 ? b[2 * j + i / 2] : a[2 * j + i / 2];
         }
-        mma_16x8x32(s, words, j ? v.z : v.x, j ? v.w : v.y);
+        if constexpr (kDigits<F>) mma_16x8x32(s[n], words, low, high);
+        else mma_16x8x16<H>(s[n], words, low, high);
       }
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) sum[i] = __int_as_float(odd_row ? s[2 * i + 1] : s[2 * i]) - __int_as_float(kMagic);
-  } else {
-    float s[2][4] = {};
-#pragma unroll
-    for (int i = 0; i < kElements<F> / 8; ++i) {
-      uint32_t low[4], high[4];
-      if constexpr (F == Instruction::kF8) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          f8_to_f16(a[2 * i + j], low[2 * j], low[2 * j + 1]);
-          f8_to_f16(b[2 * i + j], high[2 * j], high[2 * j + 1]);
-        }
-      } else {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          low[j] = a[j];
-          high[j] = b[j];
-        }
-      }
-      const uint4 v = *reinterpret_cast<const uint4*>(x + (F == Instruction::kF8 && turned ? 64 - 64 * i : 64 * i));
-      const uint32_t first[4] = {low[0], high[0], low[1], high[1]}, second[4] = {low[2], high[2], low[3], high[3]};
-      mma_16x8x16<H>(s[0], first, v.x, v.y);
-      mma_16x8x16<H>(s[1], second, v.z, v.w);
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) sum[i] = odd_row ? s[0][2 * i + 1] + s[1][2 * i + 1] : s[0][2 * i] + s[1][2 * i];
   }
+#pragma unroll
+  for (int n = 0; n < N; ++n)
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const Sum of = odd_row ? s[n][2 * i + 1] : s[n][2 * i];
+      if constexpr (kDigits<F>) sum[n][i] = __int_as_float(of) - __int_as_float(kMagic);
+      else sum[n][i] = of;
+    }
 }
 
 template <class T, int F, bool States>
@@ -428,7 +430,7 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
   int pieces = (row_bytes + kPieceBytes - 1) / kPieceBytes;
   int mine_until = row_bytes - warp * kHalves * 64;  // a row's bytes are a multiple of 128: of a round, a warp has both halves or none
   int at_row = g * pitch + first_step * 64 + 16 * t;
-  const bool gated = in.gated, row_scales = F != Instruction::kPlain && in.groups == 1, grouped = kDigits<F> && in.groups > 1;
+  const bool row_scales = F != Instruction::kPlain && in.groups == 1, grouped = kDigits<F> && in.groups > 1;
   const int group_shift = in.group_shift, groups = grouped ? min(row_bytes, kPieceBytes) >> group_shift : 0;  // groups of a row of a piece
   const int turn = swizzled(in) ? 16 * g : 0;
   const auto group_at = [&](int round) { return kRows * kPieceBytes + ((4 * (g * groups + ((round * kRoundBytes + first_step * 64) >> group_shift))) ^ turn); };
@@ -439,11 +441,8 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
   pin(at_row);
   pin(my_groups[0]);
   pin(my_groups[1]);
-  const int bias_dtype = in.bias_dtype, activation = in.activation;
-  const bool with_bias = in.bias, with_residual = in.has_residual, wide = in.wide;
   [[maybe_unused]] const int norm_from = States && in.state && in.norm ? pieces / 2 : -1;  // the piece from which on x is normed
 
-  char* y = at(set, in.y_in_set, in.y);
   const unsigned depth = static_cast<unsigned>(s.args.depth);
   const char* ring = ring_of(s);
   float* tile_sums = reinterpret_cast<float*>(ring_of(s) + depth * kSlotBytes);
@@ -457,17 +456,19 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
     for (int w = 0; w < kWarps / 2; ++w) v += sums[w * kRows];
     v += __shfl_xor_sync(0xffffffffu, v, 16);
     v *= mine.scale * factor;
-    if (with_bias) v += value_of(mine.bias, bias_dtype);
+    const bool gated = in.gated;
+    char* y = at(set, in.y_in_set, in.y);
+    if (in.bias) v += value_of(mine.bias, in.bias_dtype);
     if (gated) {
       const float other = __shfl_sync(0xffffffffu, v, (lane & 7) + 8);
-      v = activate(activation, v) * other;
+      v = activate(in.activation, v) * other;
     }
-    if (with_residual) {
+    if (in.has_residual) {
       float residual = to_float(reinterpret_cast<const T&>(mine.residual));
       if (States && in.residual_norm) residual *= s.factor * value_of(mine.norm, norm_dtype<T>(in.residual_norm_f32));  // read here: rare
       v += residual;
     }
-    if (wide) {
+    if (in.wide) {
       if (lane < kRows) reinterpret_cast<float*>(y)[kRows * mine.tile + row] = v;
     } else {
       const float even = __shfl_sync(0xffffffffu, v, 2 * lane % 32), odd = __shfl_sync(0xffffffffu, v, (2 * lane + 1) % 32);
@@ -494,36 +495,38 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
       // All that this warp has of the piece at once: what one product waits for, others fill.
       const auto multiply_rounds = [&](auto count) __attribute__((always_inline)) {
         constexpr int kCount = decltype(count)::value;
-        uint4 w[kCount][kHalves][2];  // rows g and g + 8
+        constexpr int kParts = kCount * kHalves;
+        uint4 w[kParts][2];  // rows g and g + 8
+        const auto step_of = [&](int n) __attribute__((always_inline)) { return (q * kRounds + n / kHalves) * kRoundSteps + n % kHalves * second; };
+        const auto x_at = [&](int n, int c) __attribute__((always_inline)) {
+          return *reinterpret_cast<const uint4*>(x + step_of(n) * kStepBytes + (kChunks<F> > 1 && ((g & 1) ^ (n % kHalves)) ? 64 - 64 * c : 64 * c));
+        };
+        uint4 v[kParts];
+        [[maybe_unused]] float scales[kParts][2];
+        float sum[kParts][2];
 #pragma unroll
-        for (int b = 0; b < kCount; ++b)
-#pragma unroll
-          for (int i = 0; i < kHalves; ++i) {
-            const char* half = from + b * (kRows * kRoundBytes) + at_row + i * second * 64;
-            w[b][i][0] = *reinterpret_cast<const uint4*>(half);
-            w[b][i][1] = *reinterpret_cast<const uint4*>(half + 8 * pitch);
-          }
-#pragma unroll
-        for (int b = 0; b < kCount; ++b)
-#pragma unroll
-          for (int i = 0; i < kHalves; ++i) {
-            const int step = (q * kRounds + b) * kRoundSteps + i * second;
-            float sum[2];
-            multiply<T, F>(w[b][i][0], w[b][i][1], x + step * kStepBytes, ((g & 1) ^ i) != 0, odd_row, sum);
-            if constexpr (kScaled<T, F>) {
-              float scales[2] = {x_scales[step], x_scales[step]};
-              if (grouped) {
-                const char* at_scale = from + my_groups[b] + i * other_group;
-                scales[0] *= *reinterpret_cast<const float*>(at_scale);
-                scales[1] *= *reinterpret_cast<const float*>(at_scale + 32 * groups);
-              }
-#pragma unroll
-              for (int j = 0; j < 2; ++j) total[j] = fmaf(scales[j], sum[j], total[j]);
-            } else {
-              total[0] += sum[0];
-              total[1] += sum[1];
+        for (int n = 0; n < kParts; ++n) {
+          const int b = n / kHalves, i = n % kHalves;
+          const char* half = from + b * (kRows * kRoundBytes) + at_row + i * second * 64;
+          w[n][0] = *reinterpret_cast<const uint4*>(half);
+          w[n][1] = *reinterpret_cast<const uint4*>(half + 8 * pitch);
+          v[n] = x_at(n, 0);
+          if constexpr (kScaled<T, F>) {
+            scales[n][0] = scales[n][1] = x_scales[step_of(n)];
+            if (grouped) {
+              const char* at_scale = from + my_groups[b] + i * other_group;
+              scales[n][0] *= *reinterpret_cast<const float*>(at_scale);
+              scales[n][1] *= *reinterpret_cast<const float*>(at_scale + 32 * groups);
             }
           }
+        }
+        __syncwarp();  // loads stay before it
+        if (lane == 0) arrive(s.free[walk.slot]);
+        multiply<T, F>(w, [&](int n, int c) __attribute__((always_inline)) { return c == 0 ? v[n] : x_at(n, c); }, odd_row, sum);
+#pragma unroll
+        for (int n = 0; n < kParts; ++n)
+#pragma unroll
+          for (int j = 0; j < 2; ++j) total[j] = kScaled<T, F> ? fmaf(scales[n][j], sum[n][j], total[j]) : total[j] + sum[n][j];
       };
       if (States && q == norm_from) {  // what came before is not to be multiplied by the factor at the end
         total[0] *= 1 / factor;
@@ -531,8 +534,7 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
       }
       if (q * kPieceBytes + kRoundBytes < mine_until) multiply_rounds(std::integral_constant<int, 2>());
       else if (q * kPieceBytes < mine_until) multiply_rounds(std::integral_constant<int, 1>());
-      __syncwarp();
-      if (lane == 0) arrive(s.free[walk.slot]);
+      else if (lane == 0) arrive(s.free[walk.slot]);
       if (++walk.slot == depth) {
         walk.slot = 0;
         walk.pass ^= 1;
@@ -631,10 +633,10 @@ __global__ void __launch_bounds__(kAllThreads, 1) persistent_kernel(const Persis
   if (warp >= kWarps) {
     keep_registers<72>();
     if (warp < kWarps + kCopyWarps) copy_weights(a, s, space_of() + a.space, HD);
-  } else {
-    take_registers<216>();
-    follow<T, HD, States>(a, s);
+    return;
   }
+  take_registers<216>();
+  follow<T, HD, States>(a, s);
 }
 
 }  // namespace persistent_detail

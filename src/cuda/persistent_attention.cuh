@@ -50,7 +50,7 @@ __device__ __forceinline__ void prefetch_context(const Instruction& in, const Pe
 
 // Not part of the kernel's body: its registers would be missing there.
 template <class T, int HD>
-__device__ __attribute__((noinline)) void attend(int index, char* set, int position) {
+__device__ __forceinline__ void attend(int index, char* set, int position) {
   constexpr int kQ = HD / 32, kV = HD / 64, kHalf = HD / 2;
   Shared& s = shared();
   const Instruction& in = s.now[index % 3];
