@@ -91,6 +91,7 @@ struct Launch {
   bool capturing = false;
   bool quantised = false;  // the program has products with quantised weights
   bool fp8 = false;        // of fp8
+  bool hopper = false;     // the copy engine and wgmma
   bool deterministic = false;  // a row's results do not depend on the rows beside it
   unsigned* arrived = nullptr;  // kArrivedCounters or more, zero between kernels: how many blocks of a shared result are done
   bool paired = false;  // the action before did the shift and the concat that follow

@@ -556,6 +556,7 @@ Status Executable::enqueue(Flight& f, const ingot_bindings& b, int dump_step, bo
   l.arrived = arrived_;
   l.quantised = quantised_;
   l.fp8 = fp8_;
+  l.hopper = hopper_;
   l.deterministic = deterministic_;
   const size_t parity = static_cast<size_t>(&f - flights_);
   if (dump_step == kDumpFirst) TRY(dump(f, b));

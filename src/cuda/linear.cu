@@ -393,6 +393,7 @@ Status many(const LinearCall& c, Launch& l) {
   return launched("linear");
 }
 
+constexpr int kWideFrom = 64;  // rows above which wide() is faster than mixed()
 // The most rows for which the mixed product is the fastest way, where cuBLASLt is another.
 int mixed_rows(DType weights, bool blas) {
   if (!blas) return kMixedRows;
@@ -431,6 +432,7 @@ Status linear_as(const LinearCall& c, Launch& l) {
   if (l.deterministic) return in_order<A>(c, ready, fits, l);
   if constexpr (sizeof(A) == 2) {
     const bool only_rounded = ready.only && ready.of == c.x.data;
+    if (!only_rounded && c.rows > kWideFrom && wide_accepts(c, l)) return wide(c, l);
     if (!only_rounded && c.rows > kSkinnyRows && c.rows <= mixed_rows(wtype, blas) && mixed_accepts(c)) return mixed(c, l);
     if (fp8_accepts(c)) {
       const Status status = fp8(c, ready, blas, l);

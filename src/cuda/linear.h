@@ -71,4 +71,7 @@ Status skinny(const LinearCall& c, Launch& l);
 bool mixed_accepts(const LinearCall& c);
 Status mixed(const LinearCall& c, Launch& l);
 
+bool wide_accepts(const LinearCall& c, const Launch& l);
+Status wide(const LinearCall& c, Launch& l);
+
 }  // namespace ingot::cuda

@@ -7,6 +7,7 @@
 #include <bit>
 
 #include "cuda/tile.cuh"
+#include "cuda/widen.cuh"
 
 namespace ingot::cuda {
 namespace mixed_detail {
@@ -38,13 +39,6 @@ struct MixedArgs : TileArgs<T> {
   int64_t x_stride;
   int groups, shift;  // scales of a row; log2 of a group, or -1
 };
-
-// Two weights of eight bits, the low bytes of the halves of `p`.
-template <class T>
-__device__ __forceinline__ uint32_t widen8(uint32_t p) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) return sub2<T>(and_or(p, 0x007f007fu, 0x43004300u), and_or(p, 0x00800080u, 0x43004300u));  // 128 + low bits - (128 or 256)
-  else return sub2<T>(and_or(p ^ 0x00800080u, 0x00ff00ffu, 0x64006400u), 0x64806480u);
-}
 
 template <class T, DType D, int N, bool Gated, Scales G>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks) mixed_kernel(const MixedArgs<T> a) {
@@ -116,7 +110,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) mixed_kernel(const 
 
   // ---- weights of half a stage as fragments: steps of 16 inputs ----------------------------------------------------------------------
   const int my_row = 16 * warp + g;
-  auto widen = [&](const char* stage, int half, uint32_t (&f)[kSteps][4]) __attribute__((always_inline)) {
+  auto widen_half = [&](const char* stage, int half, uint32_t (&f)[kSteps][4]) __attribute__((always_inline)) {
     if constexpr (!kQuantised<D>) {
       const char* at = stage + kWeights + (16 * warp + (lane & 15)) * kPitch + half * (kRowBytes / 2) + lane / 16 * 16;
 #pragma unroll
@@ -132,42 +126,15 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) mixed_kernel(const 
           const uint4 v = *reinterpret_cast<const uint4*>(row + 8 * i * kPitch + 16 * j);
           words[4 * j] = v.x, words[4 * j + 1] = v.y, words[4 * j + 2] = v.z, words[4 * j + 3] = v.w;
         }
-        if constexpr (D == DType::kU4) {
-          constexpr bool kBf = std::is_same_v<T, __nv_bfloat16>;
-          constexpr uint32_t kOr = kBf ? 0x43004300u : 0x64006400u, kMinus = kBf ? 0x43084308u : 0x64086408u;  // 128 + n, or 1024 + n
-          const uint32_t pick = 0x4040u + 0x1111u * t;  // byte t of two words, twice
 #pragma unroll
-          for (int step = 0; step < kSteps; ++step) {
-            const uint32_t z = __byte_perm(words[2 * step], words[2 * step + 1], pick);
-            const uint32_t n = __byte_perm(z, z >> 4, 0x7610);  // nibbles 0, 2 | 1, 3 in the halves
-            f[step][i] = sub2<T>(and_or(n, 0x000f000fu, kOr), kMinus);
-            f[step][2 + i] = sub2<T>(and_or(n >> 8, 0x000f000fu, kOr), kMinus);
-          }
-        } else {
-          const uint32_t pick = 2 * t + ((2 * t + 1) << 8);  // bytes 2 t and 2 t + 1 of two words; widen8 ignores what is between
-#pragma unroll
-          for (int step = 0; step < kSteps; ++step)
-#pragma unroll
-            for (int high = 0; high < 2; ++high) f[step][2 * high + i] = widen8<T>(__byte_perm(words[4 * step + 2 * high], words[4 * step + 2 * high + 1], pick));
-        }
+        for (int step = 0; step < kSteps; ++step) widen<T, D>(words + kStepWords<D> * step, t, f[step][i], f[step][2 + i]);
         if constexpr (S > 0) {
-          constexpr float kBase = D == DType::kU4 ? 8.0f : 0.0f;
           const int word = (my_row + 8 * i) * S + half * (S / 2);
-          const float* scale = reinterpret_cast<const float*>(stage + kScalesAt) + word;
-          if (a.w.zeros) {
-            const float* zero = reinterpret_cast<const float*>(stage + kZerosAt) + word;
-#pragma unroll
-            for (int step = 0; step < kSteps; ++step) {
-              const float z = zero[S > 1 ? step / 2 : 0] - kBase;
-#pragma unroll
-              for (int high = 0; high < 2; ++high) f[step][2 * high + i] = sub2<T>(f[step][2 * high + i], pack2<T>(z, z));
-            }
-          }
+          const float *scale = reinterpret_cast<const float*>(stage + kScalesAt) + word, *zero = reinterpret_cast<const float*>(stage + kZerosAt) + word;
 #pragma unroll
           for (int step = 0; step < kSteps; ++step) {
-            const float s = scale[S > 1 ? step / 2 : 0];
-#pragma unroll
-            for (int high = 0; high < 2; ++high) f[step][2 * high + i] = mul2<T>(f[step][2 * high + i], pack2<T>(s, s));
+            const int of = S > 1 ? step / 2 : 0;
+            apply_group<T, D>(f[step][i], f[step][2 + i], scale[of], a.w.zeros ? zero + of : nullptr);
           }
         }
       }
@@ -206,9 +173,9 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) mixed_kernel(const 
     }
     copies_commit();
     const char* stage = shared + at * kStage;
-    widen(stage, 0, f[0]);
+    widen_half(stage, 0, f[0]);
     multiply(stage, 0);
-    widen(stage, 1, f[1]);
+    widen_half(stage, 1, f[1]);
     multiply(stage, 1);
     at = at + 1 < kRing ? at + 1 : 0;
     free = free + 1 < kRing ? free + 1 : 0;

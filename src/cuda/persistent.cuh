@@ -484,6 +484,7 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
   };
 
   Walk walk = s.walks[warp];
+  __syncwarp();  // read by all before lane 0 writes it, with no tile at once
   for (int tile = first_tile(in); tile < in.tiles; tile += static_cast<int>(gridDim.x), ++walk.tiles) {
     const unsigned buffer = walk.tiles % kTileBuffers;
     float total[2] = {};

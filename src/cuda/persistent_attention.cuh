@@ -48,7 +48,7 @@ __device__ __forceinline__ void prefetch_context(const Instruction& in, const Pe
   }
 }
 
-// Not part of the kernel's body: its registers would be missing there.
+// Part of the kernel's body: a call would cost its callers the registers that it saves.
 template <class T, int HD>
 __device__ __forceinline__ void attend(int index, char* set, int position) {
   constexpr int kQ = HD / 32, kV = HD / 64, kHalf = HD / 2;

@@ -31,8 +31,8 @@ Status encode(CUtensorMap& map, CUtensorMapDataType type, const void* data, cons
 
 }  // namespace
 
-Status make_tile_map(CUtensorMap& map, DType dtype, void* data, int64_t rows, int width, int box_rows) {
-  const Shape shape{.columns = width, .rows = rows, .pitch_bytes = int64_t{width} * 2, .box_columns = kBoxColumns, .box_rows = box_rows};
+Status make_tile_map(CUtensorMap& map, DType dtype, void* data, int64_t rows, int width, int box_rows, int pitch) {
+  const Shape shape{.columns = width, .rows = rows, .pitch_bytes = int64_t{pitch ? pitch : width} * 2, .box_columns = kBoxColumns, .box_rows = box_rows};
   return encode(map, dtype == DType::kBf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, data, shape, false, CU_TENSOR_MAP_SWIZZLE_128B);
 }
 

@@ -12,8 +12,8 @@ namespace ingot::cuda {
 
 constexpr int kBoxColumns = 64;
 
-// `width`: a multiple of 64, of rows that lie side by side; `box_rows`: at most 256. Error: the driver has no such call, or refuses.
-Status make_tile_map(CUtensorMap& map, DType dtype, void* data, int64_t rows, int width, int box_rows);
+// Rows are `pitch` numbers apart, a multiple of 8; without one they lie side by side. `box_rows`: at most 256. Error: the driver has no such call, or refuses.
+Status make_tile_map(CUtensorMap& map, DType dtype, void* data, int64_t rows, int width, int box_rows, int pitch = 0);
 
 // `planes` matrices, one behind the other, of `rows` rows of words of 4 or 8 bytes, a multiple of 16 bytes each. A box has up to 256 words of up to 256
 // rows, of all planes; its rows land one by one, without gaps. Swizzled, of boxes 128 bytes wide: the 16 bytes of a row that would land at c do at

@@ -39,6 +39,11 @@ __device__ __forceinline__ void publish_shared() { asm volatile("fence.proxy.asy
   INGOT_LIST64 \
   ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47" \
   ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define INGOT_LIST256 \
+  INGOT_LIST128 \
+  ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95" \
+  ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121" \
+  ",%122,%123,%124,%125,%126,%127"
 #define INGOT_R8(i) \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define INGOT_R32(i) INGOT_R8(i), INGOT_R8(i + 8), INGOT_R8(i + 16), INGOT_R8(i + 24)
@@ -66,6 +71,8 @@ __device__ __forceinline__ void warpgroup_product(float (&d)[N / 2], const uint3
   if constexpr (N == 16) INGOT_WGMMA("16", INGOT_LIST16, "%8,%9,%10,%11", "%12", "0", INGOT_R8(0));
   if constexpr (N == 64) INGOT_WGMMA("64", INGOT_LIST64, "%32,%33,%34,%35", "%36", "0", INGOT_R32(0));
   if constexpr (N == 128) INGOT_WGMMA("128", INGOT_LIST128, "%64,%65,%66,%67", "%68", "0", INGOT_R32(0), INGOT_R32(32));
+  if constexpr (N == 256)
+    INGOT_WGMMA("256", INGOT_LIST256, "%128,%129,%130,%131", "%132", "0", INGOT_R32(0), INGOT_R32(32), INGOT_R32(64), INGOT_R32(96));
 }
 
 // Of a tile whose rows are inputs, of 64 columns; the next 64 columns begin `next` bytes after it. A step: 16 rows.
@@ -115,6 +122,7 @@ __device__ __forceinline__ void warpgroup_product_f8(float (&d)[N / 2], const vo
 #undef INGOT_LIST32
 #undef INGOT_LIST64
 #undef INGOT_LIST128
+#undef INGOT_LIST256
 
 #else
 

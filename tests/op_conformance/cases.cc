@@ -127,6 +127,18 @@ void many_rows_cases(std::vector<Chain>& out) {
     c.check(c.add(Op::kLinear, {}, {c.input(2064)}, {c.matrix(DType::kF8E4M3, 48, 2064, 2064, false)}));
     out.push_back(std::move(c));
   }
+  // Rows beyond one tile, of inputs that end within a stage and are shared out.
+  for (const Format& f : {Format{DType::kI8, -1, false}, Format{DType::kI8, 32, false}, Format{DType::kU4, 32, true}, Format{DType::kU4, 64, false}})
+    for (bool gated : {false, true}) {
+      const int k = f.group == 64 ? 1088 : 1056, n = gated ? 2 * 72 : 136;
+      Chain c(cat(gated ? "gated_linear/" : "linear/", text(f), "/T300/", k, "/many"), {300}, ++seed);
+      const int x = c.input(k), w = c.matrix(f.dtype, n, k, f.group < 0 ? k : f.group, f.zero);
+      Attrs a{};
+      a.activation = INGOT_ACT_SILU;
+      c.nmse_int8 = 1e-3;
+      c.check(c.add(gated ? Op::kGatedLinear : Op::kLinear, gated ? a : Attrs{}, {x}, {w}));
+      out.push_back(std::move(c));
+    }
   for (int rows : {12, 64}) {
     Chain c(cat("linear/u4/g128z/T", rows, "/many"), {rows}, ++seed);
     const int x = c.input(2176), w = c.matrix(DType::kU4, 264, 2176, 128, true);
