@@ -4,7 +4,8 @@
 //   TRY(linear(c, launch));     // y = f(norm(x) w^T + bias) + residual
 //
 // Up to kSkinnyRows rows of 16-bit activations stream the weights once (skinny.cu); up to kMixedRows on quantised weights likewise
-// (mixed.cu, fp8.cu); more, and more than a few on plain weights, go to cuBLASLt. In the deterministic mode: ordered.h.
+// (mixed.cu, fp8.cu; on Hopper wide() takes int8 and int4 from 65 rows to as many as pay); more, and more than a few on plain weights, go to
+// cuBLASLt. In the deterministic mode: ordered.h.
 #pragma once
 
 #include "cuda/cuda.h"

@@ -95,4 +95,16 @@ __device__ __forceinline__ float activate(int kind, float x) {
   }
 }
 
+// Of several numbers: what kind it is is asked once.
+template <int N>
+__device__ __forceinline__ void activate(int kind, float (&x)[N]) {
+  if (kind == INGOT_ACT_SILU) {
+#pragma unroll
+    for (float& v : x) v = activate(INGOT_ACT_SILU, v);
+  } else {
+#pragma unroll 1
+    for (float& v : x) v = activate(kind, v);
+  }
+}
+
 }  // namespace ingot::cuda

@@ -1,3 +1,5 @@
+#include <bit>
+
 #include "cuda/linear.h"
 
 namespace ingot::cuda {
@@ -23,13 +25,13 @@ bool mixed_accepts(const LinearCall& c) {
 
 Status mixed(const LinearCall& c, Launch& l) { return c.x.dtype == DType::kBf16 ? mixed_as<__nv_bfloat16>(c, l) : mixed_as<__half>(c, l); }
 
-// Groups hold whole halves of a stage, rows of weights begin at multiples of 16 bytes.
+// Groups hold whole halves of a stage and are found by a shift, rows of weights begin at multiples of 16 bytes.
 bool wide_accepts(const LinearCall& c, const Launch& l) {
   const DType x = c.x.dtype, w = static_cast<DType>(c.weight->dtype);
   const int64_t group = c.weight->group, k = c.weight->k;
   if (!l.hopper || (x != DType::kBf16 && x != DType::kF16) || (w != DType::kU4 && w != DType::kI8) || c.norm || c.weight->experts > 0) return false;
   if ((reinterpret_cast<uintptr_t>(c.x.data) | reinterpret_cast<uintptr_t>(c.data) | static_cast<uintptr_t>(c.x.stride) * 2) % 16 != 0) return false;
-  return k % 32 == 0 && group > 0 && (group % 32 == 0 || (w == DType::kI8 && group == k));
+  return k % 32 == 0 && (group == k || (group >= 32 && std::has_single_bit(static_cast<uint64_t>(group))));
 }
 
 Status wide(const LinearCall& c, Launch& l) { return c.x.dtype == DType::kBf16 ? wide_as<__nv_bfloat16>(c, l) : wide_as<__half>(c, l); }

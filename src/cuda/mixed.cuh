@@ -134,7 +134,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) mixed_kernel(const 
 #pragma unroll
           for (int step = 0; step < kSteps; ++step) {
             const int of = S > 1 ? step / 2 : 0;
-            apply_group<T, D>(f[step][i], f[step][2 + i], scale[of], a.w.zeros ? zero + of : nullptr);
+            if (a.w.zeros) subtract_zero<T, D>(f[step][i], f[step][2 + i], zero[of]);
+            apply_scale<T>(f[step][i], f[step][2 + i], scale[of]);
           }
         }
       }

@@ -146,61 +146,74 @@ __device__ __forceinline__ void finish_tile(const TileArgs<T>& a, int rows, floa
 // Results go through shared memory, so that whole lines are written. scale: of the thread's two rows of weights; scale_of(r): of row r of x.
 template <int N, bool Gated, class T, class ScaleOf>
 __device__ __forceinline__ void put_tile(const TileArgs<T>& a, int first_row, int rows, const float (&sum)[N / 2], const float (&scale)[2], ScaleOf&& scale_of) {
-  constexpr int kWidth = Gated ? kTileOutputs / 2 : kTileOutputs;
-  const int thread = threadIdx.x, warp = thread / 32, g = (thread & 31) / 4, t = thread & 3, my_row = 16 * warp + g;
+  constexpr int kPieces = kTileOutputs / (Gated ? 16 : 8);  // of eight outputs; gated, eight gates and their eight partners
+  const int thread = threadIdx.x, warp = thread / 32, g = (thread & 31) / 4, t = thread & 3;
   float* out = reinterpret_cast<float*>(dynamic_shared());  // [rows][kTileOutPitch]
-  const int first = blockIdx.y * kWidth;
-  float bias[2] = {0, 0};
-  if (a.bias.data && Gated) {
-    const int n = min(first + 8 * warp + g, a.outputs - 1);
-    bias[0] = a.bias(n);
-    bias[1] = a.bias(n + a.outputs);
-  }
 #pragma unroll
   for (int j = 0; j < N / 8; ++j) {
     if (8 * j >= rows) break;
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      float* at = out + (8 * j + 2 * t + e) * kTileOutPitch;
+      float* at = out + (8 * j + 2 * t + e) * kTileOutPitch + 16 * warp + g;
       const float x_scale = scale_of(min(8 * j + 2 * t + e, rows - 1));
-      const float low = sum[4 * j + e] * scale[0] * x_scale + bias[0], high = sum[4 * j + 2 + e] * scale[1] * x_scale + bias[1];  // scales in cuBLASLt's order
-      if constexpr (Gated) {
-        at[8 * warp + g] = activate(a.activation, low) * high;
-      } else {
-        at[my_row] = low;
-        at[my_row + 8] = high;
-      }
+      at[0] = sum[4 * j + e] * scale[0] * x_scale;  // in cuBLASLt's order
+      at[8] = sum[4 * j + 2 + e] * scale[1] * x_scale;
     }
   }
   sync_tile();
-  for (int i = thread; i < rows * (kWidth / 8); i += kTileThreads) {
-    const int r = i / (kWidth / 8), n = first + i % (kWidth / 8) * 8, count = min(8, a.outputs - n), row = first_row + r;
-    if (count <= 0) continue;
-    float v[8];
+  // A thread keeps its outputs, and goes down the rows.
+  constexpr int kRowsAtOnce = kTileThreads / kPieces, kAhead = 4;
+  const int piece = thread % kPieces, n = (static_cast<int>(blockIdx.y) * kPieces + piece) * 8, count = min(8, a.outputs - n);
+  if (count <= 0) return;
+  const bool vectors = a.vectors && count == 8;
+  float bias[Gated ? 16 : 8] = {};
+  if (a.bias.data)
 #pragma unroll
-    for (int j = 0; j < 2; ++j) *reinterpret_cast<float4*>(v + 4 * j) = *reinterpret_cast<const float4*>(out + r * kTileOutPitch + n - first + 4 * j);
-    if (a.bias.data && !Gated)
-      for (int j = 0; j < count; ++j) v[j] += a.bias(n + j);
-    if (a.vectors && count == 8) {
-      if (a.residual) {
-        const uint4 raw = *reinterpret_cast<const uint4*>(a.residual + row * a.residual_stride + n);
-        const T* h = reinterpret_cast<const T*>(&raw);
+    for (int j = 0; j < 8; ++j) {
+      bias[j] = a.bias(min(n + j, a.outputs - 1));
+      if constexpr (Gated) bias[8 + j] = a.bias(min(n + j, a.outputs - 1) + a.outputs);
+    }
+  for (int r0 = thread / kPieces; r0 < rows; r0 += kAhead * kRowsAtOnce) {
+    uint4 residual[kAhead] = {};
+    if (vectors && a.residual)
 #pragma unroll
-        for (int j = 0; j < 8; ++j) v[j] += to_float(h[j]);
+      for (int i = 0; i < kAhead; ++i)
+        if (const int r = r0 + i * kRowsAtOnce; r < rows) residual[i] = *reinterpret_cast<const uint4*>(a.residual + (first_row + r) * a.residual_stride + n);
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int r = r0 + i * kRowsAtOnce, row = first_row + r;
+      if (r >= rows) break;
+      float v[8];
+      const float* from = out + r * kTileOutPitch + piece * (Gated ? 16 : 8);
+      load8_activation(from, v);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) v[j] += bias[j];
+      if constexpr (Gated) {
+        float partner[8];
+        load8_activation(from + 8, partner);
+        activate(a.activation, v);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) v[j] *= partner[j] + bias[8 + j];
       }
-      if (a.wide) {
-        float4* to = reinterpret_cast<float4*>(static_cast<float*>(a.y) + row * a.y_stride + n);
-        to[0] = float4{v[0], v[1], v[2], v[3]};
-        to[1] = float4{v[4], v[5], v[6], v[7]};
+      if (vectors) {
+        const T* h = reinterpret_cast<const T*>(&residual[i]);
+        if (a.residual)
+#pragma unroll
+          for (int j = 0; j < 8; ++j) v[j] += to_float(h[j]);
+        if (a.wide) {
+          float4* to = reinterpret_cast<float4*>(static_cast<float*>(a.y) + row * a.y_stride + n);
+          to[0] = float4{v[0], v[1], v[2], v[3]};
+          to[1] = float4{v[4], v[5], v[6], v[7]};
+        } else {
+          *reinterpret_cast<uint4*>(static_cast<T*>(a.y) + row * a.y_stride + n) =
+              uint4{pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]), pack2<T>(v[6], v[7])};
+        }
       } else {
-        *reinterpret_cast<uint4*>(static_cast<T*>(a.y) + row * a.y_stride + n) =
-            uint4{pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]), pack2<T>(v[6], v[7])};
-      }
-    } else {
-      for (int j = 0; j < count; ++j) {
-        const float x = v[j] + (a.residual ? to_float(a.residual[row * a.residual_stride + n + j]) : 0.0f);
-        if (a.wide) static_cast<float*>(a.y)[row * a.y_stride + n + j] = x;
-        else static_cast<T*>(a.y)[row * a.y_stride + n + j] = from_float<T>(x);
+        for (int j = 0; j < count; ++j) {
+          const float x = v[j] + (a.residual ? to_float(a.residual[row * a.residual_stride + n + j]) : 0.0f);
+          if (a.wide) static_cast<float*>(a.y)[row * a.y_stride + n + j] = x;
+          else static_cast<T*>(a.y)[row * a.y_stride + n + j] = from_float<T>(x);
+        }
       }
     }
   }

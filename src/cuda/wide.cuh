@@ -26,7 +26,7 @@ template <class T>
 struct WideArgs : TileArgs<T> {
   CUtensorMap x, weights;
   WeightArgs w;
-  int groups, shift;  // scales of a row; log2 of a group, or -1
+  int groups, shift;  // scales of a row; log2 of a group
 };
 
 // S: scales of a row in a stage; 0: one a row, for the sums.
@@ -37,8 +37,10 @@ __global__ void __launch_bounds__(kTileThreads, 1) wide_kernel(const __grid_cons
   char* const shared = dynamic_shared();
   const int thread = threadIdx.x, warp = thread / 32, lane = thread & 31, g = lane / 4, t = lane & 3;
   const int first_row = blockIdx.x * N, rows = min(N, a.rows - first_row);
-  const TileStages pair_of((a.w.k + 2 * kInputs - 1) / (2 * kInputs), false);  // of two stages; what is beyond k counts as zeros
-  const int stages = 2 * pair_of.count;
+  // Stages go by pairs, so that the fragments of one are whole while the other's are made. What is beyond k counts as zeros.
+  const TileStages pair_of((a.w.k + 2 * kInputs - 1) / (2 * kInputs), false);
+  const int stages = 2 * pair_of.count, begin = 2 * pair_of.begin * kInputs, end = begin + stages * kInputs;
+  const auto after = [&](int inputs) { return inputs + kInputs == end ? begin : inputs + kInputs; };
   if (thread == 0) {
     for (int i = 0; i < kStages; ++i) {
       make_barrier(full[i], 1);
@@ -50,18 +52,18 @@ __global__ void __launch_bounds__(kTileThreads, 1) wide_kernel(const __grid_cons
   start_dependents();
 
   // ---- copies, by one thread ---------------------------------------------------------------------------------------------------------
-  const auto inputs_of = [&](int i) { return (2 * pair_of(i / 2) + i % 2) * kInputs; };
-  const auto fetch_weights = [&](int i, int slot) {
+  const auto fetch_weights = [&](int inputs, int slot) {
     expect(full[slot], kStage);
-    copy_rows_once(shared + slot * kStage + kWeights, a.weights, inputs_of(i) / kInputs * (kRowBytes / 4), blockIdx.y * (Gated ? kTileOutputs / 2 : kTileOutputs), full[slot]);
+    copy_rows_once(shared + slot * kStage + kWeights, a.weights, inputs / kInputs * (kRowBytes / 4), blockIdx.y * (Gated ? kTileOutputs / 2 : kTileOutputs), full[slot]);
   };
-  const auto fetch_x = [&](int i, int slot) { copy_box(shared + slot * kStage, a.x, inputs_of(i), first_row, full[slot]); };
-  const int ahead = min(kStages, stages);
+  const auto fetch_x = [&](int inputs, int slot) { copy_box(shared + slot * kStage, a.x, inputs, first_row, full[slot]); };
+  const int first = 2 * pair_of(0) * kInputs, ahead = min(kStages, stages);
   if (thread == 0)
-    for (int i = 0; i < ahead; ++i) fetch_weights(i, i);
+    for (int i = 0, at = first; i < ahead; ++i, at = after(at)) fetch_weights(at, i);
   wait_for_predecessor();
-  if (thread == 0)
-    for (int i = 0; i < ahead; ++i) fetch_x(i, i);
+  int next = first;
+  for (int i = 0; i < ahead; ++i, next = after(next))
+    if (thread == 0) fetch_x(next, i);
   __syncwarp();
 
   // ---- weights of a stage as fragments -------------------------------------------------------------------------------------------------
@@ -73,13 +75,12 @@ __global__ void __launch_bounds__(kTileThreads, 1) wide_kernel(const __grid_cons
     for (int i = 0; i < 2; ++i)
 #pragma unroll
       for (int part = 0; part < S; ++part) {
-        const int input = min(inputs + 32 * part, a.w.k - 1);
-        const int64_t from = row[i] * a.groups + (a.shift >= 0 ? input >> a.shift : input / a.w.group);
+        const int64_t from = row[i] * a.groups + (min(inputs + 32 * part, a.w.k - 1) >> a.shift);
         scale[i][part] = __ldg(a.w.scales + from);
         if (a.w.zeros) zero[i][part] = __ldg(a.w.zeros + from);
       }
   };
-  const auto widen_stage = [&](const char* stage, uint32_t (&f)[kSteps][4]) __attribute__((always_inline)) {
+  const auto widen_stage = [&](const char* stage, uint32_t (&f)[kSteps][4], auto zeros) __attribute__((always_inline)) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       uint32_t words[kRowBytes / 4];
@@ -93,7 +94,8 @@ __global__ void __launch_bounds__(kTileThreads, 1) wide_kernel(const __grid_cons
         widen<T, D>(words + kStepWords<D> * step, t, f[step][i], f[step][2 + i]);
         if constexpr (S > 0) {
           constexpr int kPartSteps = kSteps / S;
-          apply_group<T, D>(f[step][i], f[step][2 + i], scale[i][step / kPartSteps], a.w.zeros ? &zero[i][step / kPartSteps] : nullptr);
+          if constexpr (zeros) subtract_zero<T, D>(f[step][i], f[step][2 + i], zero[i][step / kPartSteps]);
+          apply_scale<T>(f[step][i], f[step][2 + i], scale[i][step / kPartSteps]);
         }
       }
     }
@@ -109,13 +111,14 @@ __global__ void __launch_bounds__(kTileThreads, 1) wide_kernel(const __grid_cons
   for (int i = 0; i < N / 2; ++i) sum[i] = 0;
   uint32_t f[2][kSteps][4];
   // The stage at work, and the one that both warpgroups should be done with, whose place the next copies take.
-  int slot = 0, pass = 0, done = 0, done_pass = 0;
-  fetch_scales(inputs_of(0));
+  int slot = 0, pass = 0, done = 0, done_pass = 0, scales_of = first;
+  fetch_scales(scales_of);
   const auto multiply = [&](int i, uint32_t (&mine)[kSteps][4]) __attribute__((always_inline)) {
     wait(full[slot], pass);
     const char* stage = shared + slot * kStage;
-    widen_stage(stage, mine);
-    fetch_scales(inputs_of(min(i + 1, stages - 1)));
+    if (S > 0 && a.w.zeros) widen_stage(stage, mine, std::true_type());
+    else widen_stage(stage, mine, std::false_type());
+    fetch_scales(scales_of = after(scales_of));
     before_products();
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) warpgroup_product<T, N>(sum, mine[step], stage, step);
@@ -124,10 +127,13 @@ __global__ void __launch_bounds__(kTileThreads, 1) wide_kernel(const __grid_cons
     if (i > 0 && lane == 0) arrive(free[slot ? slot - 1 : kStages - 1]);
     if (++slot == kStages) slot = 0, pass ^= 1;
     if (i < 2) return;
-    if (thread == 0 && i - 2 + kStages < stages) {
-      wait(free[done], done_pass);
-      fetch_weights(i - 2 + kStages, done);
-      fetch_x(i - 2 + kStages, done);
+    if (i - 2 + kStages < stages) {
+      if (thread == 0) {
+        wait(free[done], done_pass);
+        fetch_weights(next, done);
+        fetch_x(next, done);
+      }
+      next = after(next);
     }
     if (++done == kStages) done = 0, done_pass ^= 1;
     __syncwarp();
@@ -205,7 +211,7 @@ Status wide_as(const LinearCall& c, Launch& l) {
   static_cast<TileArgs<T>&>(a) = tile_args<T>(c, l);
   a.w = weight_args(*c.weight, c.data);
   a.groups = a.w.k / a.w.group;
-  a.shift = std::has_single_bit(static_cast<unsigned>(a.w.group)) ? std::countr_zero(static_cast<unsigned>(a.w.group)) : -1;
+  a.shift = a.groups == 1 ? 31 : std::countr_zero(static_cast<unsigned>(a.w.group));
   if (static_cast<DType>(c.weight->dtype) == DType::kU4)
     return a.w.group % kInputs == 0 ? gated<T, DType::kU4, 1>(a, c, l) : gated<T, DType::kU4, 2>(a, c, l);
   return a.groups == 1 && !a.w.zeros ? gated<T, DType::kI8, 0>(a, c, l) : gated<T, DType::kI8, 2>(a, c, l);

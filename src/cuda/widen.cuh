@@ -34,14 +34,15 @@ __device__ __forceinline__ void widen(const uint32_t* words, int t, uint32_t& lo
   }
 }
 
-// The same columns less the zero point, where there is one, times the scale of their group.
+// The same columns less the zero point of their group, times its scale.
 template <class T, DType D>
-__device__ __forceinline__ void apply_group(uint32_t& low, uint32_t& high, float scale, const float* zero) {
-  if (zero) {
-    const float z = *zero - (D == DType::kU4 ? 8.0f : 0.0f);
-    low = sub2<T>(low, pack2<T>(z, z));
-    high = sub2<T>(high, pack2<T>(z, z));
-  }
+__device__ __forceinline__ void subtract_zero(uint32_t& low, uint32_t& high, float zero) {
+  const float z = zero - (D == DType::kU4 ? 8.0f : 0.0f);
+  low = sub2<T>(low, pack2<T>(z, z));
+  high = sub2<T>(high, pack2<T>(z, z));
+}
+template <class T>
+__device__ __forceinline__ void apply_scale(uint32_t& low, uint32_t& high, float scale) {
   low = mul2<T>(low, pack2<T>(scale, scale));
   high = mul2<T>(high, pack2<T>(scale, scale));
 }
