@@ -131,7 +131,7 @@ if [ -n "$ingot" ]; then
     measure "$engine/yuan2-2b-llama.json" "" 1 8 64 256
     time_bursts "$engine/yuan2-2b-llama.json" ""
     measure yuan2-2b "" 1 4 8 16 32 64
-    measure llama3-8b int8 1 8 64
+    measure llama3-8b int8 1 8 64 256
     if timeout 200 python3 "$root/tools/gpu_ready.py" "$ingot" "$plugin" --records "$out/cuda.jsonl" > "$out/ready.log" 2>&1; then cat "$out/ready.log" >> "$table"; else
       failed=1
       row "real engines served" "FAILED: $(tail -n 1 "$out/ready.log")"
