@@ -535,7 +535,10 @@ __device__ __forceinline__ void product(const Instruction& in, Shared& s, char* 
       }
       if (q * kPieceBytes + kRoundBytes < mine_until) multiply_rounds(std::integral_constant<int, 2>());
       else if (q * kPieceBytes < mine_until) multiply_rounds(std::integral_constant<int, 1>());
-      else if (lane == 0) arrive(s.free[walk.slot]);
+      else {
+        __syncwarp();  // the row's scale was read
+        if (lane == 0) arrive(s.free[walk.slot]);
+      }
       if (++walk.slot == depth) {
         walk.slot = 0;
         walk.pass ^= 1;

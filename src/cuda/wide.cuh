@@ -166,7 +166,7 @@ inline Plan plan(int rows, int tiles, int pairs, const Launch& l) {
   int64_t least = INT64_MAX;
   for (const int n : {128, 256}) {
     const int64_t blocks = static_cast<int64_t>(tiles) * ((rows + n - 1) / n), pair = 8 * n + 120, end = 2500 + 6 * n, pass_on = 32 * n;
-    for (int s = 1; s <= std::min(8, pairs / 2); ++s) {
+    for (int s = 1; s <= std::clamp(pairs / 2, 1, 8); ++s) {
       if (s > 1 && (blocks > kTileCounters || static_cast<size_t>(blocks) * static_cast<size_t>(s * n) * kTileOutputs * 4 > l.scratch_bytes)) break;
       if (s > 1 && blocks * s > l.sm_count) break;  // those of a tile wait for one another
       const int64_t turns = (blocks * s + l.sm_count - 1) / l.sm_count, cycles = turns * ((pairs + s - 1) / s * pair + end + (s > 1 ? pass_on : 0));
