@@ -68,9 +68,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) fp8_kernel(const Fp
   }
 
   // ---- products ------------------------------------------------------------------------------------------------------------------------
-  float sum[N / 2];
-#pragma unroll
-  for (int i = 0; i < N / 2; ++i) sum[i] = 0;
+  float sum[N / 2] = {};
   char *at = shared, *free = shared + kAhead * kStage;  // the stage at work, and the one that was done before it
   int next = stage_of(min(kAhead, stage_of.count - 1));
   for (int i = 0; i < stage_of.count; ++i) {
@@ -93,8 +91,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) fp8_kernel(const Fp
     at = at == shared + kAhead * kStage ? shared : at + kStage;
   }
   products_wait<0>();
-#pragma unroll
-  for (int i = 0; i < N / 2; ++i) pin(sum[i]);
+  pin(sum);
   copies_done();
   __syncthreads();
 

@@ -140,16 +140,11 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) mixed_kernel(const 
         }
       }
     }
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step)
-#pragma unroll
-      for (int r = 0; r < 4; ++r) pin(f[step][r]);
+    pin(f);
   };
 
   // ---- products ------------------------------------------------------------------------------------------------------------------------
-  float sum[N / 2];
-#pragma unroll
-  for (int i = 0; i < N / 2; ++i) sum[i] = 0;
+  float sum[N / 2] = {};
   uint32_t f[2][kSteps][4];
   auto multiply = [&](const char* stage, int half) __attribute__((always_inline)) {
     before_products();
@@ -182,8 +177,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) mixed_kernel(const 
     free = free + 1 < kRing ? free + 1 : 0;
   }
   products_wait<0>();
-#pragma unroll
-  for (int i = 0; i < N / 2; ++i) pin(sum[i]);
+  pin(sum);
   copies_done();
   __syncthreads();
 

@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "cuda/blas.h"
-#include "cuda/bulk.cuh"
 #include "cuda/linear.h"
 #include "cuda/math.cuh"
 #include "cuda/weight_args.h"
@@ -18,9 +17,6 @@ constexpr int kTileThreads = 256, kTileOutputs = 128;
 constexpr int kTileBlocks = 2;                   // of a multiprocessor
 constexpr int kTileRing = 112 << 10;             // shared memory of each
 constexpr int kTileOutPitch = kTileOutputs + 4;  // floats between rows of the results in shared memory
-
-// The barrier of the threads that multiply; a block may have others, which copy.
-__device__ __forceinline__ void sync_tile() { sync_some(1, kTileThreads); }
 
 template <class T>
 struct TileArgs : OutputArgs<T> {
@@ -82,7 +78,7 @@ __device__ __forceinline__ void finish_tile(const TileArgs<T>& a, int rows, floa
   for (int j = 0; j < N / 8; ++j)
     if (8 * j < rows) *reinterpret_cast<float4*>(parts + (mine * (N / 8) + j) * (kTileThreads * 4)) = float4{sum[4 * j], sum[4 * j + 1], sum[4 * j + 2], sum[4 * j + 3]};
   __threadfence();
-  sync_tile();
+  __syncthreads();
   unsigned waits = mine < takers && takers > 1 ? 1u << (16 + mine) : 0;  // thread 0
   bool alone = false;
   if (thread == 0) {
@@ -99,7 +95,7 @@ __device__ __forceinline__ void finish_tile(const TileArgs<T>& a, int rows, floa
       shares = waits >> 16;
     }
   }
-  sync_tile();
+  __syncthreads();
   const unsigned take = shares;
   if (!take) return;
   __threadfence();
@@ -131,7 +127,7 @@ __device__ __forceinline__ void finish_tile(const TileArgs<T>& a, int rows, floa
       }
     }
     put(8 * first, min(8 * count, rows - 8 * first), sum);
-    sync_tile();
+    __syncthreads();
   }
   if (thread == 0) {
     // The last to have seen all arrivals clears the counter.
@@ -160,7 +156,7 @@ __device__ __forceinline__ void put_tile(const TileArgs<T>& a, int first_row, in
       at[8] = sum[4 * j + 2 + e] * scale[1] * x_scale;
     }
   }
-  sync_tile();
+  __syncthreads();
   // A thread keeps its outputs, and goes down the rows.
   constexpr int kRowsAtOnce = kTileThreads / kPieces, kAhead = 4;
   const int piece = thread % kPieces, n = (static_cast<int>(blockIdx.y) * kPieces + piece) * 8, count = min(8, a.outputs - n);

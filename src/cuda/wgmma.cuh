@@ -204,4 +204,11 @@ __device__ __forceinline__ void warpgroup_product_f8(float (&d)[N / 2], const vo
 
 #endif
 
+// All values of an array.
+template <class V, size_t N>
+__device__ __forceinline__ void pin(V (&x)[N]) {
+#pragma unroll
+  for (V& v : x) pin(v);
+}
+
 }  // namespace ingot::cuda

@@ -99,16 +99,11 @@ __global__ void __launch_bounds__(kTileThreads, 1) wide_kernel(const __grid_cons
         }
       }
     }
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step)
-#pragma unroll
-      for (int r = 0; r < 4; ++r) pin(f[step][r]);
+    pin(f);
   };
 
   // ---- products ------------------------------------------------------------------------------------------------------------------------
-  float sum[N / 2];
-#pragma unroll
-  for (int i = 0; i < N / 2; ++i) sum[i] = 0;
+  float sum[N / 2] = {};
   uint32_t f[2][kSteps][4];
   // The stage at work, and the one that both warpgroups should be done with, whose place the next copies take.
   int slot = 0, pass = 0, done = 0, done_pass = 0, scales_of = first;
@@ -143,9 +138,8 @@ __global__ void __launch_bounds__(kTileThreads, 1) wide_kernel(const __grid_cons
     multiply(i + 1, f[1]);
   }
   products_wait<0>();
-#pragma unroll
-  for (int i = 0; i < N / 2; ++i) pin(sum[i]);
-  sync_tile();
+  pin(sum);
+  __syncthreads();
 
   float row_scale[2] = {1, 1};
   if constexpr (S == 0) {
