@@ -102,8 +102,13 @@ __device__ __forceinline__ void activate(int kind, float (&x)[N]) {
 #pragma unroll
     for (float& v : x) v = activate(INGOT_ACT_SILU, v);
   } else {
+    float rare[N];  // in local memory, so that x is not
+#pragma unroll
+    for (int i = 0; i < N; ++i) rare[i] = x[i];
 #pragma unroll 1
-    for (float& v : x) v = activate(kind, v);
+    for (float& v : rare) v = activate(kind, v);
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] = rare[i];
   }
 }
 
