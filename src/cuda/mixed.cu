@@ -9,11 +9,16 @@ Status mixed_as(const LinearCall& c, Launch& l);
 template <class T>
 Status wide_as(const LinearCall& c, Launch& l);
 
+// What mixed() and wide() want of both operands.
+static bool sixteen_bits_aligned(const LinearCall& c) {
+  if ((c.x.dtype != DType::kBf16 && c.x.dtype != DType::kF16) || c.norm || c.weight->experts > 0) return false;
+  return (reinterpret_cast<uintptr_t>(c.x.data) | reinterpret_cast<uintptr_t>(c.data) | static_cast<uintptr_t>(c.x.stride) * 2) % 16 == 0;
+}
+
 bool mixed_accepts(const LinearCall& c) {
   const DType x = c.x.dtype, w = static_cast<DType>(c.weight->dtype);
   const int64_t group = c.weight->group, k = c.weight->k;
-  if ((x != DType::kBf16 && x != DType::kF16) || c.rows < 1 || c.norm || c.weight->experts > 0) return false;
-  if ((reinterpret_cast<uintptr_t>(c.x.data) | reinterpret_cast<uintptr_t>(c.data) | static_cast<uintptr_t>(c.x.stride) * 2) % 16 != 0) return false;
+  if (c.rows < 1 || !sixteen_bits_aligned(c)) return false;
   // Rows of weights begin at multiples of 16 bytes; a group holds whole halves of a stage.
   switch (w) {
     case DType::kU4: return c.rows <= kMixedRows && k % 32 == 0 && group > 0 && group % 32 == 0;
@@ -27,10 +32,9 @@ Status mixed(const LinearCall& c, Launch& l) { return c.x.dtype == DType::kBf16 
 
 // Groups hold whole halves of a stage and are found by a shift, rows of weights begin at multiples of 16 bytes.
 bool wide_accepts(const LinearCall& c, const Launch& l) {
-  const DType x = c.x.dtype, w = static_cast<DType>(c.weight->dtype);
+  const DType w = static_cast<DType>(c.weight->dtype);
   const int64_t group = c.weight->group, k = c.weight->k;
-  if (!l.hopper || (x != DType::kBf16 && x != DType::kF16) || (w != DType::kU4 && w != DType::kI8) || c.norm || c.weight->experts > 0) return false;
-  if ((reinterpret_cast<uintptr_t>(c.x.data) | reinterpret_cast<uintptr_t>(c.data) | static_cast<uintptr_t>(c.x.stride) * 2) % 16 != 0) return false;
+  if (!l.hopper || (w != DType::kU4 && w != DType::kI8) || !sixteen_bits_aligned(c)) return false;
   return k % 32 == 0 && (group == k || (group >= 32 && std::has_single_bit(static_cast<uint64_t>(group))));
 }
 
