@@ -12,10 +12,13 @@ struct Shape {
 };
 
 Status encode(CUtensorMap& map, CUtensorMapDataType type, const void* data, const Shape& s, bool three, CUtensorMapSwizzle swizzle) {
-  // By the runtime, since libcuda is not linked.
-  void* found = nullptr;
-  cudaDriverEntryPointQueryResult result{};
-  TRY(check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result), "find cuTensorMapEncodeTiled"));
+  // By the runtime, since libcuda is not linked; once, since products make maps in every step.
+  static void* found = nullptr;
+  static const cudaError_t looked = [] {
+    cudaDriverEntryPointQueryResult result{};
+    return cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
+  }();
+  TRY(check(looked, "find cuTensorMapEncodeTiled"));
   if (!found) return Error(Code::kUnsupported, "cuda: the driver has no cuTensorMapEncodeTiled");
   const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(s.columns), static_cast<cuuint64_t>(s.rows), static_cast<cuuint64_t>(s.planes)};
   const cuuint64_t pitches[2] = {static_cast<cuuint64_t>(s.pitch_bytes), static_cast<cuuint64_t>(s.plane_bytes)};
