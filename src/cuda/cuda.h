@@ -171,7 +171,7 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t stream, Ar
 
 // Share of L1 that shared memory takes in all kernels of a step, percent. Reads into registers under way live in what is left: with 100, a
 // step of one row takes 1.6 times as long as with 44; for two to eight rows, whose activations lie in shared memory, 72 is best (measured).
-// Quantised weights are read into shared memory, by kernels of up to 256 rows and more (linear.h). One value for all of a step, since another
+// Quantised weights are read into shared memory, by kernels of up to kMixedRows rows (linear.h). One value for all of a step, since another
 // one waits for an idle multiprocessor: a quarter more tokens at 64 rows of int4.
 inline unsigned carveout_of(const Launch& l) { return l.quantised && l.rows <= 256 ? 100 : l.rows >= 2 && l.rows <= 8 ? 72 : 44; }
 

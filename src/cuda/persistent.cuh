@@ -363,8 +363,8 @@ template <int F>
 constexpr int kChunks = F == Instruction::kU4 || F == Instruction::kF8 ? 2 : 1;
 
 // The sums of rows g and g + 8 of N times 64 bytes of each row, w[n][0] and w[n][1]. Odd rows have another half of the warp's bytes than even ones, so
-// columns of the product do as well: a row's sum is in those of its parity. x[n]: this lane's, of the half with the parity of its column; chunk c of it lies
-// at 64 c, or where `turned[n]` at 64 (c ^ 1). Of digits, lane t gets the sum of the t-th, t < 3. Products that do not wait for one another stand side by
+// columns of the product do as well: a row's sum is in those of its parity. x(n, c): chunk c of this lane's, of the half with the parity of its column. Of
+// digits, lane t gets the sum of the t-th, t < 3. Products that do not wait for one another stand side by
 // side: what the compiler finds in a row it does in a row, and a chain of four takes 150 cycles.
 template <class T, int F, int N, class X>
 __device__ __forceinline__ void multiply(const uint4 (&w)[N][2], const X& x, bool odd_row, float (&sum)[N][2]) {
